@@ -1,0 +1,5 @@
+"""fbp: functional backpropagation in JAX. The names below are imported when they are first used."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

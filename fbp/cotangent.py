@@ -1,0 +1,61 @@
+"""The cotangent that the reverse loop carries, plain or with its scale beside it."""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from fbp.precision import widened
+
+
+class Cotangent(NamedTuple):
+    """dA = value * 2**exponent, the gradient of the loss with respect to an activation.
+
+    With `exponent=None` the value is the gradient itself. With an integer exponent the value is kept near one by
+    exact powers of two, so that its norm can be known at depths where the gradient leaves the range of its dtype.
+    """
+
+    value: Float[Array, "*shape"]
+    exponent: Int[Array, ""] | None = None
+
+    def propagate(self, dA_in: Float[Array, "*shape_in"]) -> "Cotangent":
+        """The cotangent one layer further back, given that layer's dA_in for `self.value`."""
+        if self.exponent is None:
+            return Cotangent(dA_in)
+        return Cotangent(dA_in, self.exponent).normalized()
+
+    def normalized(self) -> "Cotangent":
+        """The same cotangent with its largest entry in [1/2, 1) and the power of two in the exponent."""
+        largest = jnp.max(jnp.abs(self.value)).astype(jnp.float32)
+        usable = jnp.isfinite(largest) & (largest > 0)
+        _, shift = jnp.frexp(jnp.where(usable, largest, 1.0))
+        exponent = jnp.int32(0) if self.exponent is None else self.exponent
+        return Cotangent(_times_power_of_two(self.value, -shift), exponent + shift)
+
+    def __add__(self, other: "Cotangent") -> "Cotangent":  # type: ignore[override]
+        """The sum, where a fan-out makes cotangents meet."""
+        if self.exponent is None or other.exponent is None:
+            return Cotangent(self.value + other.value)
+        common = jnp.maximum(self.exponent, other.exponent)
+        aligned = [_times_power_of_two(each.value, each.exponent - common) for each in (self, other)]
+        return Cotangent(aligned[0] + aligned[1], common).normalized()
+
+
+def _times_power_of_two(x: Array, power: Array) -> Array:
+    # Two factors, because 2**power alone can overflow where x * 2**power does not; ldexp, because exp2 rounds.
+    one = jnp.ones((), x.dtype)
+    half = power // 2
+    return x * jnp.ldexp(one, half) * jnp.ldexp(one, power - half)
+
+
+def log10_norm(x: Float[Array, "*shape"], exponent: Int[Array, ""] | None = None) -> Float[Array, ""]:
+    """log10 of the Euclidean norm of x * 2**exponent; minus infinity for zero.
+
+    The squares are summed after dividing by the largest entry, so that no square over- or underflows.
+    """
+    x = widened(x)
+    largest = jnp.max(jnp.abs(x), initial=0.0)
+    scale = jnp.where(largest > 0, largest, 1.0)
+    log_norm = jnp.log10(jnp.linalg.norm((x / scale).ravel())) + jnp.log10(scale)
+    return log_norm if exponent is None else log_norm + exponent.astype(x.dtype) * math.log10(2.0)

@@ -1,0 +1,139 @@
+"""What arrays must satisfy before they are trained on, and the validation split."""
+
+from numbers import Integral
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fbp.errors import FbpError
+
+
+def validate(X: ArrayLike, Y: ArrayLike | None = None, classes: int | None = None) -> None:
+    """Check a user's arrays before they are trained on.
+
+    Args:
+        X: (m, n_0) or more dimensions, numbers; rows are examples.
+        Y: labels or targets, one row an example.
+        classes: the number of classes; Y is then integer labels (m,) in 0..classes-1.
+
+    Raises:
+        FbpError: an array is empty, not numeric or not finite, the row counts differ, or a label is out
+            of range.
+    """
+    X = _real(X, "X")
+    if X.ndim < 2:
+        raise FbpError(
+            f"X must have rows of features, shape (m, n_0); received shape {X.shape}; reshape it, one row an example"
+        )
+    _check_finite(X, "X")
+    if Y is None:
+        return
+    Y = _real(Y, "Y")
+    _check_rows(X, Y)
+    if classes is None:
+        _check_finite(Y, "Y")
+    else:
+        check_labels(Y, classes, "Y")
+
+
+def split(
+    dataset_X: ArrayLike, dataset_Y: ArrayLike, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Shuffle the rows and hold a fraction of them out for validation; the seed decides which.
+
+    Args:
+        dataset_X: (m, ...) examples.
+        dataset_Y: (m, ...) labels or targets.
+        fraction: of the rows, in [0, 1); the count is rounded to the nearest integer. At 0 the
+            validation part is empty.
+        seed: of numpy's PCG64, not negative.
+
+    Returns:
+        train_X, train_Y, val_X, val_Y: copies, the pairs kept.
+
+    Raises:
+        FbpError: the fraction or the seed is out of range, a part would be empty, or the row counts
+            differ.
+    """
+    X, Y = np.asarray(dataset_X), np.asarray(dataset_Y)
+    _check_rows(X, Y)
+    if not 0 <= fraction < 1:
+        raise FbpError(f"the validation fraction must be in [0, 1); received {fraction}; 0.1 holds out one row in ten")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise FbpError(f"a seed must be an integer that is not negative; received {seed!r}; take 0")
+    held_out = round(fraction * len(X))
+    if fraction > 0 and not 0 < held_out < len(X):
+        raise FbpError(
+            "a validation split must leave rows on both sides; "
+            f"the fraction {fraction} of {len(X)} rows holds out {held_out}; change the fraction"
+        )
+    order = np.random.Generator(np.random.PCG64(int(seed))).permutation(len(X))
+    val, train = order[:held_out], order[held_out:]
+    return X[train], Y[train], X[val], Y[val]
+
+
+def check_labels(labels: np.ndarray, classes: int | None, what: str) -> None:
+    """Check that an array holds one class number an example.
+
+    Args:
+        labels: the array.
+        classes: labels must be below it; None sets no upper bound.
+        what: the array's name in the message.
+
+    Raises:
+        FbpError: wrong rank, empty, not integers, or the first row that is out of range.
+    """
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise FbpError(
+            f"{what} must be integers of shape (examples,); received {labels.dtype} {labels.shape}; "
+            "give one class number an example"
+        )
+    if not labels.size:
+        raise FbpError(f"{what} must not be empty; received shape {labels.shape}; give at least one example")
+    wrong = labels < 0
+    if classes is not None:
+        wrong |= labels >= classes
+    if wrong.any():
+        row = int(wrong.argmax())
+        bounds = "must not be negative" if classes is None else f"must be in 0..{classes - 1}"
+        raise FbpError(
+            f"{what} {bounds}; received {labels[row]} at row {row} (rows so: {np.count_nonzero(wrong)}); "
+            "number the classes from 0"
+        )
+
+
+def _real(values: ArrayLike, what: str) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+        # Asked of the function, not of dtype.kind: bfloat16 is a real number of kind "V".
+        np.isfinite(np.empty(0, array.dtype))
+        if array.dtype.kind in "cmM":
+            raise TypeError
+    except (TypeError, ValueError):
+        kind = getattr(values, "dtype", type(values).__name__)
+        raise FbpError(f"{what} must be one array of real numbers; received {kind}; convert it to float") from None
+    if not array.size:
+        raise FbpError(f"{what} must not be empty; received shape {array.shape}; give at least one example")
+    return array
+
+
+def _check_finite(array: np.ndarray, what: str) -> None:
+    finite = np.isfinite(array)
+    if finite.all():
+        return
+    row, *columns = (int(i) for i in np.unravel_index(finite.argmin(), array.shape))
+    nans = np.count_nonzero(np.isnan(array))
+    infinite = finite.size - np.count_nonzero(finite) - nans
+    column = f", column {columns[0] if len(columns) == 1 else columns}" if columns else ""
+    raise FbpError(
+        f"{what} must be finite; received {nans} NaN and {infinite} infinite "
+        f"values, the first at row {row}{column}; drop or fill those rows"
+    )
+
+
+def _check_rows(X: np.ndarray, Y: np.ndarray) -> None:
+    if X.shape[:1] != Y.shape[:1] or not X.ndim:
+        raise FbpError(
+            f"X and Y must have one row an example each; received shapes {X.shape} and {Y.shape}; "
+            "check that they belong together"
+        )

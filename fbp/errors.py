@@ -1,0 +1,25 @@
+"""What is said to a user who can mend the matter: the invariant, what was received, the remedy."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class FbpError(ValueError):
+    """A mistake that the caller can mend; the command line prints it as one line and exits with 2."""
+
+
+def unknown_name(kind: str, received: str, known: Iterable[str]) -> FbpError:
+    """The error for a name that is in no table, with the nearest right one.
+
+    Args:
+        kind: what is named, e.g. "activation".
+        received: the name that was given.
+        known: the names that exist.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(str(received), known, n=1, cutoff=0.5)
+    remedy = f"did you mean {near[0]!r}? " if near else ""
+    return FbpError(f"unknown {kind} {received!r}: {remedy}known are {', '.join(known)}")

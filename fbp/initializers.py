@@ -1,0 +1,121 @@
+"""Initializers: one general variance-scaling rule, and its named cases."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fbp.errors import FbpError
+from fbp.registry import Registry
+from fbp.typing import Key
+
+Mode = Literal["fan_in", "fan_out", "fan_avg", "none"]
+Distribution = Literal["normal", "uniform", "truncated_normal", "orthogonal", "constant"]
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """W with mean 0 and Var W = scale / fan; b ~ N(0, bias_stddev**2).
+
+    Attributes:
+        scale: the numerator of the variance. For "orthogonal" W^T W (or W W^T) = scale I; for "constant" every
+            weight equals `scale`.
+        mode: what `fan` is: the rows of W, its columns, their mean, or 1.
+        distribution: the shape of the distribution.
+        bias_stddev: the standard deviation of the biases.
+    """
+
+    scale: float = 1.0
+    mode: Mode = "fan_in"
+    distribution: Distribution = "normal"
+    bias_stddev: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.scale < 0 and self.distribution != "constant") or self.bias_stddev < 0:
+            raise FbpError(
+                "scale and bias_stddev of an initializer are at least 0; "
+                f"received scale={self.scale:g}, bias_stddev={self.bias_stddev:g}; give variances and deviations"
+            )
+
+    def weight(self, key: Key, shape: tuple[int, int]) -> Float[Array, "n_in n_out"]:
+        """A weight matrix of shape (n_{l-1}, n_l) in the default float dtype."""
+        if self.distribution == "constant":
+            return jnp.full(shape, self.scale)
+        if self.distribution == "orthogonal":
+            return jax.nn.initializers.orthogonal(self.scale**0.5)(key, shape)
+        fan = {"fan_in": shape[0], "fan_out": shape[1], "fan_avg": sum(shape) / 2, "none": 1}[self.mode]
+        stddev = (self.scale / fan) ** 0.5
+        if self.distribution == "uniform":
+            return stddev * jax.random.uniform(key, shape, minval=-(3**0.5), maxval=3**0.5)
+        if self.distribution == "truncated_normal":
+            return jax.nn.initializers.truncated_normal(stddev / _TRUNCATED_STDDEV)(key, shape)
+        return stddev * jax.random.normal(key, shape)
+
+    def bias(self, key: Key, width: int) -> Float[Array, "n_out"]:
+        """A bias vector of shape (n_l,)."""
+        return self.bias_stddev * jax.random.normal(key, (width,)) if self.bias_stddev else jnp.zeros(width)
+
+
+# The standard deviation of a standard normal cut at +-2.
+_TRUNCATED_STDDEV = 0.87962566103423978
+
+he_normal = Initializer(2.0, "fan_in", "normal")
+"""Var W = 2 / fan_in; He, Zhang, Ren & Sun (2015)."""
+he_uniform = replace(he_normal, distribution="uniform")
+glorot_normal = Initializer(1.0, "fan_avg", "normal")
+"""Var W = 2 / (fan_in + fan_out); Glorot & Bengio (2010)."""
+glorot_uniform = replace(glorot_normal, distribution="uniform")
+lecun_normal = Initializer(1.0, "fan_in", "normal")
+"""Var W = 1 / fan_in, standard deviation n^-1/2; LeCun, Bottou, Orr & Mueller (1998)."""
+lecun_uniform = replace(lecun_normal, distribution="uniform")
+inverse_sqrt_uniform = Initializer(1 / 3, "fan_in", "uniform")
+"""W ~ U[-n^-1/2, n^-1/2], the heuristic that Glorot & Bengio (2010) start from."""
+zeros = Initializer(0.0, distribution="constant")
+
+
+def normal(stddev: float = 0.01) -> Initializer:
+    """W ~ N(0, stddev**2) whatever the fan; 0.01 is the textbooks' choice."""
+    return Initializer(stddev**2, "none", "normal")
+
+
+def constant(value: float = 0.0) -> Initializer:
+    """Every weight equal to `value`."""
+    return Initializer(value, distribution="constant")
+
+
+def orthogonal(gain: float = 1.0) -> Initializer:
+    """W = gain Q with orthonormal columns or rows; Saxe, McClelland & Ganguli (2013)."""
+    return Initializer(gain**2, distribution="orthogonal")
+
+
+def mean_field(sigma_w: float = 1.0, sigma_b: float = 0.0) -> Initializer:
+    """Var W = sigma_w**2 / fan_in, Var b = sigma_b**2; Poole et al. (2016), Schoenholz et al. (2017).
+
+    Raises:
+        FbpError: a standard deviation is negative.
+    """
+    if sigma_w < 0 or sigma_b < 0:
+        raise FbpError(f"sigma_w and sigma_b are standard deviations, at least 0; received {sigma_w:g} and {sigma_b:g}")
+    return Initializer(sigma_w**2, "fan_in", "normal", sigma_b)
+
+
+_FIXED = {
+    "zeros": zeros,
+    "he_normal": he_normal,
+    "he_uniform": he_uniform,
+    "glorot_normal": glorot_normal,
+    "glorot_uniform": glorot_uniform,
+    "lecun_normal": lecun_normal,
+    "lecun_uniform": lecun_uniform,
+    "inverse_sqrt_normal": lecun_normal,
+    "inverse_sqrt_uniform": inverse_sqrt_uniform,
+}
+
+initializer: Registry[Initializer] = Registry(
+    "initializer",
+    {name: (lambda row=row: row) for name, row in _FIXED.items()}
+    | {"normal": normal, "constant": constant, "orthogonal": orthogonal, "mean_field": mean_field},
+)
+"""Initializers by name: `initializer("he_normal")`, `initializer("mean_field(1.3, 0.2)")`."""

@@ -1,0 +1,194 @@
+"""The layers of a multilayer perceptron: dense, activation, affine, dropout, flatten."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fbp.activations import Nonlinearity, activation
+from fbp.errors import FbpError
+from fbp.initializers import Initializer, initializer
+from fbp.typing import Activations, Cache, Key, Layer, Params, Shape
+
+
+@dataclass(frozen=True)
+class Dense(Layer):
+    """Z = A W + b, over the last axis of A.
+
+    Attributes:
+        width: n_l, the number of units.
+        initializer: of W and b, by name or as an `Initializer`.
+    """
+
+    width: int
+    initializer: Initializer | str = "he_normal"
+
+    def __post_init__(self) -> None:
+        _check_positive("the width of Dense", self.width)
+        object.__setattr__(self, "initializer", initializer(self.initializer))
+
+    def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
+        """{"W": (n_in, n_out), "b": (n_out,)} for inputs whose last axis has n_in entries."""
+        if not shape or shape[-1] < 1:
+            raise FbpError(f"Dense takes examples with at least one entry on their last axis; received {shape}")
+        rule = initializer(self.initializer)
+        key_W, key_b = jax.random.split(key)
+        params = {"W": rule.weight(key_W, (shape[-1], self.width)), "b": rule.bias(key_b, self.width)}
+        return params, (*shape[:-1], self.width)
+
+    def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
+        """Z = A W + b; keeps A, for dW."""
+        W = params["W"]
+        if A.ndim < 1 or A.shape[-1] != W.shape[0]:
+            raise FbpError(
+                f"Dense({self.width}) multiplies inputs (..., {W.shape[0]}) by W {W.shape}; received {A.shape}; "
+                "reshape the input or initialize for this shape"
+            )
+        return A @ W + params["b"], A
+
+    def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
+        """dW = A^T dZ, db = sum of dZ over examples, dA = dZ W^T."""
+        A, dZ = cache, dA_out
+        examples = tuple(range(A.ndim - 1))
+        dW = jnp.tensordot(A, dZ, axes=(examples, examples))
+        db = jnp.sum(dZ, axis=examples)
+        return {"W": dW, "b": db}, dZ @ params["W"].T
+
+
+@dataclass(frozen=True)
+class Activation(Layer):
+    """A = g(Z).
+
+    Attributes:
+        function: the activation function, by name or as a row of `fbp.activations`.
+    """
+
+    function: Nonlinearity | str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "function", activation(self.function))
+
+    @property
+    def _g(self) -> Nonlinearity:
+        return activation(self.function)
+
+    def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
+        """No parameters; the shape stays."""
+        return (), shape
+
+    def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
+        """g(Z); keeps the one array that g' is written from, A or Z."""
+        Z, A_out = A, self._g(A)
+        return A_out, A_out if self._g.keeps == "output" else Z
+
+    def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
+        """dZ = dA * g'(Z)."""
+        return (), self._g.pullback(cache, dA_out)
+
+    @property
+    def recomputes(self) -> bool:
+        """Always: the cache is the output, or the output is one elementwise function of it."""
+        return True
+
+    def recompute(self, params: Params, cache: Cache) -> Activations:
+        """A, from what is kept."""
+        return cache if self._g.keeps == "output" else self._g(cache)
+
+
+@dataclass(frozen=True)
+class Affine(Layer):
+    """A * scale + shift, entry by entry of the last axis: what batch normalization becomes for inference."""
+
+    def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
+        """{"scale": ones (n,), "shift": zeros (n,)}."""
+        return {"scale": jnp.ones(shape[-1]), "shift": jnp.zeros(shape[-1])}, shape
+
+    def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
+        """A * scale + shift; keeps A, for d_scale."""
+        return A * params["scale"] + params["shift"], A
+
+    def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
+        """d_scale = sum of dA A over examples, d_shift = sum of dA, dA_in = dA * scale."""
+        examples = tuple(range(dA_out.ndim - 1))
+        d_params = {"scale": jnp.sum(dA_out * cache, axis=examples), "shift": jnp.sum(dA_out, axis=examples)}
+        return d_params, dA_out * params["scale"]
+
+    @property
+    def recomputes(self) -> bool:
+        """Always, by the forward pass itself."""
+        return True
+
+    def recompute(self, params: Params, cache: Cache) -> Activations:
+        """A * scale + shift."""
+        return self.forward(params, cache)[0]
+
+
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """Each entry is zero with probability `rate`, and divided by 1 - rate otherwise.
+
+    Without a key it is the identity: inference is the same network called without randomness.
+    Srivastava, Hinton, Krizhevsky, Sutskever & Salakhutdinov (2014).
+
+    Attributes:
+        rate: the probability of a zero, in [0, 1).
+    """
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate < 1:
+            raise FbpError(f"the rate of Dropout lies in [0, 1); received {self.rate}; 0.5 drops half")
+
+    def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
+        """No parameters; the shape stays."""
+        return (), shape
+
+    def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
+        """A * mask / (1 - rate); keeps the mask, a byte an entry, because drawing it again costs more."""
+        if key is None:
+            return A, None
+        mask = jax.random.bernoulli(key, 1 - self.rate, A.shape)
+        return self._drop(A, mask), mask
+
+    def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
+        """dA_in = dA * mask / (1 - rate), with the same mask."""
+        return (), dA_out if cache is None else self._drop(dA_out, cache)
+
+    def _drop(self, A: Array, mask: Array) -> Array:
+        return jnp.where(mask, A / (1 - self.rate), jnp.zeros_like(A))
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["shape"])
+@dataclass(frozen=True)
+class _InputShape:
+    """A shape that travels in a cache without being an array."""
+
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Flatten(Layer):
+    """Each example as one vector: (m, ...) -> (m, product of the rest)."""
+
+    def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
+        """No parameters; the shape becomes (product,)."""
+        return (), (math.prod(shape),)
+
+    def forward(
+        self, params: Params, A: Float[Array, "m *shape"], key: Key | None = None
+    ) -> tuple[Float[Array, "m n"], Cache]:
+        """The same entries in the same order; keeps the shape only."""
+        return A.reshape(A.shape[0], -1), _InputShape(A.shape[1:])
+
+    def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
+        """The cotangent in the shape of the input."""
+        return (), dA_out.reshape(dA_out.shape[0], *cache.shape)
+
+
+def _check_positive(what: str, received: int) -> None:
+    if not isinstance(received, int) or received < 1:
+        raise FbpError(f"{what} is an integer of at least 1; received {received!r}")

@@ -1,0 +1,130 @@
+"""Normalization layers: batch, layer and root-mean-square normalization.
+
+All three are A_hat = (A - mean) * r with r = (var + eps)^(-1/2), then gamma A_hat + beta; they differ in the axes of
+the statistics and in which of mean and beta they have. The statistics are taken in float32 at least.
+
+Derivation of the shared backward pass. With d_hat = dA_out * gamma and <.> the mean over the axes of the statistics,
+
+    dA_in = r * (d_hat - <d_hat> - A_hat * <d_hat * A_hat>)
+
+where <d_hat> is the path through the mean and A_hat <d_hat A_hat> the path through the variance.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from fbp.errors import FbpError
+from fbp.precision import widened
+from fbp.typing import Activations, Cache, Key, Layer, Params, Shape
+
+
+@dataclass(frozen=True)
+class _Normalization(Layer):
+    """What the three have in common. A subclass gives the axes and says whether the mean is subtracted."""
+
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.eps < 0:
+            raise FbpError(f"eps of {type(self).__name__} is at least 0; received {self.eps}; 1e-5 is usual")
+
+    def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
+        """gamma = 1 and, where the mean is subtracted, beta = 0, each (n,) for the last axis."""
+        if not shape:
+            raise FbpError(f"{type(self).__name__} takes examples of at least one axis; received {shape}")
+        params = {"gamma": jnp.ones(shape[-1])}
+        if self._centred:
+            params["beta"] = jnp.zeros(shape[-1])
+        return params, shape
+
+    @property
+    def _centred(self) -> bool:
+        return True
+
+    def _axes(self, ndim: int) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
+        """gamma A_hat + beta.
+
+        Keeps the input and the statistics rather than A_hat: the input is often kept by the layer before, which can
+        then give it back, and the statistics are small.
+        """
+        axes = self._axes(A.ndim)
+        wide = widened(A)
+        mean = jnp.mean(wide, axis=axes, keepdims=True) if self._centred else None
+        centred = wide if mean is None else wide - mean
+        r = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=axes, keepdims=True) + self.eps)
+        cache = (A, mean, r)
+        return self.recompute(params, cache), cache
+
+    def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
+        """d_gamma = sum of dA A_hat over examples, d_beta = sum of dA; dA_in as derived above."""
+        _, _, r = cache
+        axes = self._axes(dA_out.ndim)
+        A_hat, d_out = self._normalized(cache), dA_out.astype(r.dtype)
+        gamma = params["gamma"]
+        d_hat = d_out * gamma.astype(r.dtype)
+        through_variance = A_hat * jnp.mean(d_hat * A_hat, axis=axes, keepdims=True)
+        dA_in = d_hat - through_variance
+        if self._centred:
+            through_mean = jnp.mean(d_hat, axis=axes, keepdims=True)
+            dA_in = dA_in - through_mean
+        examples = tuple(range(dA_out.ndim - 1))
+        d_params: dict[str, Any] = {"gamma": jnp.sum(d_out * A_hat, axis=examples).astype(gamma.dtype)}
+        if self._centred:
+            d_params["beta"] = jnp.sum(d_out, axis=examples).astype(gamma.dtype)
+        return d_params, (r * dA_in).astype(dA_out.dtype)
+
+    @property
+    def recomputes(self) -> bool:
+        """Always: an elementwise function of the input and the statistics."""
+        return True
+
+    def recompute(self, params: Params, cache: Cache) -> Activations:
+        """gamma A_hat + beta, from the input and the statistics."""
+        A = cache[0]
+        out = self._normalized(cache).astype(A.dtype) * params["gamma"]
+        return out + params["beta"] if self._centred else out
+
+    @staticmethod
+    def _normalized(cache: Cache) -> Array:
+        A, mean, r = cache
+        wide = A.astype(r.dtype)
+        return (wide if mean is None else wide - mean) * r
+
+
+@dataclass(frozen=True)
+class BatchNorm(_Normalization):
+    """Statistics over the examples, for each entry of the last axis.
+
+    `forward` always uses the batch it is given; for inference `fbp.with_population_statistics` turns the layer into
+    an `Affine` one. Ioffe & Szegedy (2015), Algorithms 1 and 2.
+    """
+
+    def _axes(self, ndim: int) -> tuple[int, ...]:
+        return tuple(range(ndim - 1))
+
+
+@dataclass(frozen=True)
+class LayerNorm(_Normalization):
+    """Statistics over the last axis, for each example. Ba, Kiros & Hinton (2016)."""
+
+    def _axes(self, ndim: int) -> tuple[int, ...]:
+        return (ndim - 1,)
+
+
+@dataclass(frozen=True)
+class RMSNorm(_Normalization):
+    """A / sqrt(mean square + eps) over the last axis, no mean and no shift. Zhang & Sennrich (2019)."""
+
+    @property
+    def _centred(self) -> bool:
+        return False
+
+    def _axes(self, ndim: int) -> tuple[int, ...]:
+        return (ndim - 1,)

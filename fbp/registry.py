@@ -1,0 +1,54 @@
+"""Things that have names: looked up in one table, with arguments, and with the nearest name on a slip."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from fbp.errors import FbpError, unknown_name
+
+T = TypeVar("T")
+
+_CALL = re.compile(r"\s*(\w+)\s*(?:\((.*)\))?\s*")
+
+
+class Registry(Generic[T]):
+    """Constructors by name: `registry("leaky_relu(0.2)")` calls `leaky_relu` with 0.2.
+
+    Args:
+        kind: what the table holds, for messages, e.g. "activation".
+        constructors: a mapping from names to callables that take numbers and return the thing.
+    """
+
+    def __init__(self, kind: str, constructors: Mapping[str, Callable[..., T]]):
+        self.kind = kind
+        self._constructors = dict(constructors)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._constructors)
+
+    def __call__(self, spec: str | T) -> T:
+        """The thing that `spec` names; anything that is not a string is returned as it is.
+
+        Args:
+            spec: a name, or a name with numbers in brackets: "elu", "elu(0.5)".
+
+        Raises:
+            FbpError: the name is unknown, or its arguments do not fit.
+        """
+        if not isinstance(spec, str):
+            return spec
+        match = _CALL.fullmatch(spec)
+        if match is None or match[1] not in self._constructors:
+            raise unknown_name(self.kind, spec if match is None else match[1], self)
+        name, inside = match[1], match[2]
+        arguments = [text.strip() for text in inside.split(",")] if inside else []
+        try:
+            numbers: list[Any] = [float(text) for text in arguments]
+            return self._constructors[name](*numbers)
+        except FbpError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise FbpError(
+                f"the arguments of {self.kind} {name!r} are numbers that fit it; received {spec!r}; "
+                f"write {name!r} alone for the usual values"
+            ) from error

@@ -1,0 +1,78 @@
+"""A report as the text of a page: numbers the blocks and fills the templates."""
+
+import base64
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fbp.report import markup, values
+from fbp.report.document import Block, Figure, Report, Table, Text
+from fbp.report.look import Picture
+
+_CONTENTS_FROM = 4
+
+
+def pages(report: Report, pictures: Mapping[str, Picture], made_with: Mapping[str, str]) -> tuple[str, str]:
+    """The report as HTML, complete in itself, and as Markdown that shows the files of `figures/`.
+
+    Args:
+        report: what to write.
+        pictures: the rendered figures, by name.
+        made_with: the versions and the device, by label.
+
+    Returns:
+        The text of report.html and of report.md.
+    """
+    numbers = {Table: count(1), Figure: count(1)}
+    context = {
+        "report": report,
+        "sections": [
+            {
+                "title": section.title,
+                "blocks": [_block(block, numbers, pictures) for block in section.blocks],
+            }
+            for section in report.sections
+        ],
+        "setting": [(label, values.describe(value)) for label, value in report.setting],
+        "contents": len(report.sections) >= _CONTENTS_FROM,
+        "made_with": made_with,
+        "made_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    environment = _environment()
+    html, markdown = (environment.get_template(name).render(context) for name in ("report.html.j2", "report.md.j2"))
+    return html, markdown
+
+
+def _block(block: Block, numbers: Mapping[type, Any], pictures: Mapping[str, Picture]) -> dict[str, Any]:
+    if isinstance(block, Text):
+        return {"kind": "text", "paragraphs": markup.paragraphs(block.text)}
+    shared = {"number": next(numbers[type(block)]), "caption": block.caption}
+    if isinstance(block, Table):
+        columns = values.columns(block)
+        rows = [[(column, column.cells[i]) for column in columns] for i in range(len(block.rows))]
+        return {"kind": "table", "columns": columns, "rows": rows, **shared}
+    picture = pictures[block.name]
+    source = "data:image/svg+xml;base64," + base64.b64encode(picture.svg).decode("ascii")
+    return {"kind": "figure", "name": block.name, "source": source, "picture": picture, **shared}
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("fbp.report"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "paragraphs": markup.paragraphs,
+        "html": markup.html,
+        "md": markup.markdown,
+        "words": markup.markdown_words,
+        "bare": markup.bare,
+    }
+    return environment

@@ -1,0 +1,136 @@
+"""Values on paper: how a number, a truth value or a verdict is shown, and what JSON and CSV get of it."""
+
+import json
+import math
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, NamedTuple
+
+from fbp.report.document import Table
+
+_DIGITS = 4
+_MISSING, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_TONES = {
+    "PASS": "good",
+    "FAIL": "bad",
+    "INCONCLUSIVE": "doubtful",
+    "vanishing": "low",
+    "stable": "good",
+    "exploding": "bad",
+}
+
+
+class Cell(NamedTuple):
+    """A table's cell: its text, and the tone of its badge ("" where it has none)."""
+
+    text: str
+    tone: str = ""
+
+
+class Column(NamedTuple):
+    """A table's column: its name, whether it is aligned as numbers, and its cells."""
+
+    name: str
+    numeric: bool
+    cells: tuple[Cell, ...]
+
+
+def plain(value: Any) -> Any:
+    """The value in Python's own types: NumPy and JAX scalars and arrays become numbers and lists."""
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, Mapping):
+        return {str(plain(key)): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return str(value)
+
+
+def strict(value: Any) -> Any:
+    """The value for strict JSON: NaN and infinities become "NaN", "Infinity" and "-Infinity"."""
+    value = plain(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: strict(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [strict(item) for item in value]
+    return value
+
+
+def field(value: Any) -> Any:
+    """The value for a CSV field: numbers with all their digits, None as nothing, containers as JSON."""
+    value = plain(value)
+    return json.dumps(strict(value), ensure_ascii=False) if isinstance(value, dict | list) else value
+
+
+def number(value: int | float, keep_zeros: bool = False) -> str:
+    """A number for a reader: integers whole, floats to four significant digits.
+
+    Args:
+        value: the number.
+        keep_zeros: whether trailing zeros stay, so that a column of measurements lines up.
+
+    Returns:
+        The text, with a true minus sign, and powers of ten below 1e-3 and from 1e5 on.
+    """
+    if isinstance(value, int):
+        return str(value).replace("-", _MINUS)
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "∞" if value > 0 else f"{_MINUS}∞"
+    if value == 0:
+        return "0"
+    mantissa, _, power = f"{value:.{_DIGITS - 1}e}".partition("e")
+    exponent = int(power)
+    fixed = -3 <= exponent < 5
+    text = f"{value:.{max(0, _DIGITS - 1 - exponent)}f}" if fixed else mantissa
+    if not keep_zeros and "." in text:
+        text = text.rstrip("0").rstrip(".")
+    text = text.replace("-", _MINUS)
+    return text if fixed else f"{text}\N{MULTIPLICATION SIGN}10{str(exponent).translate(_SUPERSCRIPT)}"
+
+
+def describe(value: Any) -> str:
+    """A value of the setting for a reader, on one line."""
+    value = plain(value)
+    if value is None:
+        return _MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return number(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {describe(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(describe(item) for item in value)
+    return str(value)
+
+
+def columns(table: Table) -> tuple[Column, ...]:
+    """The columns of a table, ready for a page."""
+    return tuple(_column(name, [plain(row[index]) for row in table.rows]) for index, name in enumerate(table.columns))
+
+
+def _column(name: str, values: list[Any]) -> Column:
+    floats = [value for value in values if isinstance(value, float)]
+    # Settings such as 0.1 and 0.01 read best as they were typed; measurements keep their zeros.
+    measured = any(math.isfinite(value) and float(f"{value:.{_DIGITS - 2}e}") != value for value in floats)
+    numeric = any(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    return Column(name, numeric, tuple(_cell(value, measured) for value in values))
+
+
+def _cell(value: Any, measured: bool) -> Cell:
+    if isinstance(value, bool):
+        return Cell("yes", "yes") if value else Cell("no", "no")
+    if isinstance(value, float):
+        return Cell(number(value, keep_zeros=measured))
+    text = describe(value)
+    return Cell(text, _TONES.get(text, ""))

@@ -1,0 +1,79 @@
+"""Readers of a network's tree: whoever needs every layer walks here, and knows no combinator by name."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fbp.combinators import Combinator, Repeat
+from fbp.typing import Layer
+
+
+def rebuild(net: Layer, replacement: Callable[[Layer], Layer]) -> Layer:
+    """The same network with every simple layer replaced; the combinators stay.
+
+    Args:
+        net: a network.
+        replacement: called with each layer that is not a combinator.
+    """
+    if not isinstance(net, Combinator):
+        return replacement(net)
+    return net.with_children([rebuild(child, replacement) for child in net.children])
+
+
+def map_layers(function: Callable[..., Any], net: Layer, *trees: Any) -> Any:
+    """A tree of the network's shape from function(layer, *subtrees) at each simple layer.
+
+    Inside `Repeat` the function is called once, with leaves that have the axis of depth in front.
+
+    Args:
+        function: called with each layer that is not a combinator and its part of each tree.
+        net: a network.
+        trees: trees of the network's shape, e.g. parameters and gradients.
+    """
+    if not isinstance(net, Combinator):
+        return function(net, *trees)
+    parts = zip(net.children, *map(net.split, trees), strict=True)
+    return net.join([map_layers(function, child, *subtrees) for child, *subtrees in parts])
+
+
+def unstacked(net: Layer, tree: Any) -> Iterator[tuple[Layer, Any]]:
+    """Each simple layer with its part of the tree, in forward order, the copies of `Repeat` one by one.
+
+    Args:
+        net: a network.
+        tree: a tree of the network's shape; numpy leaves make this cheap at any depth.
+    """
+    if not isinstance(net, Combinator):
+        yield net, tree
+        return
+    copies = net.depth if isinstance(net, Repeat) else 1
+    for i in range(copies):
+        now = jax.tree.map(lambda x, i=i: x[i], tree) if isinstance(net, Repeat) else tree
+        for child, subtree in zip(net.children, net.split(now), strict=True):
+            yield from unstacked(child, subtree)
+
+
+def stacked(net: Layer, tree: Any) -> Any:
+    """Readings of equal shape as one tree with an axis of layers in front, in forward order.
+
+    The compiled counterpart of `unstacked`: its cost does not grow with the depth of `Repeat`.
+
+    Args:
+        net: a network.
+        tree: a tree of the network's shape whose simple layers hold one reading each, or None.
+
+    Returns:
+        The readings that are not None, each leaf with a leading axis; None where there are none.
+    """
+    if not isinstance(net, Combinator):
+        return jax.tree.map(lambda x: x[None], tree)
+    if isinstance(net, Repeat):
+        if not jax.tree.leaves(tree):
+            return None
+        by_copy = jax.vmap(lambda one: stacked(net.block, one))(tree)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), by_copy)
+    parts = [stacked(child, sub) for child, sub in zip(net.children, net.split(tree), strict=True)]
+    parts = [part for part in parts if part is not None]
+    return jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts) if parts else None
