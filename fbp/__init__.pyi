@@ -1,9 +1,9 @@
 from . import activations, data, flow, initializers, layers, losses, report, training, verify, walk
 from .architectures import mlp
 from .backprop import as_function, log10_gradient_norms, loss_value, value_and_grad
+from .calibration import lsuv, with_population_statistics
 from .combinators import Checkpoint, Repeat, Residual, Serial
 from .errors import FbpError
-from .calibration import lsuv, with_population_statistics
 from .layers import Activation, Affine, BatchNorm, Dense, Dropout, Flatten, LayerNorm, RMSNorm
 from .losses import HalfSquaredError, Loss, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 from .precision import cast

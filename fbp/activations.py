@@ -19,7 +19,7 @@ from fbp.errors import FbpError
 from fbp.registry import Registry
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Nonlinearity:
     """An activation function A = g(Z) with the derivative that backpropagation needs.
 
@@ -45,11 +45,11 @@ class Nonlinearity:
         """dZ = dA * g'(Z), from the array that the row keeps."""
         return dA * self.derivative(kept, *self.arguments)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.name + (f"({', '.join(f'{a:g}' for a in self.arguments)})" if self.arguments else "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Softmax(Nonlinearity):
     """Softmax over the last axis: its Jacobian is not diagonal, so it overrides the pullback."""
 
@@ -109,8 +109,8 @@ def _d_leaky_relu(A: Array, alpha: float) -> Array:
 
 
 def _elu(Z: Array, alpha: float) -> Array:
-    # minimum keeps expm1 finite in the branch that is not taken.
-    return jnp.where(Z > 0, Z, alpha * jnp.expm1(jnp.minimum(Z, 0)))
+    # The inner where keeps expm1 finite in the branch that is not taken; minimum would halve autodiff's slope at 0.
+    return jnp.where(Z > 0, Z, alpha * jnp.expm1(jnp.where(Z > 0, jnp.zeros_like(Z), Z)))
 
 
 def _d_elu(A: Array, alpha: float) -> Array:
@@ -130,7 +130,7 @@ def _d_selu(A: Array) -> Array:
 
 
 def _softplus(Z: Array) -> Array:
-    return jnp.maximum(Z, 0) + jnp.log1p(jnp.exp(-jnp.abs(Z)))
+    return jnp.logaddexp(Z, jnp.zeros_like(Z))
 
 
 def _d_softplus(A: Array) -> Array:

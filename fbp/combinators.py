@@ -248,6 +248,23 @@ class Checkpoint(Combinator):
 
 
 @dataclass(frozen=True)
+class _Keyed(Layer):
+    """A layer that finds its key among its parameters: cutting a `Repeat` into segments then changes no draw."""
+
+    layer: Layer
+
+    def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
+        layer_params, own_key = params
+        return self.layer.forward(layer_params, A, own_key)
+
+    def sweep(
+        self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None
+    ) -> tuple[Params, Cotangent, Any]:
+        d_params, dA_in, reading = self.layer.sweep(params[0], cache, dA_out, probe)
+        return (d_params, None), dA_in, reading
+
+
+@dataclass(frozen=True)
 class Repeat(Combinator):
     """The same block `depth` times with its own parameters each time, as one compiled loop.
 
@@ -298,9 +315,10 @@ class Repeat(Combinator):
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         """`depth` blocks; keeps each block's cache, stacked (or, with `checkpoint`, each segment's input)."""
-        if self.checkpoint is not None:
-            return self._segments().forward(self._split_depth(params), A, key)
         keys = None if key is None else jax.random.split(key, self.depth)
+        if self.checkpoint is not None:
+            out, cache = self._segments().forward(self._split_depth((params, keys)), A)
+            return out, (cache, keys)
 
         def step(A: Activations, now: tuple[Params, Key | None]) -> tuple[Activations, Cache]:
             return self.block.forward(now[0], A, now[1])
@@ -312,9 +330,10 @@ class Repeat(Combinator):
     ) -> tuple[Params, Cotangent, Any]:
         """The reverse loop as a compiled loop; what the probe returns is stacked."""
         if self.checkpoint is not None:
-            split = self._split_depth(params)
-            d_params, dA_in, readings = self._segments().sweep(split, cache, dA_out, probe)
-            return self._join_depth(d_params), dA_in, self._join_depth(readings)
+            segment_caches, keys = cache
+            split = self._split_depth((params, keys))
+            d_keyed, dA_in, readings = self._segments().sweep(split, segment_caches, dA_out, probe)
+            return self._join_depth(d_keyed)[0], dA_in, self._join_depth(readings)
 
         def step(dA: Cotangent, now: tuple[Params, Cache]) -> tuple[Cotangent, tuple[Params, Any]]:
             d_params, dA_in, reading = self.block.sweep(now[0], now[1], dA, probe)
@@ -329,7 +348,7 @@ class Repeat(Combinator):
         """The same network as checkpointed segments of equal length, and one of the blocks that are left over."""
         length = self.checkpoint or self.depth
         full, rest = divmod(self.depth, length)
-        plain = replace(self, checkpoint=None)
+        plain = replace(self, block=_Keyed(self.block), checkpoint=None)
         parts: list[Layer] = [Repeat(Checkpoint(replace(plain, depth=length)), full)] if full else []
         return Serial(*parts, *([Checkpoint(replace(plain, depth=rest))] if rest else []))
 

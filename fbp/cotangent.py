@@ -27,9 +27,9 @@ class Cotangent(NamedTuple):
 
     def normalized(self) -> "Cotangent":
         """The same cotangent with its largest entry in [1/2, 1) and the power of two in the exponent."""
-        largest = jnp.max(jnp.abs(self.value)).astype(jnp.float32)
+        largest = jnp.max(jnp.abs(widened(self.value)))
         usable = jnp.isfinite(largest) & (largest > 0)
-        _, shift = jnp.frexp(jnp.where(usable, largest, 1.0))
+        _, shift = jnp.frexp(jnp.where(usable, largest, jnp.ones_like(largest)))
         exponent = jnp.int32(0) if self.exponent is None else self.exponent
         return Cotangent(_times_power_of_two(self.value, -shift), exponent + shift)
 

@@ -48,7 +48,7 @@ class Loss:
         """
         self._check(Z, Y)
         per_example = self._per_example(widened(Z), Y)
-        return jnp.sum(self._coefficients(per_example, weights) * per_example)
+        return jnp.sum(_weighted(self._coefficients(per_example, weights), per_example))
 
     def value_and_dZ(
         self, Z: Activations, Y: Num[Array, "..."], weights: Float[Array, " m"] | None = None
@@ -58,8 +58,8 @@ class Loss:
         wide = widened(Z)
         per_example = self._per_example(wide, Y)
         c = self._coefficients(per_example, weights)
-        dZ = jnp.expand_dims(c, range(1, Z.ndim)) * self._delta(wide, Y)
-        return jnp.sum(c * per_example), dZ.astype(Z.dtype)
+        dZ = _weighted(jnp.expand_dims(c, range(1, Z.ndim)), self._delta(wide, Y))
+        return jnp.sum(_weighted(c, per_example)), dZ.astype(Z.dtype)
 
     def output(self, Z: Activations) -> Activations:
         """A_L, the network's prediction: the output activation of the loss applied to Z_L."""
@@ -117,7 +117,7 @@ class SoftmaxCrossEntropy(Loss):
             labels = jnp.where(Y < 0, Z.shape[-1], Y)
             terms = jnp.take_along_axis(log_p, labels[..., None], axis=-1, mode="fill")
         else:
-            terms = Y.astype(Z.dtype) * log_p
+            terms = _weighted(Y.astype(Z.dtype), log_p)
         return -_sum_rest(terms)
 
     def _delta(self, Z: Array, Y: Array) -> Array:
@@ -173,6 +173,11 @@ class HalfSquaredError(Loss):
 
 def _are_labels(Y: Array) -> bool:
     return jnp.issubdtype(Y.dtype, jnp.integer)
+
+
+def _weighted(c: Array, x: Array) -> Array:
+    # A weight of zero leaves its example out even where that example is NaN or infinite.
+    return jnp.where(c == 0, jnp.zeros_like(x), c * x)
 
 
 def _sum_rest(terms: Array) -> Float[Array, " m"]:

@@ -1,12 +1,13 @@
 """Readers of a network's tree: whoever needs every layer walks here, and knows no combinator by name."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fbp.combinators import Combinator, Repeat
+from fbp.combinators import Checkpoint, Combinator, Repeat
 from fbp.typing import Layer
 
 
@@ -20,6 +21,22 @@ def rebuild(net: Layer, replacement: Callable[[Layer], Layer]) -> Layer:
     if not isinstance(net, Combinator):
         return replacement(net)
     return net.with_children([rebuild(child, replacement) for child in net.children])
+
+
+def observed(net: Layer, observer: Callable[[Layer], Layer]) -> Layer:
+    """`rebuild` without checkpoints: the caches of its forward pass have the network's shape, for `map_layers`.
+
+    Args:
+        net: a network.
+        observer: gives, for each simple layer, one with the same output that leaves its observation in the cache.
+    """
+    if isinstance(net, Checkpoint):
+        return observed(net.inside, observer)
+    if isinstance(net, Repeat):
+        net = replace(net, checkpoint=None)
+    if not isinstance(net, Combinator):
+        return observer(net)
+    return net.with_children([observed(child, observer) for child in net.children])
 
 
 def map_layers(function: Callable[..., Any], net: Layer, *trees: Any) -> Any:

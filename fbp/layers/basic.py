@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from fbp.activations import Nonlinearity, activation
 from fbp.errors import FbpError
 from fbp.initializers import Initializer, initializer
+from fbp.layers.axes import example_axes, per_unit
 from fbp.typing import Activations, Cache, Key, Layer, Params, Shape
 
 
@@ -47,12 +48,12 @@ class Dense(Layer):
                 f"Dense({self.width}) multiplies inputs (..., {W.shape[0]}) by W {W.shape}; received {A.shape}; "
                 "reshape the input or initialize for this shape"
             )
-        return A @ W + params["b"], A
+        return A @ W + per_unit(params["b"], A), A
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
         """dW = A^T dZ, db = sum of dZ over examples, dA = dZ W^T."""
         A, dZ = cache, dA_out
-        examples = tuple(range(A.ndim - 1))
+        examples = example_axes(A)
         dW = jnp.tensordot(A, dZ, axes=(examples, examples))
         db = jnp.sum(dZ, axis=examples)
         return {"W": dW, "b": db}, dZ @ params["W"].T
@@ -108,13 +109,13 @@ class Affine(Layer):
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         """A * scale + shift; keeps A, for d_scale."""
-        return A * params["scale"] + params["shift"], A
+        return A * per_unit(params["scale"], A) + per_unit(params["shift"], A), A
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
         """d_scale = sum of dA A over examples, d_shift = sum of dA, dA_in = dA * scale."""
-        examples = tuple(range(dA_out.ndim - 1))
+        examples = example_axes(dA_out)
         d_params = {"scale": jnp.sum(dA_out * cache, axis=examples), "shift": jnp.sum(dA_out, axis=examples)}
-        return d_params, dA_out * params["scale"]
+        return d_params, dA_out * per_unit(params["scale"], dA_out)
 
     @property
     def recomputes(self) -> bool:

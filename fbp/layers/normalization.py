@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from fbp.errors import FbpError
+from fbp.layers.axes import example_axes, per_unit
 from fbp.precision import widened
 from fbp.typing import Activations, Cache, Key, Layer, Params, Shape
 
@@ -68,13 +69,13 @@ class _Normalization(Layer):
         axes = self._axes(dA_out.ndim)
         A_hat, d_out = self._normalized(cache), dA_out.astype(r.dtype)
         gamma = params["gamma"]
-        d_hat = d_out * gamma.astype(r.dtype)
+        d_hat = d_out * per_unit(gamma.astype(r.dtype), d_out)
         through_variance = A_hat * jnp.mean(d_hat * A_hat, axis=axes, keepdims=True)
         dA_in = d_hat - through_variance
         if self._centred:
             through_mean = jnp.mean(d_hat, axis=axes, keepdims=True)
             dA_in = dA_in - through_mean
-        examples = tuple(range(dA_out.ndim - 1))
+        examples = example_axes(dA_out)
         d_params: dict[str, Any] = {"gamma": jnp.sum(d_out * A_hat, axis=examples).astype(gamma.dtype)}
         if self._centred:
             d_params["beta"] = jnp.sum(d_out, axis=examples).astype(gamma.dtype)
@@ -88,8 +89,8 @@ class _Normalization(Layer):
     def recompute(self, params: Params, cache: Cache) -> Activations:
         """gamma A_hat + beta, from the input and the statistics."""
         A = cache[0]
-        out = self._normalized(cache).astype(A.dtype) * params["gamma"]
-        return out + params["beta"] if self._centred else out
+        out = self._normalized(cache).astype(A.dtype) * per_unit(params["gamma"], A)
+        return out + per_unit(params["beta"], A) if self._centred else out
 
     @staticmethod
     def _normalized(cache: Cache) -> Array:

@@ -1,0 +1,121 @@
+"""Parameters that come from data: LSUV initialization, and population statistics for batch normalization."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fbp.errors import FbpError
+from fbp.layers import Affine, BatchNorm, Dense
+from fbp.layers.axes import example_axes
+from fbp.precision import widened
+from fbp.typing import Activations, Cache, Key, Layer, Params
+from fbp.walk import map_layers, observed, rebuild
+
+
+@dataclass(frozen=True)
+class _UnitVariance(Layer):
+    """A dense layer that scales W so that its own output has variance one, and leaves the parameters in the cache."""
+
+    layer: Layer
+
+    def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
+        W, b = params["W"], jnp.zeros_like(params["b"])
+        stddev = jnp.std(widened(A @ W)).astype(W.dtype)
+        scaled = {"W": W / jnp.where(stddev > 0, stddev, jnp.ones_like(stddev)), "b": b}
+        return self.layer.forward(scaled, A)[0], scaled
+
+
+@dataclass(frozen=True)
+class _BatchStatistics(Layer):
+    """A batch normalization that leaves the mean and the unbiased variance of its batch in the cache."""
+
+    layer: Layer
+
+    def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
+        examples, wide = example_axes(A), widened(A)
+        statistics = {"mean": jnp.mean(wide, examples), "var": jnp.var(wide, examples, ddof=1)}
+        return self.layer.forward(params, A)[0], statistics
+
+
+@dataclass(frozen=True)
+class _Silent(Layer):
+    """Any other layer: nothing in the cache."""
+
+    layer: Layer
+
+    def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
+        return self.layer.forward(params, A, key)[0], None
+
+
+def lsuv(net: Layer, params: Params, X: Activations) -> Params:
+    """Layer-sequential unit-variance parameters: W_l / std(A_{l-1} W_l), b_l = 0, from the first layer to the last.
+
+    Mishkin & Matas (2016), who start from orthonormal weights (`init="orthogonal"`).
+
+    Args:
+        net: a network.
+        params: its parameters.
+        X: a batch of inputs, (m, n_0).
+
+    Returns:
+        Parameters with which every dense layer's output has variance 1 over this batch. A layer whose output is
+        constant stays as it is.
+    """
+    watched = observed(net, lambda layer: _UnitVariance(layer) if isinstance(layer, Dense) else _Silent(layer))
+    _, found = jax.jit(watched.forward)(params, X)
+    return map_layers(lambda layer, old, new: new if isinstance(layer, Dense) else old, net, params, found)
+
+
+def with_population_statistics(
+    net: Layer, params: Params, X: Activations, batch_size: int = 256
+) -> tuple[Layer, Params]:
+    """The network for inference: each batch normalization as a fixed affine map. Ioffe & Szegedy (2015), Algorithm 2.
+
+        y = gamma / sqrt(Var + eps) * x + (beta - gamma E / sqrt(Var + eps))
+
+    with E and Var the averages, over the batches of X, of the batch mean and the unbiased batch variance.
+
+    Args:
+        net: a network.
+        params: its parameters.
+        X: training inputs, (m, n_0); examples beyond the last full batch are left out.
+        batch_size: examples per batch, that of training.
+
+    Returns:
+        (net, params) with every `BatchNorm` replaced by `Affine`; unchanged where there is none.
+
+    Raises:
+        FbpError: a batch has fewer than two examples.
+    """
+    frozen = rebuild(net, lambda layer: Affine() if isinstance(layer, BatchNorm) else layer)
+    if frozen == net:
+        return net, params
+    batch_size = min(batch_size, X.shape[0])
+    if batch_size < 2:
+        raise FbpError(
+            f"a variance takes batches of at least two examples; received {X.shape[0]} examples in batches of "
+            f"{batch_size}; give more of them"
+        )
+    batches = X[: X.shape[0] // batch_size * batch_size].reshape(-1, batch_size, *X.shape[1:])
+    statistics = _population_statistics(net, params, batches)
+
+    def fold(layer: Layer, layer_params: Params, found: Any) -> Params:
+        if not isinstance(layer, BatchNorm):
+            return layer_params
+        gamma, beta = layer_params["gamma"], layer_params["beta"]
+        scale = gamma.astype(found["var"].dtype) * jax.lax.rsqrt(found["var"] + layer.eps)
+        shift = beta.astype(scale.dtype) - scale * found["mean"]
+        return {"scale": scale.astype(gamma.dtype), "shift": shift.astype(gamma.dtype)}
+
+    return frozen, map_layers(fold, net, params, statistics)
+
+
+@jax.jit(static_argnums=0)
+def _population_statistics(net: Layer, params: Params, batches: Activations) -> Any:
+    watched = observed(
+        net, lambda layer: _BatchStatistics(layer) if isinstance(layer, BatchNorm) else _Silent(layer)
+    )
+    found = jax.lax.map(lambda X: watched.forward(params, X)[1], batches)
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), found)

@@ -1,0 +1,23 @@
+"""Training: optimizers by name, the pure step, whole runs, evaluation, progress in the terminal."""
+
+from fbp.training.evaluation import Evaluation, evaluate
+from fbp.training.fit import Diverged, Epoch, Fitted, fit
+from fbp.training.optimizers import optimizer, optimizer_names
+from fbp.training.progress import progress
+from fbp.training.step import Metrics, State, initial_state, train_step
+
+__all__ = [
+    "Diverged",
+    "Epoch",
+    "Evaluation",
+    "Fitted",
+    "Metrics",
+    "State",
+    "evaluate",
+    "fit",
+    "initial_state",
+    "optimizer",
+    "optimizer_names",
+    "progress",
+    "train_step",
+]

@@ -1,0 +1,66 @@
+"""What `fit` and `evaluate` are given, checked before anything is compiled, and put on the device."""
+
+from numbers import Integral
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Num
+from numpy.typing import ArrayLike
+
+from fbp.backprop import loss_value
+from fbp.data import validate
+from fbp.data.arrays import check_labels
+from fbp.errors import FbpError
+from fbp.losses import Loss
+from fbp.training.step import are_labels
+from fbp.typing import Activations, Layer, Params
+
+
+def prepared(
+    net: Layer, loss: Loss, params: Params, X: ArrayLike, Y: ArrayLike
+) -> tuple[Activations, Num[Array, "..."]]:
+    """The data on the device: X in the dtype of the parameters, integer labels as int32.
+
+    Args:
+        net: a network.
+        loss: a loss of its last pre-activation.
+        params: of the network.
+        X: (m, n_0), any float dtype.
+        Y: what the loss takes, one row an example.
+
+    Raises:
+        FbpError: X is not floating point, a value is not finite, a label is not one of the network's classes, or the
+            shapes do not fit the network or the loss.
+    """
+    validate(X, Y)
+    X_device, Y_device = jnp.asarray(X), jnp.asarray(Y)
+    if not jnp.issubdtype(X_device.dtype, jnp.floating):
+        raise FbpError(f"X is floating point; received {X_device.dtype}; convert it, X.astype('float32')")
+    X_device = X_device.astype(_dtype(params, X_device))
+    Z = jax.eval_shape(lambda params, X: net.forward(params, X)[0], params, X_device)
+    if are_labels(Y_device) and len(Z.shape) == 2:
+        check_labels(np.asarray(Y), Z.shape[-1], "Y")
+        Y_device = Y_device.astype(jnp.int32)
+    jax.eval_shape(lambda params, X, Y: loss_value(net, loss, params, X, Y), params, X_device, Y_device)
+    return X_device, Y_device
+
+
+def check_count(name: str, received: Any) -> None:
+    """Refuse what is not an integer of at least 1.
+
+    Args:
+        name: what is counted.
+        received: what was given.
+
+    Raises:
+        FbpError: it is not such an integer.
+    """
+    if not isinstance(received, Integral) or isinstance(received, bool) or received < 1:
+        raise FbpError(f"{name} is an integer of at least 1; received {received!r}; give a positive count")
+
+
+def _dtype(params: Params, X: Array) -> Any:
+    dtypes = [x.dtype for x in jax.tree.leaves(params) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.result_type(*dtypes) if dtypes else X.dtype

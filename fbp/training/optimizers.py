@@ -1,0 +1,71 @@
+"""Any optimizer of optax, by its name there."""
+
+import inspect
+import math
+from collections.abc import Callable
+from functools import cache
+from numbers import Real
+from typing import Any
+
+import optax
+
+from fbp.errors import FbpError, unknown_name
+
+
+def optimizer(name: str, learning_rate: float, **options: Any) -> optax.GradientTransformation:
+    """An optimizer of optax: `optimizer("sgd", 0.1, momentum=0.9)` is `optax.sgd(0.1, momentum=0.9)`.
+
+    `fit` compiles once for each optimizer object: make it once for several runs.
+
+    Args:
+        name: one of `optimizer_names()`.
+        learning_rate: finite and at least 0.
+        options: the other arguments of the function of that name.
+
+    Returns:
+        An optax gradient transformation, for `train_step` and `fit`.
+
+    Raises:
+        FbpError: the name is unknown, the learning rate is out of range, or an option does not fit.
+    """
+    constructors = _constructors()
+    if name not in constructors:
+        raise unknown_name("optimizer", name, constructors)
+    if not isinstance(learning_rate, Real) or not math.isfinite(learning_rate) or learning_rate < 0:
+        raise FbpError(f"a learning rate is finite and at least 0; received {learning_rate!r}; 0.001 is usual for adam")
+    constructor = constructors[name]
+    known = [key for key in inspect.signature(constructor).parameters if key != "learning_rate"]
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of optimizer {name!r}", option, known)
+    try:
+        return constructor(learning_rate=float(learning_rate), **options)
+    except (TypeError, ValueError) as error:
+        raise FbpError(
+            f"the options of optimizer {name!r} are those of optax.{name}; received {options}; {error}"
+        ) from error
+
+
+def optimizer_names() -> tuple[str, ...]:
+    """The names that `optimizer` takes, sorted."""
+    return tuple(_constructors())
+
+
+@cache
+def _constructors() -> dict[str, Callable[..., optax.GradientTransformation]]:
+    return {name: value for name, value in sorted(vars(optax).items()) if _is_optimizer(name, value)}
+
+
+def _is_optimizer(name: str, value: Any) -> bool:
+    # scale_by_... are the parts that optimizers are made of.
+    if name.startswith(("_", "scale_by_")) or not inspect.isfunction(value):
+        return False
+    signature = inspect.signature(value)
+    returns = signature.return_annotation
+    # A line search evaluates the loss again inside the update; a step here has one gradient and no more.
+    return (
+        "learning_rate" in signature.parameters
+        and "linesearch" not in signature.parameters
+        and inspect.isclass(returns)
+        and issubclass(returns, optax.GradientTransformation)
+    )

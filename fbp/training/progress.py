@@ -1,0 +1,43 @@
+"""What a terminal shows while `fit` runs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from fbp.training.fit import Epoch
+
+
+@contextmanager
+def progress(epochs: int) -> Iterator[Callable[[Epoch], None]]:
+    """A progress bar on standard error, for `fit(..., on_epoch=...)`.
+
+        with progress(10) as on_epoch:
+            fit(..., epochs=10, on_epoch=on_epoch)
+
+    Where standard error is not a terminal, one line an epoch, without colours: a log file then holds the history.
+
+    Args:
+        epochs: how many there will be.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        # As one plain write: rich would wrap a line at 80 columns.
+        yield lambda record: print(_line(record, epochs), file=console.file, flush=True)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(f"epoch 0/{epochs}", total=epochs)
+        yield lambda record: bar.update(task, advance=1, description=_line(record, epochs), refresh=True)
+
+
+def _line(record: Epoch, epochs: int) -> str:
+    parts = [f"epoch {record.epoch}/{epochs}", f"loss {record.loss:.4g}"]
+    if record.accuracy is not None:
+        parts.append(f"accuracy {record.accuracy:.2%}")
+    if record.validation_loss is not None:
+        parts.append(f"validation loss {record.validation_loss:.4g}")
+    if record.validation_accuracy is not None:
+        parts.append(f"validation accuracy {record.validation_accuracy:.2%}")
+    return "  ".join([*parts, f"{record.examples_per_second:,.0f} examples/s"])

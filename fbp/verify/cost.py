@@ -1,0 +1,110 @@
+"""What two compiled functions cost, measured side by side."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one compiled function.
+
+    Attributes:
+        compile_seconds: tracing, lowering and compiling, once.
+        step_seconds: one call, the median.
+        flops: floating-point operations as the compiler counts them (a loop's body may be counted once).
+        temporary_bytes: memory for intermediates, beside arguments and results.
+    """
+
+    compile_seconds: float
+    step_seconds: float
+    flops: float
+    temporary_bytes: int
+
+
+@dataclass(frozen=True)
+class CostComparison:
+    """Two costs and their ratios, first over second.
+
+    Attributes:
+        manual: of the first function, the hand-written gradient.
+        autodiff: of the second function.
+        step_ratio: the median of the ratios of neighbouring calls, which drift of the machine's speed leaves alone.
+    """
+
+    manual: Cost
+    autodiff: Cost
+    step_ratio: float
+
+    @property
+    def compile_ratio(self) -> float:
+        """Compile time, first over second."""
+        return self.manual.compile_seconds / self.autodiff.compile_seconds
+
+    @property
+    def flops_ratio(self) -> float:
+        """Floating-point operations, first over second."""
+        return _ratio(self.manual.flops, self.autodiff.flops)
+
+    @property
+    def memory_ratio(self) -> float:
+        """Temporary memory, first over second."""
+        return _ratio(self.manual.temporary_bytes, self.autodiff.temporary_bytes)
+
+
+def compare_cost(
+    manual: Callable[..., Any], autodiff: Callable[..., Any], arguments: tuple[Any, ...], seconds: float = 1.0
+) -> CostComparison:
+    """Compile two functions for the same arguments and time them in turn.
+
+    Args:
+        manual: the first function.
+        autodiff: the second function.
+        arguments: what both are called with.
+        seconds: how long to time; at least five pairs of calls are made.
+    """
+    compiled, compile_seconds = zip(*(_compile(function, arguments) for function in (manual, autodiff)), strict=True)
+    for function in compiled:
+        jax.block_until_ready(function(*arguments))
+    times: tuple[list[float], list[float]] = ([], [])
+    end = time.perf_counter() + seconds
+    turn = 0
+    while len(times[0]) < 5 or time.perf_counter() < end:
+        # The order alternates, so that neither always runs on the caches the other has warmed.
+        for i in (0, 1) if turn % 2 == 0 else (1, 0):
+            begin = time.perf_counter()
+            jax.block_until_ready(compiled[i](*arguments))
+            times[i].append(time.perf_counter() - begin)
+        turn += 1
+    costs = [
+        Cost(compile_seconds[i], statistics.median(times[i]), _flops(compiled[i]), _temporary_bytes(compiled[i]))
+        for i in (0, 1)
+    ]
+    step_ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
+    return CostComparison(costs[0], costs[1], step_ratio)
+
+
+def _compile(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, float]:
+    begin = time.perf_counter()
+    # A new function object: one that was compiled before would be found in the cache and seem free.
+    compiled = jax.jit(lambda *args: function(*args)).lower(*arguments).compile()
+    return compiled, time.perf_counter() - begin
+
+
+def _flops(compiled: Any) -> float:
+    analysis = compiled.cost_analysis()
+    return float(analysis.get("flops", float("nan"))) if analysis else float("nan")
+
+
+def _temporary_bytes(compiled: Any) -> int:
+    return int(compiled.memory_analysis().temp_size_in_bytes)
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    if numerator == denominator:
+        return 1.0
+    return numerator / denominator if denominator else float("inf")
