@@ -37,7 +37,9 @@ class Flow:
             quantity: "dZ", "dA", "dW" or "db".
             scale: which of `scales`.
         """
-        low, median, high = np.quantile(getattr(self.log10, quantity)[scale], [0.1, 0.5, 0.9], axis=0)
+        norms = getattr(self.log10, quantity)[scale]
+        # No interpolation: between minus infinity, a norm of zero, and a number there is nothing.
+        low, median, high = np.quantile(norms, [0.1, 0.5, 0.9], axis=0, method="inverted_cdf")
         return low, median, high
 
     def records(self, **labels: Any) -> Iterable[dict[str, Any]]:
@@ -84,16 +86,12 @@ def measure(
             raise FbpError("a loss takes targets; received a loss and no targets; give both or neither")
         check_batch(inputs, targets)
     keys = jax.random.split(jax.random.key(seed), seeds)
-    params = _init(net, keys, inputs.shape[1:])
+    # Not compiled as one program: draws of equal shape are then compiled once for all networks of a study.
+    params = jax.vmap(lambda key: net.init(key, inputs.shape[1:])[0])(keys)
     # The initializer has done its work; without it, networks of one shape share the compiled program below.
     shape_only = rebuild(net, lambda layer: replace(layer, initializer=zeros) if isinstance(layer, Dense) else layer)
     log10 = _norms(shape_only, loss, params, keys, jnp.asarray(scales), inputs, targets)
     return Flow(jax.tree.map(np.asarray, log10), scales)
-
-
-@jax.jit(static_argnums=(0, 2))
-def _init(net: Layer, keys: Key, shape: tuple[int, ...]) -> Params:
-    return jax.vmap(lambda key: net.init(key, shape)[0])(keys)
 
 
 @jax.jit(static_argnums=(0, 1))

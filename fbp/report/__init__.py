@@ -4,6 +4,15 @@ from fbp.report.document import Block, Figure, Report, Section, Table, Text
 from fbp.report.figures import Curve, curves, panels
 from fbp.report.images import digits
 from fbp.report.look import style
+from fbp.report.script import script
+from fbp.report.sections import (
+    comparison_tables,
+    flow_figure,
+    flow_records,
+    flow_table,
+    flow_verdicts,
+    hidden_verdict,
+)
 from fbp.report.write import check_target, write
 
 __all__ = [
@@ -15,9 +24,16 @@ __all__ = [
     "Table",
     "Text",
     "check_target",
+    "comparison_tables",
     "curves",
     "digits",
+    "flow_figure",
+    "flow_records",
+    "flow_table",
+    "flow_verdicts",
+    "hidden_verdict",
     "panels",
+    "script",
     "style",
     "write",
 ]

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from fbp.calibration import with_population_statistics
 from fbp.errors import FbpError
 from fbp.losses import Loss
-from fbp.training.evaluation import Evaluation, as_floats, batches, mean_metrics, means
+from fbp.training.evaluation import Evaluation, Totals, batches, means, summed, totals
 from fbp.training.inputs import check_count, prepared
 from fbp.training.step import Metrics, State, initial_state, train_step
 from fbp.typing import Activations, Layer, Params
@@ -116,6 +116,9 @@ def fit(
     held_out = None if validation is None else prepared(net, loss, params, *validation)
     m = data[0].shape[0]
     size = min(int(batch_size), m)
+    if held_out is not None:
+        # What validation will refuse is refused before the first epoch, not after it.
+        jax.eval_shape(lambda params, X: with_population_statistics(net, params, X, size)[1], params, data[0])
     state = initial_state(params, optimizer, int(seed))
     run_epoch = partial(_epoch, net=net, loss=loss, optimizer=optimizer, gradient=gradient, batch_size=size)
     # Compiled ahead, so that the first epoch's time is like the others'.
@@ -124,8 +127,8 @@ def fit(
     for number in range(1, epochs + 1):
         start_params = jax.tree.map(jnp.copy, state.params)
         start = time.perf_counter()
-        state, (evaluation, finite) = run_epoch(state, *data)
-        trained = as_floats(evaluation)
+        state, sums, finite = run_epoch(state, *data)
+        trained = means(sums, m)
         seconds = time.perf_counter() - start
         validated = (None, None) if held_out is None else _validated(net, loss, state.params, data[0], *held_out, size)
         history.append(Epoch(number, *trained, *validated, seconds, m / seconds))
@@ -147,19 +150,18 @@ def _epoch(
     optimizer: optax.GradientTransformation,
     gradient: str,
     batch_size: int,
-) -> tuple[State, tuple[Any, Bool[Array, ""]]]:
+) -> tuple[State, Totals, Bool[Array, ""]]:
     step = train_step(net, loss, optimizer, gradient)
 
     def take(state: State, batch: tuple[Int[Array, " b"], Float[Array, " b"]]) -> tuple[State, Metrics]:
         rows, weights = batch
         return step(state, X[rows], Y[rows], weights)
 
-    m = X.shape[0]
-    order = jax.random.permutation(jax.random.fold_in(jax.random.fold_in(state.key, _SHUFFLE), state.step), m)
+    order = jax.random.permutation(jax.random.fold_in(jax.random.fold_in(state.key, _SHUFFLE), state.step), X.shape[0])
     # Rows are gathered batch by batch: as fast as permuting all of X first, without a second copy of it.
     state, metrics = jax.lax.scan(take, state, batches(order, batch_size))
     finite = jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state.params)])
-    return state, (means(loss, metrics, m), jnp.all(finite))
+    return state, summed(loss, metrics), jnp.all(finite)
 
 
 # A step draws from fold_in(key, step); no training comes as far as this one.
@@ -171,7 +173,7 @@ def _validated(
 ) -> Evaluation:
     net, params = with_population_statistics(net, params, X, batch_size=batch_size)
     size = min(1000, len(X_val))
-    return as_floats(mean_metrics(params, X_val, Y_val, net=net, loss=loss, batch_size=size))
+    return means(totals(params, X_val, Y_val, net=net, loss=loss, batch_size=size), len(X_val))
 
 
 def _diverged(fitted: Fitted) -> Diverged:

@@ -1,7 +1,7 @@
 """Gradients compared: leaf by leaf against autodiff and float64, and what both cost."""
 
 from fbp.verify.comparison import Comparison, LeafComparison, compare
-from fbp.verify.cost import Cost, CostComparison, compare_cost
+from fbp.verify.cost import Cost, CostComparison, Timed, compare_cost, compiled
 from fbp.verify.measures import LeafDifference, differences
 
 __all__ = [
@@ -10,7 +10,9 @@ __all__ = [
     "CostComparison",
     "LeafComparison",
     "LeafDifference",
+    "Timed",
     "compare",
     "compare_cost",
+    "compiled",
     "differences",
 ]

@@ -16,7 +16,7 @@ from fbp.backprop import check_batch, loss_value, value_and_grad
 from fbp.losses import Loss
 from fbp.precision import cast
 from fbp.typing import Activations, Key, Layer, Params
-from fbp.verify.cost import CostComparison, compare_cost
+from fbp.verify.cost import CostComparison, compare_cost, compiled
 from fbp.verify.measures import LeafDifference, differences
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -157,13 +157,12 @@ def compare(
         FbpError: the shapes do not fit.
     """
     check_batch(X, Y)
-    manual = value_and_grad(net, loss)
     autodiff = jax.value_and_grad(partial(loss_value, net, loss))
     batch = (X, Y, weights, key)
-    value, found = jax.jit(manual)(params, *batch)
-    reference = jax.jit(autodiff)
-    expected = reference(params, *batch)[1]
-    moved = reference(_rounded_once(params), *batch)[1]
+    ours, theirs = (compiled(function, (params, *batch)) for function in (value_and_grad(net, loss), autodiff))
+    value, found = ours.call(params, *batch)
+    expected = theirs.call(params, *batch)[1]
+    moved = theirs.call(_rounded_once(params), *batch)[1]
     with jax.enable_x64(True):
         exact = jax.jit(autodiff)(*cast((params, *batch), jnp.float64))[1]
         exact = jax.device_get(exact)
@@ -176,7 +175,7 @@ def compare(
         strict=True,
     )
     leaves = tuple(_judge(str(p.dtype), auto, exact_, auto64, moved_) for p, auto, exact_, auto64, moved_ in rows)
-    cost = compare_cost(manual, autodiff, (params, *batch), cost_seconds) if cost_seconds > 0 else None
+    cost = compare_cost(ours, theirs, (params, *batch), cost_seconds) if cost_seconds > 0 else None
     return Comparison(leaves, cost, float(value), jax.devices()[0].device_kind)
 
 

@@ -56,10 +56,29 @@ class CostComparison:
         return _ratio(self.manual.temporary_bytes, self.autodiff.temporary_bytes)
 
 
-def compare_cost(
-    manual: Callable[..., Any], autodiff: Callable[..., Any], arguments: tuple[Any, ...], seconds: float = 1.0
-) -> CostComparison:
-    """Compile two functions for the same arguments and time them in turn.
+@dataclass(frozen=True)
+class Timed:
+    """A compiled function, and how long it took to trace, lower and compile it."""
+
+    call: Any
+    compile_seconds: float
+
+
+def compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Timed:
+    """Compile a function for the shapes of the arguments.
+
+    Args:
+        function: a pure function of arrays.
+        arguments: what it is to be called with.
+    """
+    begin = time.perf_counter()
+    # A new function object: one that was compiled before would be found in the cache and seem free.
+    call = jax.jit(lambda *args: function(*args)).lower(*arguments).compile()
+    return Timed(call, time.perf_counter() - begin)
+
+
+def compare_cost(manual: Timed, autodiff: Timed, arguments: tuple[Any, ...], seconds: float = 1.0) -> CostComparison:
+    """The cost of two compiled functions, timed in turn.
 
     Args:
         manual: the first function.
@@ -67,32 +86,23 @@ def compare_cost(
         arguments: what both are called with.
         seconds: how long to time; at least five pairs of calls are made.
     """
-    compiled, compile_seconds = zip(*(_compile(function, arguments) for function in (manual, autodiff)), strict=True)
-    for function in compiled:
-        jax.block_until_ready(function(*arguments))
+    pair = (manual, autodiff)
+    for each in pair:
+        jax.block_until_ready(each.call(*arguments))
     times: tuple[list[float], list[float]] = ([], [])
     end = time.perf_counter() + seconds
-    turn = 0
     while len(times[0]) < 5 or time.perf_counter() < end:
         # The order alternates, so that neither always runs on the caches the other has warmed.
-        for i in (0, 1) if turn % 2 == 0 else (1, 0):
+        for i in (0, 1) if len(times[0]) % 2 == 0 else (1, 0):
             begin = time.perf_counter()
-            jax.block_until_ready(compiled[i](*arguments))
+            jax.block_until_ready(pair[i].call(*arguments))
             times[i].append(time.perf_counter() - begin)
-        turn += 1
     costs = [
-        Cost(compile_seconds[i], statistics.median(times[i]), _flops(compiled[i]), _temporary_bytes(compiled[i]))
-        for i in (0, 1)
+        Cost(each.compile_seconds, statistics.median(taken), _flops(each.call), _temporary_bytes(each.call))
+        for each, taken in zip(pair, times, strict=True)
     ]
     step_ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
     return CostComparison(costs[0], costs[1], step_ratio)
-
-
-def _compile(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, float]:
-    begin = time.perf_counter()
-    # A new function object: one that was compiled before would be found in the cache and seem free.
-    compiled = jax.jit(lambda *args: function(*args)).lower(*arguments).compile()
-    return compiled, time.perf_counter() - begin
 
 
 def _flops(compiled: Any) -> float:

@@ -1,0 +1,110 @@
+"""What is measured: networks and the rows of each table, as data."""
+
+from dataclasses import dataclass
+from itertools import product
+
+CLASSES = 10
+UNROLLED_UP_TO = 128
+"""Depth to which unrolled code is compiled: its compile time grows with it."""
+AGREE_UP_TO = 128
+"""Depth to which the rows that only count memory also run once, to assert agreement."""
+
+INIT_SCALE = {"relu": 2.0, "tanh": 1.0, "gelu": 2.1, "gelu_tanh": 2.1, "silu": 2.5, "sigmoid": 80.0}
+"""scale of Var W = scale / n, near where signals keep their size: gradients of zero would agree about nothing."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A perceptron of `depth` dense layers, width to width and the last one to `CLASSES`, on `batch` examples.
+
+    The first and the last dense layer stand outside the loop: there are depth - 2 equal blocks (activation, dense).
+    """
+
+    activation: str
+    width: int
+    depth: int
+    batch: int
+
+    @property
+    def blocks(self) -> int:
+        """How many equal blocks there are."""
+        return self.depth - 2
+
+
+@dataclass(frozen=True)
+class Checkpointed(Network):
+    """A network whose equal blocks are recomputed in segments of `segment` in the backward pass."""
+
+    segment: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rows of each table.
+
+    Attributes:
+        step: time, memory and compile time against the best version of `jax.grad`.
+        memory: temporary memory alone.
+        checkpoint: recomputed segments against `jax.grad` without any.
+        compile: compile time over depth.
+        modes: fbp's loop against fbp unrolled.
+        rounds: timed rounds a row, at least; even, so that each order is used as often.
+        seconds: how long a row is timed, at least.
+    """
+
+    step: tuple[Network, ...]
+    memory: tuple[Network, ...]
+    checkpoint: tuple[Checkpointed, ...]
+    compile: tuple[Network, ...]
+    modes: tuple[Network, ...]
+    rounds: int
+    seconds: float
+
+
+def _networks(activations: tuple[str, ...], *shapes: tuple[int, int, int]) -> tuple[Network, ...]:
+    return tuple(Network(activation, *shape) for shape, activation in product(shapes, activations))
+
+
+def _segments(activations: tuple[str, ...], depth: int, *segments: int) -> tuple[Checkpointed, ...]:
+    return tuple(Checkpointed(a, 256, depth, 256, k) for a, k in product(activations, segments))
+
+
+_TIMED = ("relu", "tanh", "gelu")
+_COUNTED = ("tanh", "sigmoid", "relu", "gelu", "gelu_tanh", "silu")
+
+# Shapes are (width, depth, batch).
+_DEPTHS = ((256, 2, 256), (256, 8, 256), (256, 32, 256), (256, 128, 256))
+_WIDTHS = ((64, 32, 256), (1024, 32, 256), (64, 128, 256))
+_BATCHES = ((256, 32, 32), (256, 32, 1024), (256, 128, 32), (256, 128, 1024))
+_CORNERS = ((64, 2, 32), (2048, 2, 32), (2048, 8, 256))
+_LARGEST = ((1024, 128, 256), (2048, 32, 256), (2048, 8, 1024), (64, 1024, 32))
+
+FULL = Plan(
+    step=(
+        *_networks(_TIMED, *_DEPTHS, (256, 1024, 256)),
+        *_networks(_TIMED, *_WIDTHS),
+        *_networks(_TIMED, *_BATCHES),
+        *_networks(_TIMED, *_CORNERS),
+        *_networks(("relu",), *_LARGEST),
+    ),
+    memory=_networks(_COUNTED, (256, 128, 256), (256, 128, 1024), (256, 1024, 256)),
+    checkpoint=(
+        # 1026 layers have 1024 equal blocks, a multiple of every segment; 1024 layers have 1022, with some left over.
+        *_segments(("tanh", "relu", "gelu"), 1026, 8, 16, 32, 64),
+        *_segments(("tanh",), 1024, 32),
+    ),
+    compile=_networks(("tanh",), *((256, depth, 256) for depth in (32, 128, 1024, 10000))),
+    modes=_networks(("tanh",), *((width, depth, 256) for width in (64, 256) for depth in (6, 10, 18, 34, 66, 128))),
+    rounds=4,
+    seconds=1.5,
+)
+
+QUICK = Plan(
+    step=_networks(_TIMED, (64, 2, 32), (64, 8, 32), (64, 32, 32), (256, 32, 256)),
+    memory=_networks(_COUNTED, (64, 128, 128)),
+    checkpoint=tuple(Checkpointed("tanh", 64, 258, 256, k) for k in (8, 16)),
+    compile=_networks(("tanh",), (64, 32, 64), (64, 1024, 64)),
+    modes=_networks(("tanh",), (64, 10, 64), (64, 34, 64)),
+    rounds=4,
+    seconds=0.3,
+)

@@ -1,0 +1,150 @@
+"""A row: versions of one network compiled, compared, and timed in turn."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from grid import Network
+from peers import Version, batch, parameters, shapes
+
+from fbp.verify import Timed, compiled, differences
+
+TOLERANCE = 1e-4
+"""Relative norm error of a leaf in float32 up to which two gradients are the same."""
+MOST_ROUNDS = 200
+
+
+class Disagreement(Exception):
+    """Two versions of one network have different gradients, so that comparing their cost means nothing."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A version, compiled, with its arguments."""
+
+    version: Version
+    program: Timed
+    arguments: tuple[Any, ...]
+
+    @staticmethod
+    def of(version: Version, arguments: tuple[Any, ...]) -> "Candidate":
+        """Compile a version for arguments, or for their shapes alone."""
+        return Candidate(version, compiled(version.step, arguments), arguments)
+
+    def __call__(self) -> Any:
+        """One step, to its end."""
+        return jax.block_until_ready(self.program.call(*self.arguments))
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What the compiler says; flops is None where a loop's body would be counted once."""
+        analysis = self.program.call.cost_analysis() or {}
+        return {
+            "compile_seconds": self.program.compile_seconds,
+            "temporary_bytes": int(self.program.call.memory_analysis().temp_size_in_bytes),
+            "flops": None if self.version.loop else analysis.get("flops"),
+        }
+
+
+def timed(network: Network, versions: Sequence[Version], rounds: int, seconds: float) -> dict[str, Any]:
+    """What each version costs, and the ratio of the first one's time to each other's.
+
+    Returns:
+        error: the largest relative error of a leaf between the first version and another.
+        versions: by name, the counts of `counted` and step_seconds, the median.
+        time_ratios: by name of the others, median, low and high: quantiles of the ratios of one round's times.
+    """
+    candidates = _candidates(network, versions)
+    error = agreement(candidates)
+    times = interleaved([candidate.__call__ for candidate in candidates], rounds, seconds)
+    return {
+        "error": error,
+        "versions": {
+            candidate.version.name: candidate.counts | {"step_seconds": statistics.median(own)}
+            for candidate, own in zip(candidates, times, strict=True)
+        },
+        "rounds": len(times[0]),
+        "time_ratios": {
+            version.name: _quantiles(np.divide(times[0], own))
+            for version, own in zip(versions[1:], times[1:], strict=True)
+        },
+    }
+
+
+def counted(network: Network, versions: Sequence[Version], compiles: int = 1, agree: bool = False) -> dict[str, Any]:
+    """What the compiler says about each version; compile_seconds is the median of `compiles`.
+
+    With `agree` each one also runs, once; without, no array is made, and any depth fits.
+    """
+    if agree:
+        candidates = _candidates(network, versions)
+        counts = {candidate.version.name: candidate.counts for candidate in candidates}
+        return {"error": agreement(candidates), "versions": counts}
+    arguments = [(version.layout(shapes(network)), *batch(network)) for version in versions]
+    runs = [[Candidate.of(*pair).counts for pair in zip(versions, arguments, strict=True)] for _ in range(compiles)]
+    seconds = [statistics.median(counts["compile_seconds"] for counts in own) for own in zip(*runs, strict=True)]
+    medians = [counts | {"compile_seconds": median} for counts, median in zip(runs[0], seconds, strict=True)]
+    return {"versions": {version.name: counts for version, counts in zip(versions, medians, strict=True)}}
+
+
+def agreement(candidates: Sequence[Candidate]) -> float:
+    """The largest relative norm error of a leaf, value included, between the first candidate and another.
+
+    Raises:
+        Disagreement: it is above `TOLERANCE`, or a leaf of the reference is zero or not finite.
+    """
+    found, *others = candidates
+    value, gradient = _in_common_layout(found)
+    worst = 0.0
+    for other in others:
+        for leaf in differences((value, gradient), _in_common_layout(other)):
+            # Written so that NaN does not pass.
+            if not (leaf.norm_ref > 0 and leaf.finite_ref and leaf.relative_error <= TOLERANCE):
+                raise Disagreement(
+                    f"{found.version.name} and {other.version.name} have the same gradient up to {TOLERANCE:g}; "
+                    f"leaf {leaf.path} has relative error {leaf.relative_error:.2g} and norm {leaf.norm_ref:.2g}"
+                )
+            worst = max(worst, leaf.relative_error)
+    return worst
+
+
+def interleaved(
+    calls: Sequence[Callable[[], Any]], rounds: int, seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> list[list[float]]:
+    """Seconds of each call, a list for each, in turn and in alternating order: a b c, c b a, ...
+
+    What drifts slowly (clock rate, temperature, other users) then meets all of them alike, and no one always runs on
+    the caches that the same other one has left.
+    """
+    times: list[list[float]] = [[] for _ in calls]
+    for call in calls:
+        call()
+    end = clock() + seconds
+    forward = list(range(len(calls)))
+    done = 0
+    while done < rounds or (clock() < end and done < MOST_ROUNDS) or done % 2:
+        for i in forward if done % 2 == 0 else reversed(forward):
+            begin = clock()
+            calls[i]()
+            times[i].append(clock() - begin)
+        done += 1
+    return times
+
+
+def _candidates(network: Network, versions: Sequence[Version]) -> list[Candidate]:
+    layers, data = parameters(network), jax.device_put(batch(network))
+    return [Candidate.of(version, (jax.device_put(version.layout(layers)), *data)) for version in versions]
+
+
+def _in_common_layout(candidate: Candidate) -> tuple[Any, list[Any]]:
+    value, gradient = jax.device_get(candidate())
+    return value, candidate.version.layers(gradient)
+
+
+def _quantiles(ratios: np.ndarray) -> dict[str, float]:
+    low, median, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+    return {"median": float(median), "low": float(low), "high": float(high)}

@@ -1,0 +1,135 @@
+"""What a run leaves: rows that survive an interruption, one JSON file when all are there, and tables in the README."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+from tables import Row, tables
+
+from fbp.errors import FbpError
+
+BEGIN, END = "<!-- gradient_step:begin -->", "<!-- gradient_step:end -->"
+
+
+def environment(quick: bool) -> dict[str, Any]:
+    """What the numbers depend on, beside the code."""
+    device = jax.devices()[0]
+    return {
+        "quick": quick,
+        "device": device.device_kind,
+        "platform": device.platform,
+        "cpu_count": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("fbp", "jax", "jaxlib", "numpy")},
+    }
+
+
+class Record:
+    """The rows of one run. With a folder they are written after each one, and the whole when it is finished.
+
+    `gradient_step.partial.json` holds a run under way; `gradient_step.json` is always a whole one.
+    """
+
+    def __init__(self, folder: Path | None, quick: bool, resume: bool):
+        """Begin, or with `resume` go on.
+
+        Raises:
+            FbpError: an unfinished run is there and `resume` is not wanted, or it was made under other conditions.
+        """
+        if resume and folder is None:
+            raise FbpError("--resume continues a run that was written; give its folder, --out benchmarks/results")
+        self.folder, self.environment = folder, environment(quick)
+        self.date = datetime.now(UTC).isoformat(timespec="seconds")
+        self.rows: list[Row] = []
+        if folder is None:
+            return
+        if self._partial.exists():
+            if not resume:
+                raise FbpError(f"an unfinished run is in {self._partial}; continue it with --resume, or delete it")
+            self._read()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FbpError(f"--out is a folder to write to; {folder}: {error.strerror}") from error
+
+    def __contains__(self, key: tuple[str, dict[str, Any]]) -> bool:
+        return any((row["table"], row["case"]) == key for row in self.rows)
+
+    def add(self, row: Row) -> None:
+        """Keep one row, on disk too."""
+        self.rows.append(row)
+        if self.folder is not None:
+            _write(self._partial, self._text())
+
+    def finish(self) -> list[Path]:
+        """Write the whole run and regenerate the tables of the README beside the folder; the files that changed."""
+        if self.folder is None:
+            return []
+        whole, readme = self.folder / "gradient_step.json", self.folder.resolve().parent / "README.md"
+        _write(whole, self._text())
+        self._partial.unlink(missing_ok=True)
+        if not readme.exists() or BEGIN not in readme.read_text():
+            return [whole]
+        _write(readme, with_tables(readme.read_text(), self.markdown()))
+        return [whole, readme]
+
+    def markdown(self) -> str:
+        """Where and when, then every table."""
+        e = self.environment
+        where = (
+            f"Measured on {self.date[:10]}: {e['device']} ({e['platform']}, {e['machine']}), "
+            f"{e['cpu_count']} CPU cores, Python {e['python']}, jax {e['jax']}, jaxlib {e['jaxlib']}, fbp {e['fbp']}"
+            f"{'; the subset of --quick' if e['quick'] else ''}."
+        )
+        return "\n\n".join([where, *(table.markdown() for table in tables(self.rows))])
+
+    @property
+    def _partial(self) -> Path:
+        assert self.folder is not None
+        return self.folder / "gradient_step.partial.json"
+
+    def _text(self) -> str:
+        whole = {"date": self.date, "environment": self.environment, "rows": self.rows}
+        return json.dumps(whole, indent=1, allow_nan=False) + "\n"
+
+    def _read(self) -> None:
+        try:
+            found = json.loads(self._partial.read_text())
+            self.rows, then, self.date = found["rows"], found["environment"], found["date"]
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise FbpError(f"{self._partial} is not an unfinished run ({error!r}); delete it") from error
+        if changed := [name for name, value in self.environment.items() if then.get(name) != value]:
+            differs = ", ".join(f"{name} {then.get(name)} then, {self.environment[name]} now" for name in changed)
+            raise FbpError(f"a run is continued where it was begun; {differs}; begin again: delete {self._partial}")
+
+
+def with_tables(text: str, generated: str) -> str:
+    """A README with the part between the markers replaced.
+
+    Raises:
+        FbpError: the markers are not there once each, in order.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in before + after:
+        raise FbpError(f"the README has {BEGIN} and {END} once each, in this order; put them where the tables belong")
+    return f"{before}{BEGIN}\n\n{generated}\n\n{END}{after}"
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole file or none of it: a reader never sees half."""
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(text)
+    os.replace(beside, path)
+
+
+def cases_of(rows: Iterable[Row], table: str) -> list[Row]:
+    """The rows of one table."""
+    return [row for row in rows if row["table"] == table]

@@ -1,0 +1,196 @@
+"""The command line: parse, call, print. Everything heavy is imported by the command that needs it."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Group, Parameter
+
+from fbp.errors import FbpError
+from fbp.recipes import Recipe
+
+if TYPE_CHECKING:
+    from fbp.data import Dataset
+    from fbp.training import Evaluation, Fitted
+
+app = App(
+    name="fbp",
+    help="Backpropagation written by hand in JAX, proved against autodiff, and put to work.",
+    version_flags=["--version"],
+    result_action="return_value",
+)
+
+Network = Annotated[Recipe, Parameter(name="*", group=Group("Network", sort_key=1))]
+_DEFAULT = Recipe()
+
+
+@app.command
+def report(
+    *, out: Path = Path("fbp-report"), data_dir: Path | None = None, seed: int = 0
+) -> int:
+    """Compare, train and measure, and write one report.
+
+    Parameters
+    ----------
+    out
+        The folder to write; an older report in it is replaced.
+    data_dir
+        A folder of IDX files, gzipped or not; the bundled digits without it.
+    seed
+        Seed of all randomness.
+    """
+    from fbp.data import load
+    from fbp.report import check_target, write
+    from fbp.report.overview import overview
+    from fbp.report.script import announce, typed
+    from fbp.terminal import telling
+
+    check_target(out)
+    data = load(data_dir)
+    with telling() as tell:
+        found = overview(data, seed, typed(), tell)
+        folder = write(found, out)
+    announce(found, folder)
+    return 0
+
+
+@app.command
+def compare(
+    network: Network = _DEFAULT,
+    *,
+    batch_size: int = 128,
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32",
+    data_dir: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Compare the hand-written gradient with jax.grad and with float64, leaf by leaf, and what both cost.
+
+    Exit status 0: all leaves pass; 1: one fails; 3: none fails, but one is inconclusive.
+
+    Parameters
+    ----------
+    batch_size
+        How many digits the gradient is taken over.
+    dtype
+        Precision of parameters and inputs.
+    data_dir
+        A folder of IDX files, gzipped or not; the bundled digits without it.
+    json
+        Print JSON instead of the table.
+    """
+    import jax
+    import rich
+
+    from fbp.precision import cast
+    from fbp.verify import compare
+
+    data = _data(data_dir, network)
+    if batch_size < 1:
+        raise FbpError(f"a batch has at least one example; received --batch-size {batch_size}; take 128")
+    with jax.enable_x64(dtype == "float64"):
+        X, Y = (jax.numpy.asarray(x[:batch_size]) for x in (data.train_X, data.train_Y))
+        Y = network.targets(Y)
+        params = network.parameters(X)
+        key = jax.random.key(network.seed) if network.dropout else None
+        found = compare(network.network(), network.objective(), *cast((params, X, Y), dtype), key=key)
+    if json:
+        print(found.to_json())
+    else:
+        rich.print(found)
+    return {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}[found.verdict]
+
+
+@app.command
+def train(
+    network: Network = _DEFAULT,
+    *,
+    optimizer: str = "adam",
+    learning_rate: float = 1e-3,
+    batch_size: int = 32,
+    epochs: int = 10,
+    validation_split: float = 0.1,
+    gradient: Literal["manual", "autodiff"] = "manual",
+    data_dir: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Train a digit recogniser, and say how well it reads the test digits.
+
+    Parameters
+    ----------
+    optimizer
+        Any optimizer of optax by its name: sgd, adam, adamw, rmsprop, lion, ...
+    learning_rate
+        Its learning rate.
+    batch_size
+        Examples a step.
+    epochs
+        Passes over the training data.
+    validation_split
+        Part of the training data that is held out and evaluated after each epoch, in [0, 1).
+    gradient
+        The hand-written backward pass, or jax.grad.
+    data_dir
+        A folder of IDX files, gzipped or not; the bundled digits without it.
+    json
+        Print the history and the result as JSON.
+    """
+    import jax.numpy as jnp
+
+    from fbp.calibration import with_population_statistics
+    from fbp.data import split
+    from fbp.training import evaluate, fit, progress
+    from fbp.training import optimizer as optimizer_named
+
+    data = _data(data_dir, network)
+    rule = optimizer_named(optimizer, learning_rate)
+    X, Y, X_val, Y_val = split(data.train_X, data.train_Y, validation_split, network.seed)
+    net, loss = network.network(), network.objective()
+    params = network.parameters(jnp.asarray(X[:1000]))
+    with progress(epochs) as on_epoch:
+        fitted = fit(
+            net,
+            loss,
+            params,
+            rule,
+            X,
+            network.targets(Y),
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=network.seed,
+            gradient=gradient,
+            validation=(X_val, network.targets(Y_val)) if len(X_val) else None,
+            on_epoch=on_epoch,
+        )
+    final = with_population_statistics(net, fitted.params, jnp.asarray(X), batch_size)
+    tested = evaluate(final[0], loss, final[1], data.test_X, network.targets(data.test_Y))
+    _print_training(fitted, tested, json)
+    return 0
+
+
+def _print_training(fitted: "Fitted", tested: "Evaluation", as_json: bool) -> None:
+    if as_json:
+        import json
+
+        history = [epoch._asdict() for epoch in fitted.history]
+        print(json.dumps({"history": history, "test": tested._asdict()}, indent=2, allow_nan=False))
+        return
+    accuracy = "" if tested.accuracy is None else f", accuracy {tested.accuracy:.2%}"
+    print(f"test loss {tested.loss:.4f}{accuracy}")
+
+
+def _data(folder: Path | None, network: Recipe) -> "Dataset":
+    """The data, once the network is known to be sound: a slip in its words is told before anything is read."""
+    from fbp.data import load
+
+    network.network()
+    network.objective()
+    data = load(folder)
+    network.check(data.train_X.shape[1], data.classes)
+    return data
+
+
+def main() -> None:
+    """Run `fbp`; a mistake of the user's is one line on standard error and exit status 2."""
+    from fbp.terminal import run
+
+    sys.exit(run("fbp", lambda: app(exit_on_error=False, print_error=False)))

@@ -1,0 +1,114 @@
+"""A network, its loss and its first parameters from the words of a command line.
+
+The command line reads its options off this class before anything heavy is imported; hence the imports inside.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fbp.errors import FbpError
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, Num
+
+    from fbp.combinators import Serial
+    from fbp.losses import Loss
+    from fbp.typing import Params
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What network to build.
+
+    """
+
+    layers: str = "784,128,64,10"
+    """Widths n_0,...,n_L, input first."""
+    activation: str = "relu"
+    """One for all hidden layers, or one each: relu, tanh, gelu, leaky_relu(0.2), ..."""
+    init: str = "he_normal"
+    """Initializer: he_normal, glorot_uniform, orthogonal, normal(0.01), mean_field(1.3,0.2), lsuv, ..."""
+    norm: str = "none"
+    """Normalization before each activation: none, batch, layer or rms."""
+    residual: bool = False
+    """Put a residual connection around each block that keeps the width."""
+    dropout: float = 0.0
+    """Rate of dropout after each activation."""
+    loss: str = "softmax_cross_entropy"
+    """softmax_cross_entropy, sigmoid_binary_cross_entropy or half_squared_error."""
+    seed: int = 0
+    """Seed of all randomness."""
+
+    def network(self) -> "Serial":
+        """The network.
+
+        Raises:
+            FbpError: a width, a name or a number of activations does not fit.
+        """
+        from fbp.architectures import mlp
+
+        names = _split(self.activation)
+        return mlp(
+            self._widths(),
+            names[0] if len(names) == 1 else names,
+            # LSUV starts from orthonormal weights; `parameters` does the rest.
+            "orthogonal" if self.init == "lsuv" else self.init,
+            self.norm,
+            self.residual,
+            self.dropout,
+        )
+
+    def objective(self) -> "Loss":
+        """The loss."""
+        from fbp.losses import loss
+
+        return loss(self.loss)
+
+    def check(self, inputs: int, classes: int) -> None:
+        """Refuse a network whose ends do not fit the data.
+
+        Args:
+            inputs: entries of one example.
+            classes: the number of labels.
+
+        Raises:
+            FbpError: the first or the last width does not fit.
+        """
+        widths = self._widths()
+        if widths[0] != inputs or widths[-1] < classes:
+            raise FbpError(
+                f"layers begin with the {inputs} inputs of the data and end with its {classes} classes or more; "
+                f"received {self.layers}; e.g. {inputs},128,64,{classes}"
+            )
+
+    def parameters(self, X: "Float[Array, 'm n_in']") -> "Params":
+        """The first parameters; X, a batch of inputs, is what LSUV looks at."""
+        import jax
+
+        from fbp.calibration import lsuv
+
+        net = self.network()
+        params, _ = net.init(jax.random.key(self.seed))
+        return lsuv(net, params, X) if self.init == "lsuv" else params
+
+    def targets(self, Y: "Int[Array, ' m']") -> "Num[Array, '...']":
+        """Labels as the loss takes them: as they are, or one-hot."""
+        import jax
+
+        from fbp.losses import SoftmaxCrossEntropy
+
+        return Y if isinstance(self.objective(), SoftmaxCrossEntropy) else jax.nn.one_hot(Y, self._widths()[-1])
+
+    def _widths(self) -> tuple[int, ...]:
+        try:
+            return tuple(int(width) for width in self.layers.split(","))
+        except ValueError as error:
+            raise FbpError(
+                f"layers are widths with commas between them; received {self.layers!r}; e.g. 784,128,64,10"
+            ) from error
+
+
+def _split(names: str) -> list[str]:
+    """Names with commas between them; a comma in brackets belongs to its name."""
+    return re.split(r",(?![^(]*\))", names)
