@@ -3,7 +3,17 @@
 import jax.numpy as jnp
 
 import fbp
-from fbp.report import Report, Section, Text, flow_figure, flow_records, flow_table, flow_verdicts, hidden_verdict, script
+from fbp.report import (
+    Report,
+    Section,
+    Text,
+    flow_figure,
+    flow_records,
+    flow_table,
+    flow_verdicts,
+    hidden_verdict,
+    script,
+)
 
 FAMILIES = {
     "bounded": ("sigmoid", "tanh", "scaled_tanh", "hard_tanh", "erf"),
@@ -43,7 +53,9 @@ def study(quick, tell) -> Report:
             "Each activation with weights of variance 1/n and 2/n, biases zero. Lines are medians over networks, bands "
             "go from 10 % to 90 %."
         ),
-        flow_figure("activation", "Gradient norms by layer, for each activation and two variances of the weights.", flows),
+        flow_figure(
+            "activation", "Gradient norms by layer, for each activation and two variances of the weights.", flows
+        ),
         flow_table("The factor a layer towards the input.", flows, ("family", "activation")),
     )
     return Report(

@@ -77,7 +77,8 @@ def as_function(net: Layer) -> Callable[..., Activations]:
         return out, (params, cache)
 
     def backward(residuals: Any, dA_out: Activations) -> tuple[Params, Activations, None]:
-        return (*net.backward(*residuals, dA_out), None)
+        params, cache = residuals
+        return (*net.backward(params, cache, dA_out), None)
 
     apply.defvjp(forward, backward)
 

@@ -114,8 +114,6 @@ def with_population_statistics(
 
 @jax.jit(static_argnums=0)
 def _population_statistics(net: Layer, params: Params, batches: Activations) -> Any:
-    watched = observed(
-        net, lambda layer: _BatchStatistics(layer) if isinstance(layer, BatchNorm) else _Silent(layer)
-    )
+    watched = observed(net, lambda layer: _BatchStatistics(layer) if isinstance(layer, BatchNorm) else _Silent(layer))
     found = jax.lax.map(lambda X: watched.forward(params, X)[1], batches)
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), found)

@@ -25,9 +25,7 @@ _DEFAULT = Recipe()
 
 
 @app.command
-def report(
-    *, out: Path = Path("fbp-report"), data_dir: Path | None = None, seed: int = 0
-) -> int:
+def report(*, out: Path = Path("fbp-report"), data_dir: Path | None = None, seed: int = 0) -> int:
     """Compare, train and measure, and write one report.
 
     Parameters

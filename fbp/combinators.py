@@ -114,7 +114,7 @@ class Serial(Combinator):
         if self.shape is not None and tuple(shape) != self.shape:
             raise FbpError(f"this network takes examples of shape {self.shape}; received {tuple(shape)}")
         params = []
-        for layer, layer_key in zip(self.layers, _split(key, len(self.layers)), strict=True):
+        for layer, layer_key in zip(self.layers, jax.random.split(key, len(self.layers)), strict=True):
             layer_params, shape = layer.init(layer_key, shape)
             params.append(layer_params)
         return tuple(params), shape
@@ -123,7 +123,7 @@ class Serial(Combinator):
         """The composition; each array is kept once, where one layer's output is the next one's input."""
         caches = []
         giver = None
-        keys = _split(key, len(self.layers))
+        keys = [None] * len(self.layers) if key is None else jax.random.split(key, len(self.layers))
         for i, (layer, layer_params, layer_key) in enumerate(zip(self.layers, params, keys, strict=True)):
             A_out, cache = layer.forward(layer_params, A, layer_key)
             caches.append(cache if giver is None else _Shared.without(cache, A, giver))
@@ -362,10 +362,7 @@ class Repeat(Combinator):
 
     def _join_depth(self, parts: tuple[Any, ...]) -> Any:
         """The inverse of `_split_depth`."""
+        trees = list(parts)
         if self.depth >= (self.checkpoint or self.depth):
-            parts = (jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts[0]), *parts[1:])
-        return jax.tree.map(lambda *xs: jnp.concatenate(xs) if len(xs) > 1 else xs[0], *parts)
-
-
-def _split(key: Key | None, count: int) -> Sequence[Key | None]:
-    return [None] * count if key is None or count == 0 else list(jax.random.split(key, count))
+            trees[0] = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trees[0])
+        return jax.tree.map(lambda *xs: jnp.concatenate(xs) if len(xs) > 1 else xs[0], *trees)

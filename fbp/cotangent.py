@@ -35,11 +35,12 @@ class Cotangent(NamedTuple):
 
     def __add__(self, other: "Cotangent") -> "Cotangent":  # type: ignore[override]
         """The sum, where a fan-out makes cotangents meet."""
-        if self.exponent is None or other.exponent is None:
+        a, b = self.exponent, other.exponent
+        if a is None or b is None:
             return Cotangent(self.value + other.value)
-        common = jnp.maximum(self.exponent, other.exponent)
-        aligned = [_times_power_of_two(each.value, each.exponent - common) for each in (self, other)]
-        return Cotangent(aligned[0] + aligned[1], common).normalized()
+        common = jnp.maximum(a, b)
+        first, second = _times_power_of_two(self.value, a - common), _times_power_of_two(other.value, b - common)
+        return Cotangent(first + second, common).normalized()
 
 
 def _times_power_of_two(x: Array, power: Array) -> Array:

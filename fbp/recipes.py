@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from fbp.errors import FbpError
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, Num
+    from jaxtyping import Array, Float, Num
+    from numpy.typing import ArrayLike
 
     from fbp.combinators import Serial
     from fbp.losses import Loss
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What network to build.
-
-    """
+    """What network to build."""
 
     layers: str = "784,128,64,10"
     """Widths n_0,...,n_L, input first."""
@@ -92,13 +91,15 @@ class Recipe:
         params, _ = net.init(jax.random.key(self.seed))
         return lsuv(net, params, X) if self.init == "lsuv" else params
 
-    def targets(self, Y: "Int[Array, ' m']") -> "Num[Array, '...']":
+    def targets(self, Y: "ArrayLike") -> "Num[Array, '...']":
         """Labels as the loss takes them: as they are, or one-hot."""
         import jax
 
         from fbp.losses import SoftmaxCrossEntropy
 
-        return Y if isinstance(self.objective(), SoftmaxCrossEntropy) else jax.nn.one_hot(Y, self._widths()[-1])
+        labels = jax.numpy.asarray(Y)
+        integer = isinstance(self.objective(), SoftmaxCrossEntropy)
+        return labels if integer else jax.nn.one_hot(labels, self._widths()[-1])
 
     def _widths(self) -> tuple[int, ...]:
         try:

@@ -183,9 +183,7 @@ def trace(
 
 
 @jax.jit(static_argnums=(0, 1))
-def _trace(
-    net: Layer, loss: Loss, params: Params, X: Array, Y: Array, weights: Array | None, key: Key | None
-) -> Trace:
+def _trace(net: Layer, loss: Loss, params: Params, X: Array, Y: Array, weights: Array | None, key: Key | None) -> Trace:
     recorded = observed(net, _Recorded)
     (value, readings), d_params = value_and_grad(recorded, loss, _everything)(params, X, Y, weights, key)
     output = loss.output(net.forward(params, X, key)[0])

@@ -1,10 +1,12 @@
 """The table of networks that every property is tested on. A new layer is one row here."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import fbp
 from fbp.typing import Layer
@@ -38,24 +40,39 @@ class Case:
     def __str__(self) -> str:
         return self.name
 
+    @cache
     def batch(self, dtype: Any = jnp.float32, seed: int = 0) -> tuple[Any, jax.Array, jax.Array, Any]:
-        """(params, X, Y, key), the parameters with biases that are not zero."""
-        keys = jax.random.split(jax.random.key(seed), 5)
-        params, _ = self.net.init(keys[0], self.shape)
-        leaves, treedef = jax.tree.flatten(params)
-        moved = [
-            leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
-            for leaf, key in zip(leaves, jax.random.split(keys[1], max(len(leaves), 1)), strict=False)
-        ]
-        X = jax.random.normal(keys[2], (M, *self.shape))
+        """(params, X, Y, key), with biases that are not zero; the same numbers, those of float32, in a wider dtype.
+
+        The numbers are numpy's, because every eager operation of JAX is compiled for every new shape.
+        """
+        draw = np.random.default_rng(seed)
+        key = jax.random.key(seed)
+
+        def normal(*shape: int) -> np.ndarray:
+            return draw.standard_normal(shape, np.float32)
+
+        def initial(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+            name = path[-1].key
+            if name == "W":
+                return normal(*leaf.shape) / np.float32(leaf.shape[-2]) ** 0.5
+            return (1 if name in ("gamma", "scale") else 0) + np.float32(0.1) * normal(*leaf.shape)
+
+        shapes = jax.eval_shape(lambda key: self.net.init(key, self.shape)[0], key)
+        params = jax.tree.map_with_path(initial, shapes)
+        X = normal(M, *self.shape)
         Y = {
-            "labels": lambda: jnp.arange(M) % N_OUT,
-            "one_hot": lambda: jax.nn.one_hot(jnp.arange(M) % N_OUT, N_OUT),
-            "soft": lambda: 1.3 * jax.nn.softmax(jax.random.normal(keys[3], (M, N_OUT))),
-            "binary": lambda: jax.random.bernoulli(keys[3], 0.5, (M, N_OUT)).astype(X.dtype),
-            "real": lambda: jax.random.normal(keys[3], (M, N_OUT)),
+            "labels": lambda: np.arange(M) % N_OUT,
+            "one_hot": lambda: np.eye(N_OUT, dtype=np.float32)[np.arange(M) % N_OUT],
+            "soft": lambda: 1.3 * draw.dirichlet(np.ones(N_OUT), M).astype(np.float32),
+            "binary": lambda: draw.integers(0, 2, (M, N_OUT)).astype(np.float32),
+            "real": lambda: normal(M, N_OUT),
         }[self.target]()
-        return (*fbp.cast((jax.tree.unflatten(treedef, moved), X, Y), dtype), keys[4] if self.keyed else None)
+
+        def exported(x: np.ndarray) -> jax.Array:
+            return jnp.asarray(x if np.issubdtype(x.dtype, np.integer) else x.astype(jnp.dtype(dtype)))
+
+        return (*jax.tree.map(exported, (params, X, Y)), key if self.keyed else None)
 
 
 def _mlp(*hidden: int, **options: Any) -> fbp.Serial:
@@ -70,7 +87,7 @@ def _around(*layers: Layer) -> fbp.Serial:
 _BLOCK = fbp.Serial(fbp.Activation("tanh"), fbp.Dense(7))
 
 CASES = [
-    *(Case(f"activation {name}", _mlp(7, 7, activation=name, repeat=False)) for name in fbp.activations.activation),
+    *(Case(f"activation {name}", _mlp(7, activation=name)) for name in fbp.activations.activation),
     Case("leaky relu 0.3", _mlp(7, activation="leaky_relu(0.3)")),
     Case("elu 0.5", _mlp(7, activation="elu(0.5)")),
     Case("one activation a layer", _mlp(7, 6, 7, activation=("tanh", "relu", "gelu"))),
@@ -79,20 +96,29 @@ CASES = [
     Case("no layers", fbp.Serial(), shape=(N_OUT,)),
     Case("affine", _around(fbp.Affine(), fbp.Activation("gelu"))),
     Case("flatten", fbp.Serial(fbp.Flatten(), fbp.Dense(N_OUT)), shape=(2, 3, 2)),
-    Case("dense on two axes", fbp.Serial(fbp.Dense(3), fbp.Activation("tanh"), fbp.Flatten(), fbp.Dense(N_OUT)), shape=(3, 2)),
+    Case(
+        "dense on two axes",
+        fbp.Serial(fbp.Dense(3), fbp.Activation("tanh"), fbp.Flatten(), fbp.Dense(N_OUT)),
+        shape=(3, 2),
+    ),
     Case("layer norm on two axes", fbp.Serial(fbp.LayerNorm(), fbp.Flatten(), fbp.Dense(N_OUT)), shape=(3, 5)),
-    Case("batch norm on two axes", fbp.Serial(fbp.BatchNorm(), fbp.Flatten(), fbp.Dense(N_OUT)), shape=(3, 5), mixes_examples=True),
-    Case("dropout", _mlp(7, 7, activation="gelu", dropout=0.4), keyed=True),
+    Case(
+        "batch norm on two axes",
+        fbp.Serial(fbp.BatchNorm(), fbp.Flatten(), fbp.Dense(N_OUT)),
+        shape=(3, 5),
+        mixes_examples=True,
+    ),
+    Case("dropout", _mlp(7, activation="gelu", dropout=0.4), keyed=True),
     Case("dropout in repeat", _mlp(7, 7, 7, activation="relu", dropout=0.4, repeat=True), keyed=True),
-    Case("dropout without a key", _mlp(7, 7, dropout=0.4)),
-    Case("batch norm", _mlp(7, 7, activation="relu", norm="batch"), mixes_examples=True),
+    Case("dropout without a key", _mlp(7, dropout=0.4)),
+    Case("batch norm", _mlp(7, activation="relu", norm="batch"), mixes_examples=True),
     Case("batch norm in repeat", _mlp(7, 7, 7, activation="gelu", norm="batch", repeat=True), mixes_examples=True),
-    Case("layer norm", _mlp(7, 7, activation="silu", norm="layer")),
-    Case("rms norm", _mlp(7, 7, activation="tanh", norm="rms")),
+    Case("layer norm", _mlp(7, activation="silu", norm="layer")),
+    Case("rms norm", _mlp(7, activation="tanh", norm="rms")),
     Case("rms norm first", fbp.Serial(fbp.RMSNorm(), fbp.Dense(N_OUT))),
     Case("norms in a row", _around(fbp.LayerNorm(), fbp.RMSNorm(), fbp.Affine(), fbp.Activation("tanh"))),
     Case("residual", _mlp(7, 7, 7, activation="tanh", residual=True)),
-    Case("residual scaled, layer norm", _mlp(7, 7, 7, activation="gelu", residual=0.5, norm="layer")),
+    Case("residual scaled, layer norm", _mlp(7, 7, activation="gelu", residual=0.5, norm="layer")),
     Case("residual of residual", _around(fbp.Residual(fbp.Serial(fbp.Residual(_BLOCK, 0.3), fbp.Activation("elu"))))),
     Case("residual of nothing", _around(fbp.Residual(fbp.Serial()))),
     Case("repeat", _mlp(7, 7, 7, 7, activation="tanh", repeat=True)),
@@ -105,7 +131,9 @@ CASES = [
     Case("repeat, checkpoint 2 of 5", _around(fbp.Repeat(_BLOCK, 5, checkpoint=2))),
     Case("repeat, checkpoint 2 of 4", _around(fbp.Repeat(_BLOCK, 4, checkpoint=2))),
     Case("repeat, checkpoint 9 of 4", _around(fbp.Repeat(_BLOCK, 4, checkpoint=9))),
-    Case("checkpoint and dropout", _mlp(*(7,) * 5, activation="gelu", dropout=0.3, repeat=True, checkpoint=2), keyed=True),
+    Case(
+        "checkpoint and dropout", _mlp(*(7,) * 5, activation="gelu", dropout=0.3, repeat=True, checkpoint=2), keyed=True
+    ),
     Case("checkpoint alone", _around(fbp.Checkpoint(fbp.Serial(_BLOCK, fbp.Dropout(0.3)))), keyed=True),
     Case("serial in serial", _around(fbp.Serial(fbp.Dense(7), fbp.Activation("gelu")), fbp.Serial(fbp.Dense(7)))),
     Case("one-hot labels", _mlp(7), target="one_hot"),

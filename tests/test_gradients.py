@@ -1,6 +1,11 @@
-"""The case table x the properties of a backward pass."""
+"""The case table x the properties of a backward pass.
+
+Compiling is what these tests cost, so that all that is asked of a case in float64 is one program, run once a worker;
+each property is then a test of its own that reads the result.
+"""
 
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +16,25 @@ from cases import CASES, Case, M
 import fbp
 from fbp.verify import differences
 
-each_case = pytest.mark.parametrize("case", CASES, ids=str)
+WEIGHTS = np.linspace(0.0, 2.0, M)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def case(request) -> Case:
+    return request.param
+
+
+def of_cases(cases):
+    """A test of some rows only."""
+    return pytest.mark.parametrize("case", cases, ids=str, indirect=True)
 
 
 def manual(case: Case):
     return fbp.value_and_grad(case.net, case.loss)
 
 
-def autodiff(case: Case):
-    return jax.value_and_grad(partial(fbp.loss_value, case.net, case.loss))
+def autodiff(case: Case, argnums=0):
+    return jax.value_and_grad(partial(fbp.loss_value, case.net, case.loss), argnums)
 
 
 def scale(tree) -> float:
@@ -43,119 +58,138 @@ def inner(a, b):
     return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-@each_case
-def test_equals_autodiff_in_float64(case, x64):
-    params, X, Y, key = case.batch(jnp.float64)
-    weights = jnp.linspace(0.0, 2.0, M)
-    both = jax.jit(lambda *batch: (manual(case)(*batch), autodiff(case)(*batch)))
-    (value, found), (expected_value, expected) = both(params, X, Y, weights, key)
-    assert abs(value - expected_value) <= 1e-14 * abs(expected_value)
-    assert_leaves_close(found, expected, 1e-12)
+def stack(trees):
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
 
 
-@each_case
-def test_input_gradient_and_adjoint_identity(case, x64):
-    params, X, _, key = case.batch(jnp.float64)
+def slopes_by_finite_differences(function, point, gradient):
+    """Along the gradient of each leaf by itself, where the slope is the leaf's norm."""
+    leaves, treedef = jax.tree.flatten(gradient)
+    unit = [leaf / jnp.maximum(jnp.linalg.norm(leaf.ravel()), 1e-30) for leaf in leaves]
+    h = 1e-5 * jnp.repeat(jnp.array([1.0, -1.0]), len(leaves))
+    steps = [
+        jnp.stack([(i == j) * sign * 1e-5 * x for sign in (1, -1) for j in range(len(leaves))])
+        for i, x in enumerate(unit)
+    ]
+    values = jax.vmap(lambda d: function(*jax.tree.map(jnp.add, point, d)))(jax.tree.unflatten(treedef, steps))
+    ahead, behind = jnp.split(values, 2)
+    return (ahead - behind) / (h[0] - h[-1])
 
-    @jax.jit
-    def sides(params, X):
-        function = lambda params, X: case.net.forward(params, X, key)[0]
-        out, cache = case.net.forward(params, X, key)
+
+def program(case: Case):
+    """One function (params, other parameters, X, Y, key) -> everything that is compared in float64."""
+    net = case.net
+
+    def compute(params, other, X, Y, key):
+        loss_of = lambda params, X: fbp.loss_value(net, case.loss, params, X, Y, WEIGHTS, key)
+        step = lambda params: manual(case)(params, X, Y, WEIGHTS, key)
+        out, cache = net.forward(params, X, key)
+        value, d_params = step(params)
+        gradient = (d_params, net.backward(params, cache, case.loss.value_and_dZ(out, Y, WEIGHTS)[1])[1])
+
         u, v = wave((params, X)), wave(out)
-        return (
-            case.net.backward(params, cache, v),
-            jax.vjp(function, params, X)[1](v),
-            inner(jax.jvp(function, (params, X), u)[1], v),
-            u,
-        )
+        function = lambda params, X: net.forward(params, X, key)[0]
+        return {
+            "step": (value, d_params),
+            "gradient": gradient,
+            "autodiff": autodiff(case, (0, 1))(params, X, Y, WEIGHTS, key),
+            "backward": net.backward(params, cache, v),
+            "vjp": jax.vjp(function, params, X)[1](v),
+            "u": u,
+            "forward side": inner(jax.jvp(function, (params, X), u)[1], v),
+            "slopes": slopes_by_finite_differences(loss_of, (params, X), gradient),
+            "norms": jnp.stack([jnp.linalg.norm(leaf.ravel()) for leaf in jax.tree.leaves(gradient)]),
+            "vmapped": jax.vmap(step)(stack([params, other])) if jax.tree.leaves(params) else None,
+            "halves": _halves(net, params, X, v),
+        }
 
-    found, expected, forward_side, u = sides(params, X)
-    assert_leaves_close(found, expected, 1e-12)
-    np.testing.assert_allclose(inner(u, found), forward_side, rtol=1e-11, atol=1e-13)
-
-
-@each_case
-def test_finite_differences(case, x64):
-    params, X, Y, key = case.batch(jnp.float64)
-
-    @jax.jit
-    def slopes(params, X, Y):
-        """Along the gradient of each leaf by itself, where the slope is the leaf's norm."""
-        _, found = manual(case)(params, X, Y, None, key)
-        leaves, treedef = jax.tree.flatten(found)
-        norms = [jnp.linalg.norm(leaf.ravel()) for leaf in leaves]
-        steps = [
-            jnp.stack([leaf / jnp.maximum(norm, 1e-30) if i == j else jnp.zeros_like(leaf) for j in range(len(leaves))])
-            for i, (leaf, norm) in enumerate(zip(leaves, norms, strict=True))
-        ]
-
-        def along(h, direction):
-            return fbp.loss_value(case.net, case.loss, jax.tree.map(lambda p, d: p + h * d, params, direction), X, Y, None, key)
-
-        h = 1e-5
-        ahead, behind = (jax.vmap(lambda d, h=h: along(h, d))(jax.tree.unflatten(treedef, steps)) for h in (h, -h))
-        return (ahead - behind) / (2 * h), jnp.stack(norms)
-
-    if jax.tree.leaves(params):
-        found, expected = slopes(params, X, Y)
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
+    return jax.jit(compute)
 
 
-@each_case
-def test_compare_passes_in_float32(case):
+def _halves(net, params, X, v):
+    """Each half of the batch by itself, without a key."""
+    halved = lambda x: x.reshape(2, -1, *x.shape[1:])
+    backward = lambda X, dA: net.backward(params, net.forward(params, X)[1], dA)
+    return jax.vmap(backward)(halved(X), halved(v))
+
+
+@pytest.fixture(scope="module")
+def in_float64(case):
+    """The program's results at the case's parameters, and those of the step at others."""
+    with jax.enable_x64(True):
+        params, *batch = case.batch(jnp.float64)
+        other = jax.tree.map(lambda p: np.asarray(p) + 0.1, params)
+        run = program(case)
+        found = jax.device_get(run(params, other, *batch))
+        elsewhere = jax.device_get(run(other, params, *batch))
+    return SimpleNamespace(**{name.replace(" ", "_"): x for name, x in found.items()}, elsewhere=elsewhere["step"])
+
+
+def test_equals_autodiff_in_float64(in_float64):
+    value, expected = in_float64.autodiff
+    assert abs(in_float64.step[0] - value) <= 1e-14 * abs(value)
+    assert_leaves_close(in_float64.gradient, expected, 1e-12)
+
+
+def test_equals_autodiff_for_any_cotangent(in_float64):
+    assert_leaves_close(in_float64.backward, in_float64.vjp, 1e-12)
+
+
+def test_adjoint_identity(in_float64):
+    backward_side = inner(in_float64.u, in_float64.backward)
+    np.testing.assert_allclose(backward_side, in_float64.forward_side, rtol=1e-11, atol=1e-13)
+
+
+def test_finite_differences(in_float64):
+    np.testing.assert_allclose(in_float64.slopes, in_float64.norms, rtol=1e-6, atol=1e-8)
+
+
+def test_vmap_over_parameters(in_float64):
+    expected = jax.tree.map(lambda *xs: np.stack(xs), in_float64.step, in_float64.elsewhere)
+    if in_float64.vmapped is not None:
+        assert_leaves_close(in_float64.vmapped, expected, 1e-12)
+
+
+@of_cases([case for case in CASES if not case.keyed and not case.mixes_examples])
+def test_batch_split(in_float64):
+    """Gradients of parameters add over a split of the batch, gradients of inputs stand side by side."""
+    (whole, dA_in), (halves, dA_halves) = in_float64.backward, in_float64.halves
+    assert_leaves_close(jax.tree.map(lambda x: x.sum(axis=0), halves), whole, 1e-12)
+    np.testing.assert_allclose(dA_halves.reshape(dA_in.shape), dA_in, rtol=1e-12, atol=1e-14)
+
+
+@of_cases([case for case in CASES if case.mixes_examples])
+def test_batch_statistics_tie_examples_together(in_float64):
+    (_, dA_in), (_, dA_halves) = in_float64.backward, in_float64.halves
+    assert np.max(np.abs(dA_halves.reshape(dA_in.shape) - dA_in)) > 1e-3
+
+
+def test_equals_autodiff_in_float32(case, in_float64):
+    """Within 1e-5, or closer to float64 than autodiff is; a leaf that is zero by symmetry, within rounding of all."""
+    both = jax.jit(lambda *batch: (manual(case)(*batch)[1], autodiff(case)(*batch)[1]))
     params, X, Y, key = case.batch(jnp.float32)
-    comparison = fbp.compare(case.net, case.loss, params, X, Y, key=key, cost_seconds=0)
-    assert comparison.verdict == "PASS", f"\n{comparison}"
+    found, expected = both(params, X, Y, WEIGHTS.astype(np.float32), key)
+    exact, _ = in_float64.gradient
+    whole = scale(exact)
+    rows = (differences(found, expected), differences(found, exact), differences(expected, exact))
+    for leaf, ours, autodiffs in zip(*rows, strict=True):
+        zero = ours.norm_ref <= 1e-12 * whole and ours.error <= 1e-6 * whole
+        assert leaf.error <= 1e-5 * leaf.norm_ref or ours.error <= autodiffs.error or zero, (leaf, ours, autodiffs)
 
 
-@pytest.mark.parametrize("case", CASES[::4], ids=str)
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_compare_passes_in_half_precision(case, dtype):
+@of_cases(CASES[::8])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_compare_passes(case, dtype):
     params, X, Y, key = case.batch(dtype)
     comparison = fbp.compare(case.net, case.loss, params, X, Y, key=key, cost_seconds=0)
     assert comparison.verdict == "PASS", f"\n{comparison}"
 
 
-@each_case
-def test_vmap_over_parameters(case, x64):
-    params, X, Y, key = case.batch(jnp.float64)
-    others = [params, jax.tree.map(lambda p: p + 0.1, params)]
-    step = lambda p: manual(case)(p, X, Y, None, key)[1]
-    stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *others)
-    if jax.tree.leaves(params):
-        found, *expected = jax.jit(lambda stacked, *others: (jax.vmap(step)(stacked), *map(step, others)))(stacked, *others)
-        assert_leaves_close(found, jax.tree.map(lambda *xs: jnp.stack(xs), *expected), 1e-12)
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if not case.keyed and not case.mixes_examples], ids=str)
-def test_batch_split(case, x64):
-    """Gradients of parameters add over a split of the batch, gradients of inputs stand side by side."""
-    params, X, _, _ = case.batch(jnp.float64)
-    backward = lambda X, dA: case.net.backward(params, case.net.forward(params, X)[1], dA)
-    halved = lambda x: x.reshape(2, -1, *x.shape[1:])
-
-    @jax.jit
-    def whole_and_halves(X):
-        dA = wave(case.net.forward(params, X)[0])
-        return backward(X, dA), jax.vmap(backward)(halved(X), halved(dA))
-
-    (whole, dA_in), (halves, dA_halves) = whole_and_halves(X)
-    assert_leaves_close(jax.tree.map(lambda x: x.sum(axis=0), halves), whole, 1e-12)
-    np.testing.assert_allclose(dA_halves.reshape(dA_in.shape), dA_in, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if case.mixes_examples], ids=str)
-def test_batch_statistics_tie_examples_together(case, x64):
-    params, X, _, _ = case.batch(jnp.float64)
-    forward = jax.jit(lambda X: case.net.forward(params, X)[0])
-    assert jnp.max(jnp.abs(forward(X)[: M // 2] - forward(X[: M // 2]))) > 1e-3
-
-
-@pytest.mark.parametrize("case", CASES[2::5], ids=str)
+@of_cases(CASES[2::5])
 def test_sharded_over_eight_devices(case):
     assert jax.device_count() == 8
     params, X, Y, key = case.batch(jnp.float32)
-    X, Y = (jnp.concatenate([x, x, x, x]) for x in (X, Y))
+    X, Y = (np.concatenate([x, x, x, x]) for x in (X, Y))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     by_example, everywhere = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in (("data",), ()))
     step = jax.jit(manual(case))
@@ -168,7 +202,6 @@ def test_sharded_over_eight_devices(case):
         assert leaf.error <= 1e-5 * leaf.norm_ref + 1e-6 * scale(expected), leaf
 
 
-@each_case
 def test_structure_and_dtypes_are_those_of_autodiff(case):
     params, X, Y, key = case.batch("bfloat16")
     found = jax.eval_shape(manual(case), params, X, Y, None, key)

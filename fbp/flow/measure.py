@@ -101,7 +101,8 @@ def _norms(
     def one(scale: Array, params: Params, key: Key) -> GradientNorms:
         scaled = map_layers(lambda layer, p: p | {"W": scale * p["W"]} if isinstance(layer, Dense) else p, net, params)
         Z, cache = net.forward(scaled, X)
-        dZ = jax.random.normal(key, Z.shape, Z.dtype) if loss is None else loss.value_and_dZ(Z, Y)[1]
+        has_loss = loss is not None and Y is not None
+        dZ = loss.value_and_dZ(Z, Y)[1] if has_loss else jax.random.normal(key, Z.shape, Z.dtype)
         return sweep_norms(net, scaled, cache, dZ)
 
     # Scales one after the other: a batch of them would multiply the memory, not the speed.

@@ -180,9 +180,7 @@ def _training_section(training: _Training, data: Dataset) -> Section:
     wrong = np.flatnonzero(training.predictions != data.test_Y)
     right = np.flatnonzero(training.predictions == data.test_Y)
     shown = np.concatenate([right[:8], wrong[:16]])
-    pictures = partial(
-        digits, data.test_X[shown].reshape(-1, 28, 28), data.test_Y[shown], training.predictions[shown]
-    )
+    pictures = partial(digits, data.test_X[shown].reshape(-1, 28, 28), data.test_Y[shown], training.predictions[shown])
     table = Table(
         "The trained network. The training figures are means over the last epoch, while the parameters still moved.",
         ("", "loss (nats)", "accuracy", "digits"),
@@ -191,9 +189,7 @@ def _training_section(training: _Training, data: Dataset) -> Section:
             ("test", training.loss, training.accuracy, len(data.test_X)),
         ),
     )
-    caption = (
-        f"Both gradients give the same curve: from one seed the losses differ by at most {training.apart:.1e}, relatively."
-    )
+    caption = f"Both gradients give the same curve: from one seed the losses differ by at most {training.apart:.1e}, relatively."
     second = f"The network reads {training.accuracy:.1%} of the test digits; here are eight that it reads and some that it misreads."
     blocks = (Figure("training", caption, losses), table, Figure("digits", second, pictures))
     return Section("A digit recogniser", blocks)

@@ -71,7 +71,9 @@ def flow_figure(name: str, caption: str, flows: Mapping[str, Mapping[str, Flow]]
         return Curve(label, np.arange(1, len(median) + 1), median, low, high)
 
     drawn = [(title, [curve(label, flow) for label, flow in each.items()]) for title, each in flows.items()]
-    return Figure(name, caption, partial(panels, drawn, "layer l (input on the left)", f"log10 of the norm of {quantity}"))
+    return Figure(
+        name, caption, partial(panels, drawn, "layer l (input on the left)", f"log10 of the norm of {quantity}")
+    )
 
 
 def flow_table(caption: str, flows: Mapping[str, Mapping[str, Flow]], columns: tuple[str, str]) -> Table:
@@ -86,7 +88,16 @@ def flow_table(caption: str, flows: Mapping[str, Mapping[str, Flow]], columns: t
     for title, each in flows.items():
         for label, flow in each.items():
             v = hidden_verdict(flow)
-            rows.append((_unbroken(title), _unbroken(label), v.kind, v.rate, _unbroken(f"{v.low:.3f} to {v.high:.3f}"), v.decades))
+            rows.append(
+                (
+                    _unbroken(title),
+                    _unbroken(label),
+                    v.kind,
+                    v.rate,
+                    _unbroken(f"{v.low:.3f} to {v.high:.3f}"),
+                    v.decades,
+                )
+            )
     heading = (*columns, "verdict", "factor a layer", _unbroken("95 % interval"), "decades")
     return Table(caption, heading, tuple(rows))
 

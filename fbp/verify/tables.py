@@ -17,7 +17,9 @@ _STYLE = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow"}
 
 def comparison_table(comparison: "Comparison") -> Group:
     """The leaves, the costs and the verdict, as something that rich prints."""
-    leaves = Table(title="hand-written gradient against jax.grad", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    leaves = Table(
+        title="hand-written gradient against jax.grad", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     leaves.add_column("leaf", no_wrap=True)
     leaves.add_column("verdict", no_wrap=True)
     for heading in ("rel. error", "float64", "eps", "cosine", "ratio"):
