@@ -45,8 +45,8 @@ def study(quick, tell) -> Report:
     findings = (
         f"Stable over {depth} layers: {', '.join(stable) if stable else 'none'}.",
         f"The fastest to vanish is **{worst}** ({worst_panel.split(', ')[1]}): x{slowest.rate:.3f} a layer.",
-        "No activation is good or bad by itself: the same one vanishes under one variance and is stable or explodes under "
-        "another.",
+        "No activation is good or bad by itself: the same one vanishes under one variance and is stable or explodes "
+        "under another.",
     )
     body = (
         Text(

@@ -146,8 +146,8 @@ def study(quick, tell) -> Report:
     lowest = float(min(over_epochs("cosine_W1", "raw error", rate).min() for rate in rates))
     start, end = summary[len(rates)][2:4]
     findings = (
-        f"For W1 the raw-error rule is **not the gradient**: its cosine is {start:.3f} at the start and {end:.3f} after "
-        f"{epochs} epochs at learning rate {rates[0]:g}; the lowest met is {lowest:.3f}. For W2 it is the gradient.",
+        f"For W1 the raw-error rule is **not the gradient**: its cosine is {start:.3f} at the start and {end:.3f} "
+        f"after {epochs} epochs at learning rate {rates[0]:g}; the lowest met is {lowest:.3f}. For W2 it is the gradient.",
         "It points downhill nevertheless, and it does not see the saturation of the output: "
         + "; ".join(f"{rule}, learning rate {rate:g}: loss {loss:.4f}" for rule, rate, _, _, loss, _ in summary)
         + f" after {epochs} epochs.",
@@ -155,8 +155,8 @@ def study(quick, tell) -> Report:
     )
     body = (
         Text(
-            "Wrong rule: dA1 = (Yhat - Y) W2^T. Gradient: dA1 = ((Yhat - Y) * Act'(Z2)) W2^T. Everything else is equal: "
-            "784-30-10, sigmoid, half squared error, plain gradient descent, the same weights and batches."
+            "Wrong rule: dA1 = (Yhat - Y) W2^T. Gradient: dA1 = ((Yhat - Y) * Act'(Z2)) W2^T. Everything else is "
+            "equal: 784-30-10, sigmoid, half squared error, plain gradient descent, the same weights and batches."
         ),
         Figure("cosine", "The angle between the raw-error rule and the gradient of W1, over training.", cosines),
         Figure("training", "Training by both rules at two learning rates; bands span the seeds.", losses),

@@ -36,14 +36,14 @@ def study(quick, tell) -> Report:
 
     deepest = {name: hidden_verdict(each[f"depth {depths[-1]}"]) for name, each in flows.items()}
     findings = tuple(
-        f"{name}: **{v.kind}** at depth {depths[-1]}, x{v.rate:.3f} a layer (95 % interval {v.low:.3f} to {v.high:.3f}), "
-        f"{v.decades:.1f} decades over the network."
+        f"{name}: **{v.kind}** at depth {depths[-1]}, x{v.rate:.3f} a layer (95 % interval {v.low:.3f} to "
+        f"{v.high:.3f}), {v.decades:.1f} decades over the network."
         for name, v in deepest.items()
     )
     body = (
         Text(
-            "One batch of 64 digits goes forward and backward through many random networks of each kind. The norm of dZ "
-            "is that of the whole batch; it is carried with its power of two, so that nothing underflows."
+            "One batch of 64 digits goes forward and backward through many random networks of each kind. The norm of "
+            "dZ is that of the whole batch; it is carried with its power of two, so that nothing underflows."
         ),
         flow_figure(
             "depth",

@@ -362,7 +362,7 @@ class Repeat(Combinator):
 
     def _join_depth(self, parts: tuple[Any, ...]) -> Any:
         """The inverse of `_split_depth`."""
-        trees = list(parts)
+        trees: list[Any] = list(parts)
         if self.depth >= (self.checkpoint or self.depth):
             trees[0] = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trees[0])
-        return jax.tree.map(lambda *xs: jnp.concatenate(xs) if len(xs) > 1 else xs[0], *trees)
+        return jax.tree.map(lambda *xs: jnp.concatenate(xs), *trees)

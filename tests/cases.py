@@ -40,7 +40,7 @@ class Case:
     def __str__(self) -> str:
         return self.name
 
-    @cache
+    @cache  # noqa: B019 - the table lives as long as the process
     def batch(self, dtype: Any = jnp.float32, seed: int = 0) -> tuple[Any, jax.Array, jax.Array, Any]:
         """(params, X, Y, key), with biases that are not zero; the same numbers, those of float32, in a wider dtype.
 

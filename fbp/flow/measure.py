@@ -101,8 +101,10 @@ def _norms(
     def one(scale: Array, params: Params, key: Key) -> GradientNorms:
         scaled = map_layers(lambda layer, p: p | {"W": scale * p["W"]} if isinstance(layer, Dense) else p, net, params)
         Z, cache = net.forward(scaled, X)
-        has_loss = loss is not None and Y is not None
-        dZ = loss.value_and_dZ(Z, Y)[1] if has_loss else jax.random.normal(key, Z.shape, Z.dtype)
+        if loss is None or Y is None:
+            dZ = jax.random.normal(key, Z.shape, Z.dtype)
+        else:
+            dZ = loss.value_and_dZ(Z, Y)[1]
         return sweep_norms(net, scaled, cache, dZ)
 
     # Scales one after the other: a batch of them would multiply the memory, not the speed.

@@ -189,18 +189,18 @@ def _training_section(training: _Training, data: Dataset) -> Section:
             ("test", training.loss, training.accuracy, len(data.test_X)),
         ),
     )
-    caption = f"Both gradients give the same curve: from one seed the losses differ by at most {training.apart:.1e}, relatively."
-    second = f"The network reads {training.accuracy:.1%} of the test digits; here are eight that it reads and some that it misreads."
+    caption = f"Both gradients give the same curve: the losses differ by at most {training.apart:.1e}, relatively."
+    second = f"The network reads {training.accuracy:.1%} of the test digits: eight of them, and some it misreads."
     blocks = (Figure("training", caption, losses), table, Figure("digits", second, pictures))
     return Section("A digit recogniser", blocks)
 
 
 def _flow_sections(flows: _Flows) -> tuple[Section, ...]:
     note = Text(
-        "For each curve, many networks are drawn and one batch of digits is sent through forward and backward. Lines are "
+        "For each curve, many networks are drawn and one batch of digits is sent forward and backward. Lines are "
         "medians over networks, bands go from 10 % to 90 %. The norm is that of dZ over the batch. The verdict is "
-        "**vanishing** or **exploding** where the norm at the first layer is a tenth or ten times that at the last hidden "
-        "one; the factor is that of one layer, towards the input."
+        "**vanishing** or **exploding** where the norm at the first layer is a tenth or ten times that at the last "
+        "hidden one; the factor is that of one layer, towards the input."
     )
     depth = (
         flow_figure(
