@@ -16,12 +16,12 @@ import jax
 from grid import AGREE_UP_TO, FULL, QUICK, Checkpointed, Network, Plan
 from measure import Disagreement, counted, timed
 from peers import autodiff, by_fbp, by_scan
-from results import Record, cases_of
+from results import Record
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from tables import MAKERS
+from tables import tables
 
-from fbp.errors import FbpError
+from fbp.terminal import run as run_command
 
 COMPILES = 3
 """How often the rows about compile time compile; the median counts."""
@@ -83,10 +83,10 @@ def run(plan: Plan, record: Record, console: Console) -> None:
                     # Compiled programs of hundreds of layers would otherwise stay in memory for the whole run.
                     jax.clear_caches()
                 progress.advance(task)
-            console.print(MAKERS[name](cases_of(record.rows, name)))
+            console.print(*tables(row for row in record.rows if row["table"] == name))
 
 
-def main(*, out: Path | None = None, quick: bool = False, resume: bool = False) -> None:
+def main(*, out: Path | None = None, quick: bool = False, resume: bool = False) -> int:
     """Measure the gradient step by fbp against jax.grad.
 
     Args:
@@ -101,20 +101,18 @@ def main(*, out: Path | None = None, quick: bool = False, resume: bool = False) 
     counted(plan.compile[0], [by_fbp(plan.compile[0])])
     try:
         run(plan, record, console)
+    except Disagreement as error:
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         kept = "continue with --resume" if out is not None else "without --out they are not kept"
         print(f"interrupted after {len(record.rows)} rows; {kept}", file=sys.stderr)
-        sys.exit(130)
+        return 130
     for path in record.finish():
         print(f"wrote {path}")
+    return 0
 
 
 if __name__ == "__main__":
-    app = cyclopts.App(name="gradient_step", default_command=main)
-    try:
-        app(exit_on_error=False, print_error=False)
-    except (cyclopts.CycloptsError, FbpError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
-    except Disagreement as error:
-        sys.exit(str(error))
+    app = cyclopts.App(name="gradient_step", default_command=main, result_action="return_value")
+    sys.exit(run_command("gradient_step", lambda: app(exit_on_error=False, print_error=False)))

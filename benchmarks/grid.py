@@ -100,8 +100,8 @@ FULL = Plan(
 )
 
 QUICK = Plan(
-    step=_networks(_TIMED, (64, 2, 32), (64, 8, 32), (64, 32, 32), (256, 32, 256)),
-    memory=_networks(_COUNTED, (64, 128, 128)),
+    step=_networks(("relu", "gelu"), (64, 2, 32), (64, 32, 32), (256, 32, 256)),
+    memory=_networks(("tanh", "silu"), (64, 128, 128)),
     checkpoint=tuple(Checkpointed("tanh", 64, 258, 256, k) for k in (8, 16)),
     compile=_networks(("tanh",), (64, 32, 64), (64, 1024, 64)),
     modes=_networks(("tanh",), (64, 10, 64), (64, 34, 64)),

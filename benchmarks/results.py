@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -128,8 +127,3 @@ def _write(path: Path, text: str) -> None:
     beside = path.with_name(path.name + ".tmp")
     beside.write_text(text)
     os.replace(beside, path)
-
-
-def cases_of(rows: Iterable[Row], table: str) -> list[Row]:
-    """The rows of one table."""
-    return [row for row in rows if row["table"] == table]

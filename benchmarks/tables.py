@@ -19,6 +19,8 @@ CHECKPOINT_TIME = 1.35
 FLAT = 1.5
 """Compile time is flat where the slowest depth takes at most this many times the quickest one."""
 
+_AUTODIFF = ("scan", "unrolled")
+_NETWORK = "network (width x depth, batch)"
 _MIB = 2**20
 
 
@@ -48,7 +50,7 @@ class Table:
         )
         table.caption_justify = "left"
         for heading in self.headings:
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="left" if heading == _NETWORK else "right")
         for cells in self.cells:
             table.add_row(*(Text(cell) for cell in cells))
         return table
@@ -61,62 +63,75 @@ class Table:
 
 
 def tables(rows: Iterable[Row]) -> list[Table]:
-    """One table for each kind of row that is there, in the order of `MAKERS`."""
+    """The tables of each kind of row that is there, in the order of `MAKERS`."""
     rows = list(rows)
-    found = {name: [row for row in rows if row["table"] == name] for name in MAKERS}
-    return [MAKERS[name](of_table) for name, of_table in found.items() if of_table]
+    found = {kind: [row for row in rows if row["table"] == kind] for kind in MAKERS}
+    return [make(own) for kind, own in found.items() if own for make in MAKERS[kind]]
 
 
-def _step(rows: Sequence[Row]) -> Table:
+def _step_time(rows: Sequence[Row]) -> Table:
     def cells(row: Row) -> tuple[str, ...]:
-        ours, times, memory = row["versions"]["fbp"], _times(row), _memory(row)
-        opponent = row["versions"][times.opponent]
-        operations = [ours["flops"], opponent["flops"]]
+        best = _times(row)
         return (
-            *_shape(row),
-            f"{1e3 * ours['step_seconds']:.3g}",
-            times.opponent,
-            f"{1e3 * opponent['step_seconds']:.3g}",
-            f"{times.ratio:.2f}",
-            f"{times.low:.2f} - {times.high:.2f}",
-            _mebibytes(ours),
-            memory.opponent,
-            f"{memory.ratio:.2f}",
-            f"{ours['compile_seconds'] / opponent['compile_seconds']:.2f}",
-            "" if None in operations else f"{operations[0] / operations[1]:.2f}",
+            _network(row),
+            *(_of(row, name, "step_seconds", 1e3) for name in ("fbp", *_AUTODIFF)),
+            best.opponent,
+            f"{best.ratio:.2f}",
+            f"{best.low:.2f} - {best.high:.2f}",
             f"{row['error']:.0e}",
         )
 
-    times, memory = [_times(row) for row in rows], [_memory(row) for row in rows]
+    best = [_times(row) for row in rows]
     return Table(
-        "Time, memory and compile time of one gradient step",
+        "Time of one gradient step",
+        (_NETWORK, "fbp ms", "scan ms", "unrolled ms", "quickest jax.grad", "ratio", "25 - 75 %", "error"),
+        tuple(map(cells, rows)),
         (
-            *("activation", "width", "depth", "batch", "fbp ms", "best jax.grad", "ms", "time ratio", "25 - 75 %"),
-            *("fbp MiB", "leanest jax.grad", "memory ratio", "compile ratio", "operations", "error"),
+            f"median ratio {statistics.median(b.ratio for b in best):.2f} over {len(rows)} rows, "
+            f"from {min(b.ratio for b in best):.2f} to {max(b.ratio for b in best):.2f}",
+            f"fbp quicker (the interval below 1) in {sum(b.high < 1 for b in best)} rows, "
+            f"slower (above 1) in {sum(b.low > 1 for b in best)}, level in the rest",
+        ),
+    )
+
+
+def _step_memory(rows: Sequence[Row]) -> Table:
+    def cells(row: Row) -> tuple[str, ...]:
+        best = _memory(row)
+        ours, theirs = (row["versions"].get(name, {}).get("flops") for name in ("fbp", "unrolled"))
+        return (
+            _network(row),
+            *(_of(row, name, "temporary_bytes", 1 / _MIB) for name in ("fbp", *_AUTODIFF)),
+            f"{best.ratio:.2f}",
+            *(_of(row, name, "compile_seconds") for name in ("fbp", *_AUTODIFF)),
+            f"{ours / theirs:.2f}" if ours and theirs else "",
+        )
+
+    ratios = [_memory(row).ratio for row in rows]
+    return Table(
+        "Temporary memory, compile time and operations of the same steps",
+        (
+            *(_NETWORK, "fbp MiB", "scan MiB", "unrolled MiB", "ratio to leanest"),
+            *("fbp compile s", "scan compile s", "unrolled compile s", "operations to unrolled"),
         ),
         tuple(map(cells, rows)),
         (
-            f"time: median ratio {statistics.median(t.ratio for t in times):.2f} over {len(rows)} rows, "
-            f"from {min(t.ratio for t in times):.2f} to {max(t.ratio for t in times):.2f}; "
-            f"fbp quicker (the interval below 1) in {sum(t.high < 1 for t in times)}, "
-            f"slower (above 1) in {sum(t.low > 1 for t in times)}",
-            f"memory: median ratio {statistics.median(m.ratio for m in memory):.2f}, "
-            f"from {min(m.ratio for m in memory):.2f} to {max(m.ratio for m in memory):.2f}; "
-            f"fbp needs more in {sum(m.ratio > 1 for m in memory)} of {len(rows)} rows",
+            f"memory: median ratio {statistics.median(ratios):.2f}, from {min(ratios):.2f} to {max(ratios):.2f}; "
+            f"fbp needs more in {sum(ratio > 1 for ratio in ratios)} of {len(rows)} rows",
         ),
     )
 
 
 def _memory_table(rows: Sequence[Row]) -> Table:
     def cells(row: Row) -> tuple[str, ...]:
-        v, best = row["versions"], _memory(row)
+        best = _memory(row)
         target = MEMORY_TARGETS.get(row["case"]["activation"])
         over_scan = _memory(row, against=("scan",)).ratio
         return (
-            *_shape(row),
-            _mebibytes(v["fbp"]),
-            _mebibytes(v["scan"]),
-            _mebibytes(v["unrolled"]) if "unrolled" in v else "",
+            _network(row),
+            _of(row, "fbp", "temporary_bytes", 1 / _MIB),
+            _of(row, "scan", "temporary_bytes", 1 / _MIB),
+            _of(row, "unrolled", "temporary_bytes", 1 / _MIB),
             f"{over_scan:.2f}",
             f"{best.ratio:.2f}",
             "" if target is None else f"{target:.2f}",
@@ -136,7 +151,7 @@ def _memory_table(rows: Sequence[Row]) -> Table:
     return Table(
         "Temporary memory of deep networks",
         (
-            *("activation", "width", "depth", "batch", "fbp MiB", "scan MiB", "unrolled MiB", "to scan", "to leanest"),
+            *(_NETWORK, "fbp MiB", "scan MiB", "unrolled MiB", "to scan", "to leanest"),
             *("target", "against scan", "against leanest"),
         ),
         tuple(map(cells, rows)),
@@ -155,10 +170,10 @@ def _checkpoint(rows: Sequence[Row]) -> Table:
             [f"{_times(row, (remat,)).ratio:.2f}", f"{_memory(row, (remat,)).ratio:.2f}"] if remat in v else ["", ""]
         )
         return (
-            *_shape(row),
+            _network(row),
             str(case["segment"]),
-            _mebibytes(v["fbp"]),
-            _mebibytes(v["scan"]),
+            _of(row, "fbp", "temporary_bytes", 1 / _MIB),
+            _of(row, "scan", "temporary_bytes", 1 / _MIB),
             f"{_memory(row, ('scan',)).ratio:.3f}",
             f"{times.ratio:.2f}",
             f"{times.low:.2f} - {times.high:.2f}",
@@ -184,7 +199,7 @@ def _checkpoint(rows: Sequence[Row]) -> Table:
     return Table(
         "Checkpointed against jax.grad that keeps everything",
         (
-            *("activation", "width", "depth", "batch", "segment", "fbp MiB", "jax.grad MiB", "memory ratio"),
+            *(_NETWORK, "segment", "fbp MiB", "jax.grad MiB", "memory ratio"),
             *("time ratio", "25 - 75 %", "time to jax.checkpoint", "memory to jax.checkpoint", "both targets"),
         ),
         tuple(map(cells, rows)),
@@ -206,9 +221,9 @@ def _compile(rows: Sequence[Row]) -> Table:
 
     return Table(
         "Compile time over depth",
-        ("activation", "width", "depth", "batch", "fbp s", "jax.grad and scan s", "ratio"),
+        (_NETWORK, "fbp s", "jax.grad and scan s", "ratio"),
         tuple(
-            (*_shape(row), f"{ours:.2f}", f"{theirs:.2f}", f"{ours / theirs:.2f}")
+            (_network(row), f"{ours:.2f}", f"{theirs:.2f}", f"{ours / theirs:.2f}")
             for row, ours, theirs in zip(rows, seconds("fbp"), seconds("scan"), strict=True)
         ),
         (verdict("fbp", "fbp"), verdict("scan", "jax.grad and scan")),
@@ -220,7 +235,7 @@ def _modes(rows: Sequence[Row]) -> Table:
         loop, unrolled = row["versions"]["fbp loop"], row["versions"]["fbp unrolled"]
         times = row["time_ratios"]["fbp unrolled"]
         return (
-            *_shape(row),
+            _network(row),
             str(row["case"]["depth"] - 2),
             f"{1e3 * loop['step_seconds']:.3g}",
             f"{1e3 * unrolled['step_seconds']:.3g}",
@@ -243,7 +258,7 @@ def _modes(rows: Sequence[Row]) -> Table:
     return Table(
         "fbp's two modes: one compiled loop, or unrolled",
         (
-            *("activation", "width", "depth", "batch", "equal blocks", "loop ms", "unrolled ms", "time ratio"),
+            *(_NETWORK, "equal blocks", "loop ms", "unrolled ms", "time ratio"),
             *("25 - 75 %", "memory ratio", "loop compile s", "unrolled compile s"),
         ),
         tuple(map(cells, rows)),
@@ -251,12 +266,12 @@ def _modes(rows: Sequence[Row]) -> Table:
     )
 
 
-MAKERS: dict[str, Callable[[Sequence[Row]], Table]] = {
-    "step": _step,
-    "memory": _memory_table,
-    "checkpoint": _checkpoint,
-    "compile": _compile,
-    "modes": _modes,
+MAKERS: dict[str, tuple[Callable[[Sequence[Row]], Table], ...]] = {
+    "step": (_step_time, _step_memory),
+    "memory": (_memory_table,),
+    "checkpoint": (_checkpoint,),
+    "compile": (_compile,),
+    "modes": (_modes,),
 }
 
 
@@ -268,14 +283,14 @@ class _Ratio:
     high: float = float("nan")
 
 
-def _times(row: Row, against: Sequence[str] = ("scan", "unrolled")) -> _Ratio:
+def _times(row: Row, against: Sequence[str] = _AUTODIFF) -> _Ratio:
     """Against the quickest of the named ones."""
     ratios = row["time_ratios"]
     opponent = min((n for n in against if n in ratios), key=lambda n: row["versions"][n]["step_seconds"])
     return _Ratio(opponent, ratios[opponent]["median"], ratios[opponent]["low"], ratios[opponent]["high"])
 
 
-def _memory(row: Row, against: Sequence[str] = ("scan", "unrolled"), ours: str = "fbp") -> _Ratio:
+def _memory(row: Row, against: Sequence[str] = _AUTODIFF, ours: str = "fbp") -> _Ratio:
     """Against the leanest of the named ones."""
     bytes_ = {name: version["temporary_bytes"] for name, version in row["versions"].items()}
     opponent = min((n for n in against if n in bytes_), key=bytes_.__getitem__)
@@ -288,12 +303,13 @@ def _grouped(rows: Sequence[Row], key: Callable[[Row], Any]) -> list[tuple[Any, 
     return [(name, list(own)) for name, own in groupby(sorted(rows, key=key), key)]
 
 
-def _shape(row: Row) -> tuple[str, ...]:
-    return tuple(str(row["case"][name]) for name in ("activation", "width", "depth", "batch"))
+def _network(row: Row) -> str:
+    return "{activation} {width} x {depth}, {batch}".format_map(row["case"])
 
 
-def _mebibytes(version: dict[str, Any]) -> str:
-    return f"{version['temporary_bytes'] / _MIB:.3g}"
+def _of(row: Row, version: str, count: str, scale: float = 1.0) -> str:
+    """A number of a version; empty where the row does not have the version."""
+    return f"{row['versions'][version][count] * scale:.3g}" if version in row["versions"] else ""
 
 
 def _blocks(counts: Sequence[int]) -> str:

@@ -147,7 +147,8 @@ def study(quick, tell) -> Report:
     start, end = summary[len(rates)][2:4]
     findings = (
         f"For W1 the raw-error rule is **not the gradient**: its cosine is {start:.3f} at the start and {end:.3f} "
-        f"after {epochs} epochs at learning rate {rates[0]:g}; the lowest met is {lowest:.3f}. For W2 it is the gradient.",
+        f"after {epochs} epochs at learning rate {rates[0]:g}; the lowest met is {lowest:.3f}. For W2 "
+        "it is the gradient.",
         "It points downhill nevertheless, and it does not see the saturation of the output: "
         + "; ".join(f"{rule}, learning rate {rate:g}: loss {loss:.4f}" for rule, rate, _, _, loss, _ in summary)
         + f" after {epochs} epochs.",

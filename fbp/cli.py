@@ -191,4 +191,4 @@ def main() -> None:
     """Run `fbp`; a mistake of the user's is one line on standard error and exit status 2."""
     from fbp.terminal import run
 
-    sys.exit(run("fbp", lambda: app(exit_on_error=False, print_error=False)))
+    sys.exit(run("fbp", lambda: app(sys.argv[1:], exit_on_error=False, print_error=False)))

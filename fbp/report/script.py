@@ -41,7 +41,7 @@ def script(build: Build) -> None:
             folder = write(report, out)
         announce(report, folder)
 
-    sys.exit(run(name, lambda: app(exit_on_error=False, print_error=False)))
+    sys.exit(run(name, lambda: app(sys.argv[1:], exit_on_error=False, print_error=False)))
 
 
 def announce(report: Report, folder: Path) -> None:

@@ -1,0 +1,161 @@
+"""The command line: what it prints, its exit status, and that a mistake is one line and leaves nothing behind."""
+
+import gzip
+import json
+import struct
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from fbp import cli
+from fbp.data import write_idx
+
+SMALL = ["--layers", "784,16,10"]
+
+
+def fbp(monkeypatch, capsys, *words):
+    """(status, stdout, stderr) of the command line, in this process."""
+    monkeypatch.setattr(sys, "argv", ["fbp", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capsys.readouterr()
+    return stop.value.code, said.out, said.err
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    return lambda *words: fbp(monkeypatch, capsys, *words)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A folder of 80 + 20 easy digits: class k is a bright row k."""
+    folder = tmp_path_factory.mktemp("tiny")
+    for part, m in (("train", 80), ("t10k", 20)):
+        labels = (np.arange(m) % 10).astype(np.uint8)
+        images = np.zeros((m, 28, 28), np.uint8)
+        images[np.arange(m), labels] = 255
+        write_idx(folder / f"{part}-images-idx3-ubyte", images)
+        write_idx(folder / f"{part}-labels-idx1-ubyte.gz", labels)
+    return folder
+
+
+def test_compare_prints_a_table_and_passes(run):
+    status, out, _ = run("compare", *SMALL, "--batch-size", "8")
+    assert status == 0
+    assert "[2]['W']" in out
+    assert "PASS: 4 of 4 leaves pass" in out
+
+
+def test_compare_as_json(run):
+    status, out, _ = run("compare", *SMALL, "--norm", "layer", "--dtype", "float64", "--batch-size", "8", "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert max(leaf["relative_error"] for leaf in found["leaves"]) < 1e-12
+    assert found["cost"]["memory_ratio"] > 0
+
+
+def test_compare_fails_with_status_1_for_a_wrong_gradient(run, monkeypatch):
+    from fbp.layers import Dense
+
+    right = Dense.backward
+    wrong = lambda self, params, cache, dA: (lambda d, dA_in: (d | {"b": 2 * d["b"]}, dA_in))(
+        *right(self, params, cache, dA)
+    )
+    monkeypatch.setattr(Dense, "backward", wrong)
+    status, out, _ = run("compare", *SMALL, "--batch-size", "7")
+    assert status == 1
+    assert "FAIL: 2 of 4 leaves pass" in out
+    assert "norm ratio 2" in out
+
+
+def test_train_learns_and_reports(run, tiny):
+    status, out, err = run("train", *SMALL, "--data-dir", tiny, "--epochs", "12", "--learning-rate", "0.03", "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["test"]["accuracy"] == 1.0
+    assert [epoch["epoch"] for epoch in found["history"]] == list(range(1, 13))
+    assert "epoch 12/12" in err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--norm", "batch", "--dropout", "0.2", "--activation", "gelu"),
+        ("--loss", "half_squared_error", "--init", "lsuv", "--optimizer", "sgd"),
+        ("--loss", "sigmoid_binary_cross_entropy", "--gradient", "autodiff", "--validation-split", "0"),
+    ],
+    ids=lambda options: options[1],
+)
+def test_train_takes_every_kind_of_network(run, tiny, options):
+    status, out, _ = run("train", *SMALL, "--data-dir", tiny, "--epochs", "2", *options)
+    assert status == 0
+    assert "test loss" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train", "--activation", "rellu"), "did you mean 'relu'"),
+        (("train", "--init", "he_norml"), "did you mean 'he_normal'"),
+        (("train", "--loss", "cross"), "unknown loss 'cross'"),
+        (("train", "--optimizer", "adm"), "did you mean 'adam'"),
+        (("train", "--norm", "bach"), "did you mean 'batch'"),
+        (("train", "--layers", "784,x,10"), "widths with commas"),
+        (("train", "--layers", "100,10"), "784 inputs"),
+        (("train", "--layers", "784,5"), "10 classes"),
+        (("train", "--layers", "784,0,10"), "positive integers"),
+        (("train", "--activation", "relu,tanh,relu"), "2 hidden layers"),
+        (("train", "--activation", "leaky_relu(-1)"), "at least 0"),
+        (("train", "--epochs", "0"), "epochs"),
+        (("train", "--batch-size", "0"), "batch"),
+        (("train", "--validation-split", "1"), "fraction"),
+        (("train", "--learning-rate", "nan"), "learning rate"),
+        (("train", "--dropout", "1"), "rate of Dropout"),
+        (("train", "--data-dir", "/nonexistent"), "/nonexistent"),
+        (("train", "--gradient", "magic"), "gradient"),
+        (("train", "--seed", "-1"), "seed"),
+        (("compare", "--batch-size", "0"), "at least one example"),
+        (("compare", "--dtype", "int8"), "dtype"),
+        (("report", "--out", __file__), "test_cli.py"),
+        (("train", "--epochs", "many"), "epochs"),
+        (("tarin",), "train"),
+        (("compare", "--no-such-option"), "no-such-option"),
+    ],
+    ids=lambda x: " ".join(map(str, x))[-40:] if isinstance(x, tuple) else "",
+)
+def test_a_mistake_is_one_line_and_status_2(run, words, message):
+    status, out, err = run(*words)
+    assert status == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_a_header_that_asks_for_terabytes_is_refused_at_once(run, tiny, tmp_path):
+    for file in tiny.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    header = struct.pack(">HBBIII", 0, 8, 3, 2**31 - 1, 2**12, 2**12)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(gzip.compress(header + bytes(100)))
+    status, _, err = run("train", "--data-dir", tmp_path)
+    assert status == 2
+    assert "train-images-idx3-ubyte" in err
+
+
+def test_the_report_refuses_a_folder_that_is_not_its_own(run, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    status, _, err = run("report", "--out", tmp_path)
+    assert status == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+    assert "other files" in err
+
+
+def test_help_answers_without_jax():
+    code = "import sys; from fbp.cli import app; app('--help', exit_on_error=False); sys.exit('jax' in sys.modules)"
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    # Ten times what it takes: this guards against importing JAX, not against a busy machine.
+    assert time.perf_counter() - start < 3
