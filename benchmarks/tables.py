@@ -17,7 +17,7 @@ MEMORY_TARGETS = {"tanh": 0.55, "sigmoid": 0.55, "gelu": 0.30, "silu": 0.30}
 CHECKPOINT_MEMORY = 0.10
 CHECKPOINT_TIME = 1.35
 FLAT = 1.5
-"""Compile time is flat where the slowest depth takes at most this many times the quickest one."""
+"""Compile time is flat where the deepest network takes at most this many times the shallowest one."""
 
 _AUTODIFF = ("scan", "unrolled")
 _NETWORK = "network (width x depth, batch)"
@@ -57,7 +57,7 @@ class Table:
 
     def markdown(self) -> str:
         """A heading, the table and the verdicts as a list."""
-        lines = [_line(self.headings), _line(["---:"] * len(self.headings)), *map(_line, self.cells)]
+        lines = [_line(self.headings), _line([":---", *["---:"] * (len(self.headings) - 1)]), *map(_line, self.cells)]
         verdicts = [f"- {verdict}" for verdict in self.verdicts]
         return "\n".join([f"### {self.title}", "", *lines, *(["", *verdicts] if verdicts else [])])
 
@@ -89,7 +89,7 @@ def _step_time(rows: Sequence[Row]) -> Table:
         (
             f"median ratio {statistics.median(b.ratio for b in best):.2f} over {len(rows)} rows, "
             f"from {min(b.ratio for b in best):.2f} to {max(b.ratio for b in best):.2f}",
-            f"fbp quicker (the interval below 1) in {sum(b.high < 1 for b in best)} rows, "
+            f"fbp quicker (the interval below 1) in {sum(b.high < 1 for b in best)} of {len(rows)} rows, "
             f"slower (above 1) in {sum(b.low > 1 for b in best)}, level in the rest",
         ),
     )
@@ -215,9 +215,9 @@ def _compile(rows: Sequence[Row]) -> Table:
         return [row["versions"][name]["compile_seconds"] for row in rows]
 
     def verdict(name: str, label: str) -> str:
-        ratio = max(seconds(name)) / min(seconds(name))
+        ratio, depths = seconds(name)[-1] / seconds(name)[0], [row["case"]["depth"] for row in (rows[0], rows[-1])]
         reached = _reached(ratio <= FLAT)
-        return f"{label}: the slowest depth takes {ratio:.2f} times the quickest, target {FLAT:.2f}, {reached}"
+        return f"{label}: depth {depths[1]} takes {ratio:.2f} times depth {depths[0]}, target {FLAT:.2f}, {reached}"
 
     return Table(
         "Compile time over depth",

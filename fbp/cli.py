@@ -104,6 +104,7 @@ def train(
     *,
     optimizer: str = "adam",
     learning_rate: float = 1e-3,
+    schedule: Literal["cosine", "constant"] = "cosine",
     batch_size: int = 32,
     epochs: int = 10,
     validation_split: float = 0.1,
@@ -118,7 +119,9 @@ def train(
     optimizer
         Any optimizer of optax by its name: sgd, adam, adamw, rmsprop, lion, ...
     learning_rate
-        Its learning rate.
+        Its learning rate, the first one where there is a schedule.
+    schedule
+        Whether the learning rate falls to zero over the training, along half a cosine, or stays.
     batch_size
         Examples a step.
     epochs
@@ -140,8 +143,9 @@ def train(
     from fbp.training import optimizer as optimizer_named
 
     data = _data(data_dir, network)
-    rule = optimizer_named(optimizer, learning_rate)
     X, Y, X_val, Y_val = split(data.train_X, data.train_Y, validation_split, network.seed)
+    steps = epochs * -(-len(X) // max(batch_size, 1))
+    rule = optimizer_named(optimizer, learning_rate, max(steps, 1) if schedule == "cosine" else None)
     net, loss = network.network(), network.objective()
     params = network.parameters(jnp.asarray(X[:1000]))
     with progress(epochs) as on_epoch:

@@ -407,3 +407,13 @@ def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     assert shown.out == ""
     assert "\x1b[" in shown.err
     assert "epoch 2/3" in shown.err
+
+
+def test_a_cosine_schedule_ends_at_rest():
+    rule = optimizer("sgd", 0.5, decay_steps=4)
+    state = rule.init(jnp.zeros(1))
+    updates = []
+    for _ in range(5):
+        update, state = rule.update(jnp.ones(1), state)
+        updates.append(float(update[0]))
+    np.testing.assert_allclose(updates, [-0.5, -0.4267767, -0.25, -0.0732233, 0.0], atol=1e-6)

@@ -12,7 +12,9 @@ import optax
 from fbp.errors import FbpError, unknown_name
 
 
-def optimizer(name: str, learning_rate: float, **options: Any) -> optax.GradientTransformation:
+def optimizer(
+    name: str, learning_rate: float, decay_steps: int | None = None, **options: Any
+) -> optax.GradientTransformation:
     """An optimizer of optax: `optimizer("sgd", 0.1, momentum=0.9)` is `optax.sgd(0.1, momentum=0.9)`.
 
     `fit` compiles once for each optimizer object: make it once for several runs.
@@ -20,6 +22,8 @@ def optimizer(name: str, learning_rate: float, **options: Any) -> optax.Gradient
     Args:
         name: one of `optimizer_names()`.
         learning_rate: finite and at least 0.
+        decay_steps: the number of steps in which the learning rate falls to 0, along half a cosine (Loshchilov &
+            Hutter 2017); None keeps it constant.
         options: the other arguments of the function of that name.
 
     Returns:
@@ -34,12 +38,13 @@ def optimizer(name: str, learning_rate: float, **options: Any) -> optax.Gradient
     if not isinstance(learning_rate, Real) or not math.isfinite(learning_rate) or learning_rate < 0:
         raise FbpError(f"a learning rate is finite and at least 0; received {learning_rate!r}; 0.001 is usual for adam")
     constructor = constructors[name]
+    rate = float(learning_rate) if decay_steps is None else optax.cosine_decay_schedule(learning_rate, decay_steps)
     known = [key for key in inspect.signature(constructor).parameters if key != "learning_rate"]
     for option in options:
         if option not in known:
             raise unknown_name(f"option of optimizer {name!r}", option, known)
     try:
-        return constructor(learning_rate=float(learning_rate), **options)
+        return constructor(learning_rate=rate, **options)
     except (TypeError, ValueError) as error:
         raise FbpError(
             f"the options of optimizer {name!r} are those of optax.{name}; received {options}; {error}"
