@@ -17,6 +17,7 @@ app = App(
     name="fbp",
     help="Backpropagation written by hand in JAX, proved against autodiff, and put to work.",
     version_flags=["--version"],
+    default_parameter=Parameter(negative=()),
     result_action="return_value",
 )
 
@@ -45,6 +46,7 @@ def report(*, out: Path = Path("fbp-report"), data_dir: Path | None = None, seed
 
     check_target(out)
     data = load(data_dir)
+    _DEFAULT.check(data.train_X.shape[1], data.classes)
     with telling() as tell:
         found = overview(data, seed, typed(), tell)
         folder = write(found, out)
@@ -54,8 +56,8 @@ def report(*, out: Path = Path("fbp-report"), data_dir: Path | None = None, seed
 
 @app.command
 def compare(
-    network: Network = _DEFAULT,
     *,
+    network: Network = _DEFAULT,
     batch_size: int = 128,
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32",
     data_dir: Path | None = None,
@@ -100,8 +102,8 @@ def compare(
 
 @app.command
 def train(
-    network: Network = _DEFAULT,
     *,
+    network: Network = _DEFAULT,
     optimizer: str = "adam",
     learning_rate: float = 1e-3,
     schedule: Literal["cosine", "constant"] = "cosine",

@@ -82,7 +82,7 @@ def test_softmax_pullback_is_that_of_autodiff(x64):
     assert jnp.isnan(activation("softmax")(Z.at[0, 0].set(jnp.nan))[0]).all()
 
 
-@pytest.mark.parametrize("name", activation)
+@pytest.mark.parametrize("name", list(activation))
 def test_equal_rows_are_equal_and_hash_equal(name):
     assert activation(name) == activation(name)
     assert hash(activation(name)) == hash(activation(name))

@@ -19,10 +19,15 @@ def script(build: Build) -> None:
     Args:
         build: makes the report from (quick, tell); `tell` takes a line about what happens next.
     """
-    from cyclopts import App
+    from cyclopts import App, Parameter
 
     name = Path(sys.argv[0]).stem
-    app = App(name=f"python experiments/{name}.py", help=sys.modules["__main__"].__doc__, result_action="return_value")
+    app = App(
+        name=f"python experiments/{name}.py",
+        help=sys.modules["__main__"].__doc__,
+        default_parameter=Parameter(negative=()),
+        result_action="return_value",
+    )
 
     @app.default
     def study(*, quick: bool = False, out: Path = Path("results") / name) -> None:
