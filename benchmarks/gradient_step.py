@@ -13,7 +13,7 @@ from typing import Any
 
 import cyclopts
 import jax
-from grid import AGREE_UP_TO, FULL, QUICK, Checkpointed, Network, Plan
+from grid import AGREE_UP_TO, FULL, QUICK, REMAT_SEGMENT, Checkpointed, Network, Plan
 from measure import Disagreement, counted, timed
 from peers import autodiff, by_fbp, by_scan
 from results import Record
@@ -38,8 +38,9 @@ def memory_row(network: Network, plan: Plan) -> dict[str, Any]:
 
 
 def checkpoint_row(network: Checkpointed, plan: Plan) -> dict[str, Any]:
-    """fbp with segments, `jax.grad` without, and `jax.grad` with the same segments where they divide the depth."""
-    remat = [by_scan(network, network.segment)] if network.blocks % network.segment == 0 else []
+    """fbp with segments, `jax.grad` without, and at one length that divides the depth `jax.grad` with the same ones."""
+    same = network.segment == REMAT_SEGMENT and network.blocks % network.segment == 0
+    remat = [by_scan(network, network.segment)] if same else []
     return timed(network, [by_fbp(network), by_scan(network), *remat], plan.rounds, plan.seconds)
 
 

@@ -8,6 +8,8 @@ UNROLLED_UP_TO = 128
 """Depth to which unrolled code is compiled: its compile time grows with it."""
 AGREE_UP_TO = 128
 """Depth to which the rows that only count memory also run once, to assert agreement."""
+REMAT_SEGMENT = 32
+"""The segment at which `jax.checkpoint` is timed too, the square root of the number of equal blocks."""
 
 INIT_SCALE = {"relu": 2.0, "tanh": 1.0, "gelu": 2.1, "gelu_tanh": 2.1, "silu": 2.5, "sigmoid": 80.0}
 """scale of Var W = scale / n, near where signals keep their size: gradients of zero would agree about nothing."""
@@ -73,28 +75,32 @@ _TIMED = ("relu", "tanh", "gelu")
 _COUNTED = ("tanh", "sigmoid", "relu", "gelu", "gelu_tanh", "silu")
 
 # Shapes are (width, depth, batch).
-_DEPTHS = ((256, 2, 256), (256, 8, 256), (256, 32, 256), (256, 128, 256))
-_WIDTHS = ((64, 32, 256), (1024, 32, 256), (64, 128, 256))
-_BATCHES = ((256, 32, 32), (256, 32, 1024), (256, 128, 32), (256, 128, 1024))
-_CORNERS = ((64, 2, 32), (2048, 2, 32), (2048, 8, 256))
-_LARGEST = ((1024, 128, 256), (2048, 32, 256), (2048, 8, 1024), (64, 1024, 32))
-
 FULL = Plan(
     step=(
-        *_networks(_TIMED, *_DEPTHS, (256, 1024, 256)),
-        *_networks(_TIMED, *_WIDTHS),
-        *_networks(_TIMED, *_BATCHES),
-        *_networks(_TIMED, *_CORNERS),
-        *_networks(("relu",), *_LARGEST),
+        *_networks(_TIMED, *((256, depth, 256) for depth in (2, 8, 32, 128, 1024))),
+        *_networks(_TIMED, (64, 32, 256), (64, 128, 256)),
+        *_networks(("relu", "gelu"), (1024, 32, 256)),
+        *_networks(("relu",), (2048, 8, 256), (2048, 32, 256)),
+        *_networks(_TIMED, (256, 32, 32), (256, 32, 1024)),
+        *_networks(("relu",), (256, 128, 32), (256, 128, 1024)),
+        *_networks(_TIMED, (64, 2, 32), (2048, 2, 32)),
+        *_networks(("relu",), (2048, 2, 1024), (64, 1024, 32)),
     ),
-    memory=_networks(_COUNTED, (256, 128, 256), (256, 128, 1024), (256, 1024, 256)),
+    memory=(
+        *_networks(_COUNTED, (256, 128, 256)),
+        *_networks(_TIMED, (256, 128, 1024)),
+        *_networks(_COUNTED, (256, 1024, 256)),
+    ),
     checkpoint=(
         # 1026 layers have 1024 equal blocks, a multiple of every segment; 1024 layers have 1022, with some left over.
         *_segments(("tanh", "relu", "gelu"), 1026, 8, 16, 32, 64),
         *_segments(("tanh",), 1024, 32),
     ),
     compile=_networks(("tanh",), *((256, depth, 256) for depth in (32, 128, 1024, 10000))),
-    modes=_networks(("tanh",), *((width, depth, 256) for width in (64, 256) for depth in (6, 10, 18, 34, 66, 128))),
+    modes=(
+        *_networks(("tanh",), *((width, depth, 256) for width in (64, 256) for depth in (6, 10, 18, 34, 66, 128))),
+        *_networks(("gelu",), *((256, depth, 256) for depth in (10, 18, 34))),
+    ),
     rounds=4,
     seconds=1.5,
 )
@@ -102,7 +108,7 @@ FULL = Plan(
 QUICK = Plan(
     step=_networks(("relu", "gelu"), (64, 2, 32), (64, 32, 32), (256, 32, 256)),
     memory=_networks(("tanh", "silu"), (64, 128, 128)),
-    checkpoint=tuple(Checkpointed("tanh", 64, 258, 256, k) for k in (8, 16)),
+    checkpoint=tuple(Checkpointed("tanh", 64, 258, 256, k) for k in (8, 32)),
     compile=_networks(("tanh",), (64, 32, 64), (64, 1024, 64)),
     modes=_networks(("tanh",), (64, 10, 64), (64, 34, 64)),
     rounds=4,

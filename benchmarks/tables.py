@@ -237,8 +237,8 @@ def _modes(rows: Sequence[Row]) -> Table:
         return (
             _network(row),
             str(row["case"]["depth"] - 2),
-            f"{1e3 * loop['step_seconds']:.3g}",
-            f"{1e3 * unrolled['step_seconds']:.3g}",
+            _number(1e3 * loop["step_seconds"]),
+            _number(1e3 * unrolled["step_seconds"]),
             f"{times['median']:.2f}",
             f"{times['low']:.2f} - {times['high']:.2f}",
             f"{_memory(row, ('fbp unrolled',), 'fbp loop').ratio:.2f}",
@@ -246,14 +246,17 @@ def _modes(rows: Sequence[Row]) -> Table:
             f"{unrolled['compile_seconds']:.2f}",
         )
 
-    def verdict(width: int, own: list[Row]) -> str:
+    def verdict(kind: tuple[str, int], own: list[Row]) -> str:
         slower = [row["case"]["depth"] - 2 for row in own if row["time_ratios"]["fbp unrolled"]["low"] > 1]
         sooner = [
             row["case"]["depth"] - 2
             for row in own
             if row["versions"]["fbp loop"]["compile_seconds"] < row["versions"]["fbp unrolled"]["compile_seconds"]
         ]
-        return f"width {width}: the loop's step is slower at {_blocks(slower)}; it compiles sooner at {_blocks(sooner)}"
+        slower_at, sooner_at = _blocks(slower), _blocks(sooner)
+        return (
+            f"{kind[0]}, width {kind[1]}: the loop's step is slower at {slower_at}; it compiles sooner at {sooner_at}"
+        )
 
     return Table(
         "fbp's two modes: one compiled loop, or unrolled",
@@ -262,7 +265,10 @@ def _modes(rows: Sequence[Row]) -> Table:
             *("25 - 75 %", "memory ratio", "loop compile s", "unrolled compile s"),
         ),
         tuple(map(cells, rows)),
-        tuple(verdict(width, own) for width, own in _grouped(rows, lambda row: row["case"]["width"])),
+        tuple(
+            verdict(kind, own)
+            for kind, own in _grouped(rows, lambda row: (row["case"]["activation"], row["case"]["width"]))
+        ),
     )
 
 
@@ -309,7 +315,11 @@ def _network(row: Row) -> str:
 
 def _of(row: Row, version: str, count: str, scale: float = 1.0) -> str:
     """A number of a version; empty where the row does not have the version."""
-    return f"{row['versions'][version][count] * scale:.3g}" if version in row["versions"] else ""
+    return _number(row["versions"][version][count] * scale) if version in row["versions"] else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def _blocks(counts: Sequence[int]) -> str:

@@ -8,7 +8,12 @@ import pytest
 import fbp
 from fbp.activations import activation
 
-ELEMENTWISE = [*(name for name in activation if name != "softmax"), "leaky_relu(0.2)", "elu(0.5)", "scaled_tanh(2, 0.5)"]
+ELEMENTWISE = [
+    *(name for name in activation if name != "softmax"),
+    "leaky_relu(0.2)",
+    "elu(0.5)",
+    "scaled_tanh(2, 0.5)",
+]
 DTYPES = {"float16": 6e4, "bfloat16": 1e30, "float32": 1e30}
 KINKS = [
     ("relu", 0.0, 0.0),
@@ -48,7 +53,7 @@ def test_derivative_is_that_of_autodiff(name, x64):
     np.testing.assert_allclose(by_hand(name, Z), by_autodiff(name, Z), rtol=1e-7, atol=1e-15)
 
 
-@pytest.mark.parametrize("name, z, slope", KINKS)
+@pytest.mark.parametrize(("name", "z", "slope"), KINKS)
 @pytest.mark.parametrize("dtype", [*DTYPES, "float64"])
 def test_kinks_have_the_stated_slope(name, z, slope, dtype, x64):
     Z = jnp.asarray([z], dtype)
@@ -77,8 +82,10 @@ def test_softmax_pullback_is_that_of_autodiff(x64):
     Z = jnp.asarray([[0.0, 1.0, -2.0], [1e4, -1e4, 0.0]])
     dA = jnp.asarray([[0.3, -1.0, 2.0], [1.0, 2.0, 3.0]])
     layer = fbp.Activation("softmax")
-    A, cache = layer.forward((), Z)
-    np.testing.assert_allclose(layer.backward((), cache, dA)[1], jax.vjp(activation("softmax"), Z)[1](dA)[0], atol=1e-16)
+    _A, cache = layer.forward((), Z)
+    np.testing.assert_allclose(
+        layer.backward((), cache, dA)[1], jax.vjp(activation("softmax"), Z)[1](dA)[0], atol=1e-16
+    )
     assert jnp.isnan(activation("softmax")(Z.at[0, 0].set(jnp.nan))[0]).all()
 
 
@@ -95,7 +102,7 @@ def test_constants_tell_rows_apart():
 
 
 @pytest.mark.parametrize(
-    "spec, said",
+    ("spec", "said"),
     [
         ("rleu", "did you mean 'relu'"),
         ("Tanh", "did you mean 'tanh'"),

@@ -27,7 +27,7 @@ CASES = {
 }
 WEIGHTS = {"no weights": None, "weights": np.array([1.0, 0.0, 2.0, 0.5, 0.0]), "zero weights": np.zeros(M)}
 
-each_loss = pytest.mark.parametrize("make, Y", CASES.values(), ids=CASES)
+each_loss = pytest.mark.parametrize(("make", "Y"), CASES.values(), ids=CASES)
 
 
 def logits(dtype=np.float64) -> jax.Array:
@@ -72,7 +72,7 @@ def test_padding_changes_no_gradient(make, Y, filler):
     np.testing.assert_allclose(padded_value, value, rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype, size", [("float32", 1e4), ("float16", 1e4), ("float16", 6e4), ("bfloat16", 1e4)])
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 1e4), ("float16", 1e4), ("float16", 6e4), ("bfloat16", 1e4)])
 @pytest.mark.parametrize("name", [name for name in CASES if "soft" in name or "binary" in name or "sigmoid" in name])
 def test_logits_of_any_size(name, dtype, size):
     make, Y = CASES[name]
@@ -112,7 +112,7 @@ def test_value_is_the_textbook_formula_of_the_output(make, Y):
 
 
 @pytest.mark.parametrize(
-    "loss, Y, weights, said",
+    ("loss", "Y", "weights", "said"),
     [
         (SoftmaxCrossEntropy(), np.zeros(M + 1, int), None, "integer labels (5,) or one label row per example (5, 4)"),
         (SoftmaxCrossEntropy(), np.zeros(M, np.float32), None, "received targets (5,) of float32"),
@@ -131,7 +131,7 @@ def test_shapes_that_do_not_fit(loss, Y, weights, said):
 
 
 @pytest.mark.parametrize(
-    "make, said",
+    ("make", "said"),
     [
         (lambda: SoftmaxCrossEntropy("average"), "'mean' or 'sum'"),
         (lambda: HalfSquaredError(activation="rleu"), "did you mean 'relu'"),
