@@ -317,8 +317,8 @@ class Repeat(Combinator):
         """`depth` blocks; keeps each block's cache, stacked (or, with `checkpoint`, each segment's input)."""
         keys = None if key is None else jax.random.split(key, self.depth)
         if self.checkpoint is not None:
-            out, cache = self._segments().forward(self._split_depth((params, keys)), A)
-            return out, (cache, keys)
+            A, caches = self._forward_segments((params, keys), A)
+            return A, (caches, keys)
 
         def step(A: Activations, now: tuple[Params, Key | None]) -> tuple[Activations, Cache]:
             return self.block.forward(now[0], A, now[1])
@@ -330,10 +330,8 @@ class Repeat(Combinator):
     ) -> tuple[Params, Cotangent, Any]:
         """The reverse loop as a compiled loop; what the probe returns is stacked."""
         if self.checkpoint is not None:
-            segment_caches, keys = cache
-            split = self._split_depth((params, keys))
-            d_keyed, dA_in, readings = self._segments().sweep(split, segment_caches, dA_out, probe)
-            return self._join_depth(d_keyed)[0], dA_in, self._join_depth(readings)
+            caches, keys = cache
+            return self._sweep_segments((params, keys), caches, dA_out, probe)
 
         def step(dA: Cotangent, now: tuple[Params, Cache]) -> tuple[Cotangent, tuple[Params, Any]]:
             d_params, dA_in, reading = self.block.sweep(now[0], now[1], dA, probe)
@@ -344,25 +342,54 @@ class Repeat(Combinator):
         )
         return d_params, dA_in, readings
 
-    def _segments(self) -> Serial:
-        """The same network as checkpointed segments of equal length, and one of the blocks that are left over."""
-        length = self.checkpoint or self.depth
-        full, rest = divmod(self.depth, length)
-        plain = replace(self, block=_Keyed(self.block), checkpoint=None)
-        parts: list[Layer] = [Repeat(Checkpoint(replace(plain, depth=length)), full)] if full else []
-        return Serial(*parts, *([Checkpoint(replace(plain, depth=rest))] if rest else []))
+    def _segment(self, length: int) -> Layer:
+        return Checkpoint(replace(self, block=_Keyed(self.block), depth=length, checkpoint=None))
 
-    def _split_depth(self, tree: Any) -> tuple[Any, ...]:
-        """Leaves (depth, ...) as (segments, length, ...) and (rest, ...), the trees of `_segments`."""
-        length = self.checkpoint or self.depth
-        stop = self.depth - self.depth % length
-        full = jax.tree.map(lambda x: x[:stop].reshape(-1, length, *x.shape[1:]), tree)
-        rest = jax.tree.map(lambda x: x[stop:], tree)
-        return ((full,) if stop else ()) + ((rest,) if stop < self.depth else ())
+    def _cuts(self) -> tuple[int, int, Array]:
+        """The length of the segments, how many blocks are left over behind them, and where each segment begins."""
+        length = min(self.checkpoint or self.depth, self.depth)
+        rest = self.depth % length
+        return length, rest, jnp.arange(0, self.depth - rest, length)
 
-    def _join_depth(self, parts: tuple[Any, ...]) -> Any:
-        """The inverse of `_split_depth`."""
-        trees: list[Any] = list(parts)
-        if self.depth >= (self.checkpoint or self.depth):
-            trees[0] = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trees[0])
-        return jax.tree.map(lambda *xs: jnp.concatenate(xs), *trees)
+    def _forward_segments(self, tree: Any, A: Activations) -> tuple[Activations, Cache]:
+        length, rest, starts = self._cuts()
+
+        def step(A: Activations, start: Array) -> tuple[Activations, Cache]:
+            return self._segment(length).forward(_window(tree, start, length), A)
+
+        A, caches = jax.lax.scan(step, A, starts)
+        if not rest:
+            return A, (caches, None)
+        A, last = self._segment(rest).forward(_window(tree, self.depth - rest, rest), A)
+        return A, (caches, last)
+
+    def _sweep_segments(
+        self, tree: Any, caches: Cache, dA: Cotangent, probe: Probe | None
+    ) -> tuple[Params, Cotangent, Any]:
+        length, rest, starts = self._cuts()
+        # One buffer for all gradients, written segment by segment: joining parts would copy them all.
+        d_params = jax.tree.map(jnp.zeros_like, tree[0])
+        last = None
+        if rest:
+            start = self.depth - rest
+            (d_rest, _), dA, last = self._segment(rest).sweep(_window(tree, start, rest), caches[1], dA, probe)
+            d_params = _with_window(d_params, start, d_rest)
+
+        def step(carry: tuple[Cotangent, Params], now: tuple[Array, Cache]) -> tuple[tuple[Cotangent, Params], Any]:
+            (dA, d_params), (start, cache) = carry, now
+            (d_segment, _), dA, reading = self._segment(length).sweep(_window(tree, start, length), cache, dA, probe)
+            return (dA, _with_window(d_params, start, d_segment)), reading
+
+        (dA, d_params), readings = jax.lax.scan(step, (dA, d_params), (starts, caches[0]), reverse=True)
+        readings = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), readings)
+        if rest:
+            readings = jax.tree.map(lambda *parts: jnp.concatenate(parts), readings, last)
+        return d_params, dA, readings
+
+
+def _window(tree: Any, start: Array | int, length: int) -> Any:
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, length), tree)
+
+
+def _with_window(tree: Any, start: Array | int, part: Any) -> Any:
+    return jax.tree.map(lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, start, 0), tree, part)

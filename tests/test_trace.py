@@ -26,7 +26,7 @@ def batch():
 
 
 @cache
-def traced(name) -> fbp.tracing.Trace:
+def traced(name):
     """In float64, the equal parameters of `Serial` and `Repeat` in either's structure."""
     with jax.enable_x64(True):
         draw = np.random.default_rng(1)
