@@ -50,7 +50,7 @@ def test_norms_are_those_of_float64(net):
 
 @pytest.mark.parametrize(("sigma_w", "grows"), [(0.5, False), (3.0, True)])
 def test_depth_ten_thousand(sigma_w, grows):
-    """The slope is that of a network a tenth as deep, within five standard errors, in both phases of mean-field theory."""
+    """The slope is that of a network a tenth as deep, within five standard errors, in both phases."""
     slopes, errors = [], []
     for depth in (1000, 10_000):
         net = Repeat(Serial(Activation("tanh"), Dense(16, f"mean_field({sigma_w}, 1.0)")), depth)

@@ -133,7 +133,7 @@ def test_key_and_weights_reach_the_network():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("dw_1", "did you mean 'dW_1'"),
+        ("dW1", "did you mean 'dW_1'"),
         ("delta_1", "unknown quantity of a trace 'delta_1'"),
         ("dW_5", "dW has the indices 1 to 4; received 'dW_5'"),
         ("dW_0", "dW has the indices 1 to 4"),

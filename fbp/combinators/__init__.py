@@ -1,0 +1,12 @@
+"""Combinators: layers in, a layer out. They own the forward loop and the reverse loop.
+
+A tree that belongs to a network (parameters, caches, gradients, readings) has the network's shape: a tuple for
+`Serial`, the child's own tree for `Residual` and `Checkpoint`, the child's tree with a leading axis for `Repeat`.
+"""
+
+from fbp.combinators.base import Combinator
+from fbp.combinators.repeat import Repeat
+from fbp.combinators.serial import Serial
+from fbp.combinators.wrappers import Checkpoint, Residual
+
+__all__ = ["Checkpoint", "Combinator", "Repeat", "Residual", "Serial"]

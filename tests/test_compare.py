@@ -1,0 +1,192 @@
+"""The judge judged: wrong backward passes fail and are named, right ones pass, what cannot be told is said so."""
+
+import json
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fbp
+from fbp import Activation, BatchNorm, Dense, Dropout, Serial
+from fbp.verify import differences
+
+M, WIDTH = 6, 5
+LOSS = fbp.SoftmaxCrossEntropy()
+
+
+@dataclass(frozen=True)
+class FlippedSign(Dense):
+    def backward(self, params, cache, dA_out):
+        d_params, dA_in = super().backward(params, cache, dA_out)
+        return d_params | {"W": -d_params["W"]}, dA_in
+
+
+@dataclass(frozen=True)
+class MissingTranspose(Dense):
+    """dA = dZ W: the shapes fit where W is square."""
+
+    def backward(self, params, cache, dA_out):
+        return super().backward(params, cache, dA_out)[0], dA_out @ params["W"]
+
+
+@dataclass(frozen=True)
+class MeanBias(Dense):
+    def backward(self, params, cache, dA_out):
+        d_params, dA_in = super().backward(params, cache, dA_out)
+        return d_params | {"b": d_params["b"] / M}, dA_in
+
+
+@dataclass(frozen=True)
+class NotFinite(Dense):
+    def backward(self, params, cache, dA_out):
+        d_params, dA_in = super().backward(params, cache, dA_out)
+        return d_params | {"W": d_params["W"] * jnp.nan}, dA_in
+
+
+def compared(dense, *, options=(), key=None, factor=1.0):
+    """Three layers of equal width, the second of them as given."""
+    net = Serial(Dense(WIDTH), Activation("tanh"), dense(WIDTH), *options, Activation("tanh"), Dense(WIDTH))
+    params, _ = net.init(jax.random.key(0), (WIDTH,))
+    X = factor * np.random.default_rng(0).normal(size=(M, WIDTH)).astype(np.float32)
+    return fbp.compare(net, LOSS, params, X, jnp.arange(M) % WIDTH, key=key, cost_seconds=0)
+
+
+FAULTS = {
+    "sign": (FlippedSign, ["[2]['W']"], "cosine -1"),
+    "transpose": (MissingTranspose, ["[0]['W']", "[0]['b']"], "norm ratio"),
+    "mean": (MeanBias, ["[2]['b']"], "norm ratio 0.1667, cosine 1"),
+    "NaN": (NotFinite, ["[2]['W']"], "NaN or infinity where autodiff is finite"),
+}
+
+
+@pytest.mark.parametrize(("fault", "wrong", "hint"), FAULTS.values(), ids=FAULTS)
+def test_a_wrong_backward_fails_and_is_named(fault, wrong, hint):
+    comparison = compared(fault)
+    failed = [leaf for leaf in comparison.leaves if leaf.verdict == "FAIL"]
+    assert comparison.verdict == "FAIL"
+    assert [leaf.path for leaf in failed] == wrong
+    assert all(hint in leaf.hint for leaf in failed)
+
+
+def test_a_wrong_backward_fails_under_dropout_too():
+    comparison = compared(FlippedSign, options=(Dropout(0.5),), key=jax.random.key(0))
+    assert [leaf.path for leaf in comparison.leaves if leaf.verdict == "FAIL"] == ["[2]['W']"]
+
+
+@pytest.fixture(scope="module")
+def passing():
+    return compared(Dense, options=(BatchNorm(),))
+
+
+@pytest.fixture(scope="module")
+def failing():
+    return compared(FlippedSign)
+
+
+@pytest.fixture(scope="module")
+def undecided():
+    return compared(Dense, factor=np.float32(np.nan))
+
+
+def test_a_leaf_that_is_zero_passes(passing):
+    """A bias before batch normalization has no effect: its gradient is rounding, on both sides."""
+    bias = next(leaf for leaf in passing.leaves if leaf.path == "[2]['b']")
+    assert bias.against_float64.norm_ref < 1e-12
+    assert bias.verdict == "PASS"
+    assert passing.verdict == "PASS"
+
+
+def test_a_reference_that_is_not_finite_decides_nothing(undecided):
+    assert undecided.verdict == "INCONCLUSIVE"
+    assert all("the reference is NaN or infinite" in leaf.hint for leaf in undecided.leaves)
+
+
+@pytest.mark.parametrize("name", ["passing", "failing", "undecided"])
+def test_json_is_strict(name, request):
+    comparison = request.getfixturevalue(name)
+    refuse = lambda constant: pytest.fail(f"{constant} is not JSON")
+    data = json.loads(comparison.to_json(), parse_constant=refuse)
+    assert data["verdict"] == comparison.verdict
+    assert [leaf["path"] for leaf in data["leaves"]] == [leaf.path for leaf in comparison.leaves]
+    assert data == comparison.to_dict()
+
+
+@pytest.mark.parametrize("name", ["passing", "failing", "undecided"])
+def test_text_and_html_say_the_same(name, request):
+    comparison = request.getfixturevalue(name)
+    text, html = str(comparison), comparison._repr_html_()
+    passed = sum(leaf.verdict == "PASS" for leaf in comparison.leaves)
+    assert f"{comparison.verdict}: {passed} of {len(comparison.leaves)} leaves pass, on cpu" in text
+    for leaf in comparison.leaves:
+        assert f"{leaf.path} " in text
+        assert leaf.hint in text
+        assert leaf.path.replace("'", "&#x27;") in html or leaf.path in html
+    assert html.startswith("<pre")
+    assert max(map(len, text.splitlines())) <= 96
+
+
+def test_rich_shows_colours(failing):
+    from rich.console import Console
+
+    console = Console(force_terminal=True, color_system="standard", width=100)
+    with console.capture() as capture:
+        console.print(failing)
+    assert "\x1b[1;31mFAIL" in capture.get()
+
+
+def test_cost_is_measured_side_by_side():
+    net = Dense(3)
+    params, _ = net.init(jax.random.key(0), (4,))
+    comparison = fbp.compare(net, LOSS, params, np.ones((2, 4), np.float32), np.zeros(2, int), cost_seconds=0.01)
+    cost = comparison.to_dict()["cost"]
+    assert cost["step_ratio"] > 0
+    assert cost["manual"]["compile_seconds"] > 0
+    assert "cost of one value and gradient" in str(comparison)
+
+
+def test_a_batch_that_does_not_fit_is_refused():
+    with pytest.raises(fbp.FbpError, match="one row per example"):
+        fbp.compare(Dense(3), LOSS, {}, np.ones((2, 4), np.float32), np.zeros(3, int))
+
+
+TREE = {"W": np.ones((2, 3)), "b": np.zeros(3)}
+
+
+@pytest.mark.parametrize(
+    ("gradient", "said"),
+    [
+        ({"W": TREE["W"]}, "leaf ['b'] is missing in the gradient"),
+        (TREE | {"c": np.zeros(1)}, "leaf ['c'] is not expected in the gradient"),
+        (TREE | {"W": np.ones((3, 2))}, "leaf ['W'] is (3, 2) for (2, 3)"),
+        (TREE | {"b": None}, "leaf ['b'] is missing in the gradient"),
+        (TREE | {"c": ()}, "structure of the parameters"),
+    ],
+)
+def test_structure_comes_before_values(gradient, said):
+    with pytest.raises(fbp.FbpError) as error:
+        differences(gradient, TREE)
+    assert said in str(error.value)
+
+
+def test_difference_of_a_leaf():
+    reference = np.array([[3.0, 0.0], [0.0, 4.0]])
+    found = reference + np.array([[0.0, 0.0], [0.5, 0.0]])
+    (leaf,) = differences({"W": found}, {"W": reference})
+    assert leaf.path == "['W']"
+    assert leaf.worst == (1, 0)
+    np.testing.assert_allclose([leaf.error, leaf.norm_ref, leaf.relative_error], [0.5, 5.0, 0.1])
+    np.testing.assert_allclose([leaf.norm_ratio, leaf.cosine], [25.25**0.5 / 5, 5 / 25.25**0.5])
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-320, 1e200])
+def test_differences_of_any_size(size):
+    (leaf,) = differences([np.array([size, size])], [np.array([size, -size])])
+    np.testing.assert_allclose([leaf.relative_error, leaf.norm_ratio, leaf.cosine], [2**0.5, 1, 0], atol=1e-12)
+
+
+def test_zero_against_zero_and_against_something():
+    same, lost = (differences([np.zeros(2)], [np.full(2, x)])[0] for x in (0.0, 1.0))
+    assert (same.relative_error, same.norm_ratio) == (0, 1)
+    assert (lost.relative_error, lost.norm_ratio) == (1, 0)
