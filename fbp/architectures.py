@@ -16,8 +16,12 @@ normalization: Registry[Layer | None] = Registry(
 )
 """Normalization layers by name: `normalization("batch")`."""
 
-REPEAT_FROM = 16
-"""From this many equal blocks on, `mlp` runs them as one `Repeat`: below it, unrolled code is as quick to compile."""
+REPEAT_FROM = 128
+"""From this many equal blocks on, `mlp` runs them as one `Repeat`.
+
+Below it, unrolled code compiles in a few seconds at most and steps faster, because independent products overlap
+(`benchmarks/README.md`).
+"""
 
 
 def mlp(
@@ -45,8 +49,8 @@ def mlp(
         residual: True, or the scale of the branches, puts a connection around each block that keeps the width.
         dropout: the rate after each activation.
         repeat: True runs neighbouring equal blocks as one `Repeat`, False never does; None where there are at least
-            `REPEAT_FROM` of them.
-        checkpoint: for these `Repeat`s, see there.
+            `REPEAT_FROM` of them, or where `checkpoint` is given.
+        checkpoint: of these `Repeat`s, see there.
 
     Returns:
         A `Serial` whose `init(key)` needs no shape.
@@ -82,7 +86,7 @@ def mlp(
     for (same_width, block), run in groupby(blocks):
         count = len(list(run))
         connect = same_width and residual is not False
-        as_loop = same_width and (count >= REPEAT_FROM if repeat is None else repeat)
+        as_loop = same_width and (count >= REPEAT_FROM or checkpoint is not None if repeat is None else repeat)
         unit: tuple[Layer, ...] = (Residual(Serial(*block), float(residual)),) if connect else block
         if as_loop:
             layers.append(Repeat(unit[0] if len(unit) == 1 else Serial(*unit), count, checkpoint=checkpoint))

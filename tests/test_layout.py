@@ -1,0 +1,140 @@
+"""The shape of the package: which way imports point, who may differentiate, what is public and documented."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fbp
+
+ROOT = Path(fbp.__file__).parent
+MODULES = {
+    path.relative_to(ROOT).with_suffix("").as_posix().removesuffix("/__init__"): path for path in ROOT.rglob("*.py")
+}
+
+ORDER = (
+    {"errors"},
+    {"registry", "precision", "data", "terminal"},
+    {"cotangent"},
+    {"typing"},
+    {"activations", "initializers"},
+    {"losses"},
+    {"layers"},
+    {"combinators"},
+    {"walk", "architectures"},
+    {"backprop", "calibration"},
+    {"tracing", "recipes"},
+    {"verify", "flow", "graph", "training"},
+    {"report"},
+    {"cli"},
+)
+"""Each imports from the sets before its own, and from itself."""
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+
+AUTODIFF = {
+    *("grad", "value_and_grad", "vjp", "jvp", "linearize", "linear_transpose"),
+    *("jacobian", "jacfwd", "jacrev", "hessian"),
+}
+MAY_DIFFERENTIATE = {"verify": "the judge", "training/step": 'the mode gradient="autodiff"'}
+
+each_module = pytest.mark.parametrize("name", [name for name in sorted(MODULES) if name != "__init__"])
+
+
+def tree_of(name) -> ast.Module:
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
+
+
+def imported(tree, package):
+    """The modules of fbp that a module imports, anywhere in it, as dotted names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "fbp")
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{package}: imports are absolute, line {node.lineno}"
+            if node.module and node.module.split(".")[0] == "fbp":
+                yield from ([node.module] if node.module != "fbp" else [f"fbp.{alias.name}" for alias in node.names])
+
+
+@each_module
+def test_imports_point_one_way(name):
+    top = name.split("/")[0]
+    assert top in RANK, f"say in ORDER where {top} stands"
+    for target in imported(tree_of(name), name):
+        other = target.split(".")[1] if "." in target else "fbp"
+        assert other == top or RANK.get(other, len(ORDER)) < RANK[top], f"{name} imports {target}"
+
+
+def test_data_depends_on_errors_only():
+    for name in MODULES:
+        if name.split("/")[0] == "data":
+            assert {target.split(".")[1] for target in imported(tree_of(name), name)} <= {"data", "errors"}
+
+
+@each_module
+def test_nobody_but_the_judges_differentiates(name):
+    found = set()
+    for node in ast.walk(tree_of(name)):
+        if isinstance(node, ast.Attribute) and node.attr in AUTODIFF:
+            found.add(ast.unparse(node))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jax":
+            found |= {alias.name for alias in node.names} & AUTODIFF
+    assert not found or any(name == place or name.startswith(f"{place}/") for place in MAY_DIFFERENTIATE), found
+
+
+@each_module
+def test_module_is_documented_and_short(name):
+    tree = tree_of(name)
+    assert ast.get_docstring(tree)
+    assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def public():
+    """(name, object) of every public name, the packages' own included."""
+    for name in fbp.__all__:
+        thing = getattr(fbp, name)
+        yield name, thing
+        for inner in getattr(thing, "__all__", ()) if inspect.ismodule(thing) else ():
+            yield f"{name}.{inner}", getattr(thing, inner)
+
+
+def is_documented(thing) -> bool:
+    doc = inspect.getdoc(thing)
+    # A dataclass without a docstring is given its signature.
+    return bool(doc) and not doc.startswith(f"{getattr(thing, '__name__', '')}(")
+
+
+def test_every_public_name_is_documented():
+    things = [(n, thing) for n, thing in public() if inspect.ismodule(thing) or callable(thing)]
+    missing = [name for name, thing in things if not is_documented(thing)]
+    for name, thing in things:
+        if inspect.isclass(thing):
+            members = [m for m in vars(thing) if not m.startswith("_") and callable(getattr(thing, m))]
+            missing += [f"{name}.{m}" for m in members if not is_documented(getattr(thing, m))]
+    assert len(things) > 50
+    assert not missing
+
+
+def test_the_stub_says_what_is_public():
+    """`__all__` at run time and in the stub, and what the stub imports."""
+    stub = ast.parse((ROOT / "__init__.pyi").read_text(encoding="utf-8"))
+    listed = next(ast.literal_eval(node.value) for node in stub.body if isinstance(node, ast.Assign))
+    names = {alias.name for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert sorted(listed) == listed
+    assert set(listed) == names == set(fbp.__all__)
+
+
+@pytest.mark.parametrize("name", ["layers", "training", "verify", "flow", "report", "data", "combinators"])
+def test_packages_list_what_they_give(name):
+    package = importlib.import_module(f"fbp.{name}")
+    assert package.__all__ == sorted(package.__all__)
+    assert all(hasattr(package, inner) for inner in package.__all__)
+
+
+@pytest.mark.parametrize("module", ["fbp", "fbp.cli"])
+def test_importing_does_not_import_jax(module):
+    code = f"import sys, {module}; sys.exit(any(m in sys.modules for m in ('jax', 'numpy', 'matplotlib', 'optax')))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
