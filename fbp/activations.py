@@ -225,8 +225,8 @@ def leaky_relu(alpha: float = 0.01) -> Nonlinearity:
     Raises:
         FbpError: alpha is negative, where the output no longer tells the sign of Z.
     """
-    if alpha < 0:
-        raise FbpError(f"the slope of leaky_relu is at least 0; received {alpha}; use 0.01, the usual one")
+    if not 0 <= alpha < math.inf:
+        raise FbpError(f"the slope of leaky_relu is a number of at least 0; received {alpha}; use 0.01, the usual one")
     return Nonlinearity("leaky_relu", _leaky_relu, _d_leaky_relu, arguments=(alpha,))
 
 
@@ -236,8 +236,8 @@ def elu(alpha: float = 1.0) -> Nonlinearity:
     Raises:
         FbpError: alpha is not positive, where the output no longer tells the sign of Z.
     """
-    if alpha <= 0:
-        raise FbpError(f"the alpha of elu is positive; received {alpha}; use 1, the usual one")
+    if not 0 < alpha < math.inf:
+        raise FbpError(f"the alpha of elu is finite and positive; received {alpha}; use 1, the usual one")
     return Nonlinearity("elu", _elu, _d_elu, arguments=(alpha,))
 
 
@@ -247,9 +247,9 @@ def scaled_tanh(amplitude: float = 1.7159, slope: float = 2 / 3) -> Nonlinearity
     Raises:
         FbpError: a constant is not positive.
     """
-    if amplitude <= 0 or slope <= 0:
+    if not (0 < amplitude < math.inf and 0 < slope < math.inf):
         raise FbpError(
-            f"amplitude and slope of scaled_tanh are positive; received {amplitude} and {slope}; "
+            f"amplitude and slope of scaled_tanh are finite and positive; received {amplitude} and {slope}; "
             "use 1.7159 and 2/3, LeCun's"
         )
     return Nonlinearity("scaled_tanh", _scaled_tanh, _d_scaled_tanh, arguments=(amplitude, slope))
@@ -259,7 +259,7 @@ _FIXED = (linear, sigmoid, tanh, relu, selu, softplus, gelu, gelu_tanh, silu, er
 
 activation: Registry[Nonlinearity] = Registry(
     "activation",
-    {row.name: (lambda row=row: row) for row in _FIXED}
-    | {"leaky_relu": leaky_relu, "elu": elu, "scaled_tanh": scaled_tanh},
+    {"leaky_relu": leaky_relu, "elu": elu, "scaled_tanh": scaled_tanh},
+    {row.name: row for row in _FIXED},
 )
 """Activations by name: `activation("relu")`, `activation("leaky_relu(0.2)")`."""

@@ -38,6 +38,8 @@ class Cotangent(NamedTuple):
         a, b = self.exponent, other.exponent
         if a is None or b is None:
             return Cotangent(self.value + other.value)
+        # A zero has no scale of its own: it must not push the other one out of range.
+        a, b = jnp.where(jnp.any(self.value != 0), a, b), jnp.where(jnp.any(other.value != 0), b, a)
         common = jnp.maximum(a, b)
         first, second = _times_power_of_two(self.value, a - common), _times_power_of_two(other.value, b - common)
         return Cotangent(first + second, common).normalized()

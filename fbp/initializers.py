@@ -1,5 +1,6 @@
 """Initializers: one general variance-scaling rule, and its named cases."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -33,9 +34,10 @@ class Initializer:
     bias_stddev: float = 0.0
 
     def __post_init__(self) -> None:
-        if (self.scale < 0 and self.distribution != "constant") or self.bias_stddev < 0:
+        positive = self.scale >= 0 or self.distribution == "constant"
+        if not (positive and math.isfinite(self.scale) and 0 <= self.bias_stddev < math.inf):
             raise FbpError(
-                "scale and bias_stddev of an initializer are at least 0; "
+                "scale and bias_stddev of an initializer are finite and at least 0; "
                 f"received scale={self.scale:g}, bias_stddev={self.bias_stddev:g}; give variances and deviations"
             )
 
@@ -115,7 +117,7 @@ _FIXED = {
 
 initializer: Registry[Initializer] = Registry(
     "initializer",
-    {name: (lambda row=row: row) for name, row in _FIXED.items()}
-    | {"normal": normal, "constant": constant, "orthogonal": orthogonal, "mean_field": mean_field},
+    {"normal": normal, "constant": constant, "orthogonal": orthogonal, "mean_field": mean_field},
+    _FIXED,
 )
 """Initializers by name: `initializer("he_normal")`, `initializer("mean_field(1.3, 0.2)")`."""

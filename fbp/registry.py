@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from fbp.errors import FbpError, unknown_name
@@ -11,17 +12,28 @@ T = TypeVar("T")
 _CALL = re.compile(r"\s*(\w+)\s*(?:\((.*)\))?\s*")
 
 
+@dataclass(frozen=True)
+class _Fixed(Generic[T]):
+    thing: T
+
+    def __call__(self) -> T:
+        return self.thing
+
+
 class Registry(Generic[T]):
     """Constructors by name: `registry("leaky_relu(0.2)")` calls `leaky_relu` with 0.2.
 
     Args:
         kind: what the table holds, for messages, e.g. "activation".
         constructors: a mapping from names to callables that take numbers and return the thing.
+        fixed: a mapping from names to things that take none.
     """
 
-    def __init__(self, kind: str, constructors: Mapping[str, Callable[..., T]]):
+    def __init__(self, kind: str, constructors: Mapping[str, Callable[..., T]], fixed: Mapping[str, T] | None = None):
         self.kind = kind
         self._constructors = dict(constructors)
+        for name, thing in (fixed or {}).items():
+            self._constructors[name] = _Fixed(thing)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._constructors)

@@ -123,7 +123,8 @@ class Trace:
             raise unknown_name("quantity of a trace", name, [f"{s}_1" for s in _SYMBOLS])
         found = getattr(self, symbol)
         if not index.isdigit() or int(index) not in found:
-            raise FbpError(f"{symbol} has the indices {min(found)} to {max(found)}; received {name!r}")
+            indices = f"the indices {min(found)} to {max(found)}" if found else "no entry: there is no dense layer"
+            raise FbpError(f"{symbol} has {indices}; received {name!r}")
         return found[int(index)]
 
 

@@ -1,4 +1,4 @@
-"""Strict JAX for every test: eight CPU devices, no silent promotion of dtypes, shapes checked at run time."""
+"""Strict JAX for every test: eight CPU devices, no silent promotion of dtypes or ranks, warnings are errors."""
 
 import os
 

@@ -7,6 +7,7 @@ import pytest
 
 import fbp
 from fbp import Activation, BatchNorm, Dense, Dropout, LayerNorm, Repeat, Residual, Serial
+from fbp.architectures import REPEAT_FROM
 from fbp.initializers import Initializer, constant, initializer, lecun_normal, mean_field, normal, orthogonal
 
 FANS = (120, 80)
@@ -128,8 +129,15 @@ ARCHITECTURES = {
         fbp.mlp((2, 3, 3, 3, 4), residual=True, repeat=True),
         (D3, Repeat(Residual(Serial(RELU, D3)), 2), RELU, D4),
     ),
-    "repeat from 16 blocks on": (fbp.mlp((2, *(3,) * 17, 4)), (D3, Repeat(Serial(RELU, D3), 16), RELU, D4)),
-    "no repeat below": (fbp.mlp((2, *(3,) * 16, 4)), (D3, *(RELU, D3) * 15, RELU, D4)),
+    "repeat from many blocks on": (
+        fbp.mlp((2, *(3,) * (REPEAT_FROM + 1), 4)),
+        (D3, Repeat(Serial(RELU, D3), REPEAT_FROM), RELU, D4),
+    ),
+    "no repeat below": (fbp.mlp((2, *(3,) * REPEAT_FROM, 4)), (D3, *(RELU, D3) * (REPEAT_FROM - 1), RELU, D4)),
+    "repeat where checkpointed": (
+        fbp.mlp((2, 3, 3, 3, 4), checkpoint=2),
+        (D3, Repeat(Serial(RELU, D3), 2, checkpoint=2), RELU, D4),
+    ),
 }
 
 

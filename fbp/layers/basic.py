@@ -152,7 +152,8 @@ class Dropout(Layer):
         """A * mask / (1 - rate); keeps the mask, a byte an entry, because drawing it again costs more."""
         if key is None:
             return A, None
-        mask = jax.random.bernoulli(key, 1 - self.rate, A.shape)
+        # Drawn in one dtype: a float64 judge of a float32 network must meet the same mask.
+        mask = jax.random.uniform(key, A.shape, jnp.float32) >= self.rate
         return self._drop(A, mask), mask
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
