@@ -128,6 +128,7 @@ def test_key_and_weights_reach_the_network():
     assert (dropped.A_out == 0).any()
     assert not trace.dZ[2][:4].any()
     assert trace.dZ[2][4:].all()
+    np.testing.assert_allclose(trace.output, jax.nn.softmax(trace.Z[2]), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
