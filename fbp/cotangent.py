@@ -27,7 +27,7 @@ class Cotangent(NamedTuple):
 
     def normalized(self) -> "Cotangent":
         """The same cotangent with its largest entry in [1/2, 1) and the power of two in the exponent."""
-        largest = jnp.max(jnp.abs(widened(self.value)))
+        largest = jnp.max(jnp.abs(widened(self.value)), initial=0.0)
         usable = jnp.isfinite(largest) & (largest > 0)
         _, shift = jnp.frexp(jnp.where(usable, largest, jnp.ones_like(largest)))
         exponent = jnp.int32(0) if self.exponent is None else self.exponent
@@ -55,10 +55,8 @@ def _times_power_of_two(x: Array, power: Array) -> Array:
 def log10_norm(x: Float[Array, "*shape"], exponent: Int[Array, ""] | None = None) -> Float[Array, ""]:
     """log10 of the Euclidean norm of x * 2**exponent; minus infinity for zero.
 
-    The squares are summed after dividing by the largest entry, so that no square over- or underflows.
+    The squares are summed after taking a power of two out, so that no square over- or underflows.
     """
-    x = widened(x)
-    largest = jnp.max(jnp.abs(x), initial=0.0)
-    scale = jnp.where(largest > 0, largest, 1.0)
-    log_norm = jnp.log10(jnp.linalg.norm((x / scale).ravel())) + jnp.log10(scale)
-    return log_norm if exponent is None else log_norm + exponent.astype(x.dtype) * math.log10(2.0)
+    scaled = Cotangent(widened(x), exponent).normalized()
+    assert scaled.exponent is not None
+    return jnp.log10(jnp.linalg.norm(scaled.value.ravel())) + scaled.exponent.astype(scaled.value.dtype) * math.log10(2.0)

@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fbp.errors import FbpError
+from fbp.errors import FbpError, unknown_name
 from fbp.registry import Registry
 from fbp.typing import Key
 
@@ -34,6 +34,9 @@ class Initializer:
     bias_stddev: float = 0.0
 
     def __post_init__(self) -> None:
+        for name, known in (("mode", get_args(Mode)), ("distribution", get_args(Distribution))):
+            if getattr(self, name) not in known:
+                raise unknown_name(f"{name} of an initializer", getattr(self, name), known)
         positive = self.scale >= 0 or self.distribution == "constant"
         if not (positive and math.isfinite(self.scale) and 0 <= self.bias_stddev < math.inf):
             raise FbpError(

@@ -4,7 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from fbp.cotangent import Cotangent
+from fbp.errors import FbpError
 from fbp.typing import Activations, Cache, Layer, Params
+
+
+def check_layer(where: str, received: object) -> None:
+    """Refuse what is not a layer.
+
+    Raises:
+        FbpError: naming the combinator and what it was given.
+    """
+    if not isinstance(received, Layer):
+        raise FbpError(f"{where} takes layers, e.g. {where}(Dense(10)); received {received!r}")
 
 
 class Combinator(Layer):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from fbp.combinators.base import Combinator
+from fbp.combinators.base import Combinator, check_layer
 from fbp.combinators.wrappers import Checkpoint
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError
@@ -53,6 +53,7 @@ class Repeat(Combinator):
     unroll: int = 1
 
     def __post_init__(self) -> None:
+        check_layer("Repeat", self.block)
         for name in ("depth", "unroll") if self.checkpoint is None else ("depth", "unroll", "checkpoint"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:

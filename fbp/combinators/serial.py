@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-from fbp.combinators.base import Combinator
+from fbp.combinators.base import Combinator, check_layer
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError
 from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape
@@ -53,8 +53,7 @@ class Serial(Combinator):
 
     def __init__(self, *layers: Layer, shape: Shape | None = None):
         for layer in layers:
-            if not isinstance(layer, Layer):
-                raise FbpError(f"Serial takes layers, Serial(Dense(10), ...); received {layer!r}")
+            check_layer("Serial", layer)
         object.__setattr__(self, "layers", layers)
         object.__setattr__(self, "shape", shape)
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-from fbp.combinators.base import Combinator
+from fbp.combinators.base import Combinator, check_layer
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError
 from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape
@@ -26,6 +26,9 @@ class Residual(Combinator):
 
     branch: Layer
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_layer("Residual", self.branch)
 
     @property
     def children(self) -> tuple[Layer, ...]:
@@ -68,6 +71,9 @@ class Checkpoint(Combinator):
     """
 
     inside: Layer
+
+    def __post_init__(self) -> None:
+        check_layer("Checkpoint", self.inside)
 
     @property
     def children(self) -> tuple[Layer, ...]:

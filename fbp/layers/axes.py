@@ -9,6 +9,6 @@ def example_axes(A: Float[Array, "*m n"]) -> tuple[int, ...]:
     return tuple(range(A.ndim - 1))
 
 
-def per_unit(v: Float[Array, " n"], A: Float[Array, "*m n"]) -> Float[Array, "*ones n"]:
+def per_unit(v: Float[Array, " n"], A: Float[Array, "*m k"]) -> Float[Array, "*ones n"]:
     """A vector over units as an array of A's rank: the broadcast is explicit, also under strict rank promotion."""
     return jnp.expand_dims(v, example_axes(A))
