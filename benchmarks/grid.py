@@ -93,14 +93,13 @@ FULL = Plan(
     ),
     checkpoint=(
         # 1026 layers have 1024 equal blocks, a multiple of every segment; 1024 layers have 1022, with some left over.
-        *_segments(("tanh",), 1026, 8, 16, 32, 64),
-        *_segments(("relu", "gelu"), 1026, 16),
+        *_segments(("tanh",), 1026, 8, 16, 32),
+        *_segments(("relu",), 1026, 16),
         *_segments(("tanh",), 1024, 16),
     ),
     compile=_networks(("tanh",), *((256, depth, 256) for depth in (32, 128, 1024, 10000))),
     modes=(
-        *_networks(("tanh",), *((width, depth, 256) for width in (64, 256) for depth in (10, 34, 128))),
-        *_networks(("gelu",), *((256, depth, 256) for depth in (34, 128))),
+        *_networks(("tanh",), *((width, depth, 256) for width in (64, 256) for depth in (34, 128))),
     ),
     rounds=4,
     seconds=1.0,
