@@ -98,9 +98,7 @@ FULL = Plan(
         *_segments(("tanh",), 1024, 16),
     ),
     compile=_networks(("tanh",), *((256, depth, 256) for depth in (32, 128, 1024, 10000))),
-    modes=(
-        *_networks(("tanh",), *((width, depth, 256) for width in (64, 256) for depth in (34, 128))),
-    ),
+    modes=(*_networks(("tanh",), *((width, depth, 256) for width in (64, 256) for depth in (34, 128))),),
     rounds=4,
     seconds=1.0,
 )

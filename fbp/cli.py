@@ -18,6 +18,8 @@ app = App(
     help="Backpropagation written by hand in JAX, proved against autodiff, and put to work.",
     version_flags=["--version"],
     default_parameter=Parameter(negative=()),
+    # Markdown would cost a parser at every start.
+    help_format="plaintext",
     result_action="return_value",
 )
 

@@ -59,4 +59,5 @@ def log10_norm(x: Float[Array, "*shape"], exponent: Int[Array, ""] | None = None
     """
     scaled = Cotangent(widened(x), exponent).normalized()
     assert scaled.exponent is not None
-    return jnp.log10(jnp.linalg.norm(scaled.value.ravel())) + scaled.exponent.astype(scaled.value.dtype) * math.log10(2.0)
+    log10_scale = scaled.exponent.astype(scaled.value.dtype) * math.log10(2.0)
+    return jnp.log10(jnp.linalg.norm(scaled.value.ravel())) + log10_scale

@@ -138,3 +138,9 @@ def test_log10_norm_of_what_is_not_finite():
 def test_a_network_without_dense_layers_is_refused():
     with pytest.raises(fbp.FbpError, match="those of dense layers"):
         fbp.log10_gradient_norms(Activation("relu"), LOSS)((), *data())
+
+
+def test_norms_at_the_ends_of_float32():
+    np.testing.assert_allclose(log10_norm(jnp.full(3, 3e38)), np.log10(3e38 * 3**0.5), rtol=1e-6)
+    np.testing.assert_allclose(log10_norm(jnp.full(3, 2e-38)), np.log10(2e-38 * 3**0.5), rtol=1e-6)
+    assert log10_norm(jnp.zeros(3)) == -np.inf
