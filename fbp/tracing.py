@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from fbp.backprop import value_and_grad
+from fbp.backprop import check_batch
+from fbp.cotangent import Cotangent
 from fbp.errors import FbpError, unknown_name
 from fbp.layers import Dense
 from fbp.losses import Loss
@@ -186,6 +187,8 @@ def trace(
 @jax.jit(static_argnums=(0, 1))
 def _trace(net: Layer, loss: Loss, params: Params, X: Array, Y: Array, weights: Array | None, key: Key | None) -> Trace:
     recorded = observed(net, _Recorded)
-    (value, readings), d_params = value_and_grad(recorded, loss, _everything)(params, X, Y, weights, key)
-    output = loss.output(net.forward(params, X, key)[0])
-    return Trace(value, output, d_params, readings, net)
+    check_batch(X, Y)
+    Z, cache = recorded.forward(params, X, key)
+    value, dZ = loss.value_and_dZ(Z, Y, weights)
+    d_params, _, readings = recorded.sweep(params, cache, Cotangent(dZ), _everything)
+    return Trace(value, loss.output(Z), d_params, readings, net)

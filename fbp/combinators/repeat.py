@@ -43,7 +43,7 @@ class Repeat(Combinator):
         block: a layer that keeps the shape.
         depth: the number of copies.
         checkpoint: recompute the caches in segments of this many blocks: memory for depth/checkpoint inputs and one
-            segment, for one more forward pass; sqrt(depth) is the smallest. None keeps every cache.
+            segment, for one more forward pass; of the order of sqrt(depth) is best. None keeps every cache.
         unroll: how many blocks one turn of the compiled loop does.
     """
 
