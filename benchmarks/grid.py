@@ -92,9 +92,9 @@ FULL = Plan(
         *_networks(_COUNTED, (256, 1024, 256)),
     ),
     checkpoint=(
-        # 1026 layers have 1024 equal blocks, a multiple of every segment; 1024 layers have 1022, with some left over.
+        # 1026 layers have 1024 equal blocks, a multiple of 8, 16 and 32; 1024 layers have 1022, with some left over.
         *_segments(("tanh",), 1026, 8, 16, 32),
-        *_segments(("relu",), 1026, 16),
+        *_segments(("relu",), 1026, 16, 20),
         *_segments(("tanh",), 1024, 16),
     ),
     compile=_networks(("tanh",), *((256, depth, 256) for depth in (32, 128, 1024, 10000))),

@@ -175,9 +175,9 @@ def _silu(Z: Array) -> Array:
 
 
 def _d_silu(Z: Array) -> Array:
-    S = jax.nn.sigmoid(Z)
-    # 1 - S would be 0 for large Z and Z * 0 is right; for large -Z, S = 0 meets the large product.
-    return S + Z * S * jax.nn.sigmoid(-Z)
+    # By exp(-|Z|), where the forward pass has the logistic function: sharing no term, the compiler keeps Z alone.
+    E = jnp.exp(-jnp.abs(Z))
+    return (jnp.where(Z > 0, jnp.ones_like(Z), E) + Z * E / (1 + E)) / (1 + E)
 
 
 def _erf(Z: Array) -> Array:
