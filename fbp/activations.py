@@ -259,6 +259,7 @@ _FIXED = (linear, sigmoid, tanh, relu, selu, softplus, gelu, gelu_tanh, silu, er
 
 activation: Registry[Nonlinearity] = Registry(
     "activation",
+    Nonlinearity,
     {"leaky_relu": leaky_relu, "elu": elu, "scaled_tanh": scaled_tanh},
     {row.name: row for row in _FIXED},
 )

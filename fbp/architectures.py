@@ -5,14 +5,14 @@ from itertools import groupby
 
 from fbp.activations import Nonlinearity
 from fbp.combinators import Repeat, Residual, Serial
-from fbp.errors import FbpError
+from fbp.errors import FbpError, is_count
 from fbp.initializers import Initializer
 from fbp.layers import Activation, BatchNorm, Dense, Dropout, LayerNorm, RMSNorm
 from fbp.registry import Registry
 from fbp.typing import Layer
 
 normalization: Registry[Layer | None] = Registry(
-    "normalization", {"none": lambda: None, "batch": BatchNorm, "layer": LayerNorm, "rms": RMSNorm}
+    "normalization", Layer, {"none": lambda: None, "batch": BatchNorm, "layer": LayerNorm, "rms": RMSNorm}
 )
 """Normalization layers by name: `normalization("batch")`."""
 
@@ -59,7 +59,7 @@ def mlp(
         FbpError: a width, a name or the number of activations does not fit.
     """
     widths = tuple(widths)
-    if len(widths) < 2 or not all(isinstance(n, int) and n >= 1 for n in widths):
+    if len(widths) < 2 or not all(is_count(n) for n in widths):
         raise FbpError(
             f"widths are at least two positive integers, input first; received {widths}; e.g. (784, 128, 10)"
         )

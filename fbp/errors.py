@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 
 
 class FbpError(ValueError):
@@ -23,3 +24,22 @@ def unknown_name(kind: str, received: str, known: Iterable[str]) -> FbpError:
     near = difflib.get_close_matches(str(received), known, n=1, cutoff=0.5)
     remedy = f"did you mean {near[0]!r}? " if near else ""
     return FbpError(f"unknown {kind} {received!r}: {remedy}known are {', '.join(known)}")
+
+
+def is_count(received: object) -> bool:
+    """Whether it is an integer of at least 1, and no boolean."""
+    return isinstance(received, Integral) and not isinstance(received, bool) and int(received) >= 1
+
+
+def check_count(name: str, received: object) -> None:
+    """Refuse what is not an integer of at least 1.
+
+    Args:
+        name: what is counted.
+        received: what was given.
+
+    Raises:
+        FbpError: it is not such an integer.
+    """
+    if not is_count(received):
+        raise FbpError(f"{name} is an integer of at least 1; received {received!r}; give a positive count")

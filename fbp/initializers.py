@@ -82,7 +82,7 @@ zeros = Initializer(0.0, distribution="constant")
 
 def normal(stddev: float = 0.01) -> Initializer:
     """W ~ N(0, stddev**2) whatever the fan; 0.01 is the textbooks' choice."""
-    return Initializer(stddev**2, "none", "normal")
+    return Initializer(_deviation("stddev", stddev) ** 2, "none", "normal")
 
 
 def constant(value: float = 0.0) -> Initializer:
@@ -92,18 +92,22 @@ def constant(value: float = 0.0) -> Initializer:
 
 def orthogonal(gain: float = 1.0) -> Initializer:
     """W = gain Q with orthonormal columns or rows; Saxe, McClelland & Ganguli (2013)."""
-    return Initializer(gain**2, distribution="orthogonal")
+    return Initializer(_deviation("the gain", gain) ** 2, distribution="orthogonal")
 
 
 def mean_field(sigma_w: float = 1.0, sigma_b: float = 0.0) -> Initializer:
     """Var W = sigma_w**2 / fan_in, Var b = sigma_b**2; Poole et al. (2016), Schoenholz et al. (2017).
 
     Raises:
-        FbpError: a standard deviation is negative.
+        FbpError: a standard deviation is negative or not finite.
     """
-    if sigma_w < 0 or sigma_b < 0:
-        raise FbpError(f"sigma_w and sigma_b are standard deviations, at least 0; received {sigma_w:g} and {sigma_b:g}")
-    return Initializer(sigma_w**2, "fan_in", "normal", sigma_b)
+    return Initializer(_deviation("sigma_w", sigma_w) ** 2, "fan_in", "normal", _deviation("sigma_b", sigma_b))
+
+
+def _deviation(name: str, deviation: float) -> float:
+    if not 0 <= deviation < math.inf:
+        raise FbpError(f"{name} is finite and at least 0; received {deviation:g}; give its absolute value")
+    return deviation
 
 
 _FIXED = {
@@ -120,6 +124,7 @@ _FIXED = {
 
 initializer: Registry[Initializer] = Registry(
     "initializer",
+    Initializer,
     {"normal": normal, "constant": constant, "orthogonal": orthogonal, "mean_field": mean_field},
     _FIXED,
 )

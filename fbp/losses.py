@@ -186,6 +186,7 @@ def _sum_rest(terms: Array) -> Float[Array, " m"]:
 
 loss: Registry[Loss] = Registry(
     "loss",
+    Loss,
     {
         "softmax_cross_entropy": SoftmaxCrossEntropy,
         "sigmoid_binary_cross_entropy": SigmoidBinaryCrossEntropy,

@@ -25,12 +25,16 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the table holds, for messages, e.g. "activation".
+        of: the type of the things.
         constructors: a mapping from names to callables that take numbers and return the thing.
         fixed: a mapping from names to things that take none.
     """
 
-    def __init__(self, kind: str, constructors: Mapping[str, Callable[..., T]], fixed: Mapping[str, T] | None = None):
+    def __init__(
+        self, kind: str, of: type[T], constructors: Mapping[str, Callable[..., T]], fixed: Mapping[str, T] | None = None
+    ):
         self.kind = kind
+        self._type = of
         self._constructors = dict(constructors)
         for name, thing in (fixed or {}).items():
             self._constructors[name] = _Fixed(thing)
@@ -39,15 +43,20 @@ class Registry(Generic[T]):
         return iter(self._constructors)
 
     def __call__(self, spec: str | T) -> T:
-        """The thing that `spec` names; anything that is not a string is returned as it is.
+        """The thing that `spec` names; a thing of the table's type is returned as it is.
 
         Args:
             spec: a name, or a name with numbers in brackets: "elu", "elu(0.5)".
 
         Raises:
-            FbpError: the name is unknown, or its arguments do not fit.
+            FbpError: the name is unknown, its arguments do not fit, or it is neither a name nor a thing.
         """
         if not isinstance(spec, str):
+            if not isinstance(spec, self._type):
+                raise FbpError(
+                    f"{self.kind} is a name, or of the type {self._type.__name__}; "
+                    f"received {spec!r}; e.g. {next(iter(self))!r}"
+                )
             return spec
         match = _CALL.fullmatch(spec)
         if match is None or match[1] not in self._constructors:

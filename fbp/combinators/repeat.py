@@ -11,7 +11,7 @@ from jaxtyping import Array
 from fbp.combinators.base import Combinator, check_layer
 from fbp.combinators.wrappers import Checkpoint
 from fbp.cotangent import Cotangent
-from fbp.errors import FbpError
+from fbp.errors import FbpError, check_count
 from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape
 
 
@@ -55,9 +55,7 @@ class Repeat(Combinator):
     def __post_init__(self) -> None:
         check_layer("Repeat", self.block)
         for name in ("depth", "unroll") if self.checkpoint is None else ("depth", "unroll", "checkpoint"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise FbpError(f"{name} of Repeat is an integer of at least 1; received {value!r}")
+            check_count(f"{name} of Repeat", getattr(self, name))
 
     @property
     def children(self) -> tuple[Layer, ...]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fbp.activations import Nonlinearity, activation
-from fbp.errors import FbpError
+from fbp.errors import FbpError, check_count
 from fbp.initializers import Initializer, initializer
 from fbp.layers.axes import example_axes, per_unit
 from fbp.typing import Activations, Cache, Key, Layer, Params, Shape
@@ -28,7 +28,7 @@ class Dense(Layer):
     initializer: Initializer | str = "he_normal"
 
     def __post_init__(self) -> None:
-        _check_positive("the width of Dense", self.width)
+        check_count("the width of Dense", self.width)
         object.__setattr__(self, "initializer", initializer(self.initializer))
 
     def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
@@ -189,8 +189,3 @@ class Flatten(Layer):
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
         """The cotangent in the shape of the input."""
         return (), dA_out.reshape(dA_out.shape[0], *cache.shape)
-
-
-def _check_positive(what: str, received: int) -> None:
-    if not isinstance(received, int) or received < 1:
-        raise FbpError(f"{what} is an integer of at least 1; received {received!r}")

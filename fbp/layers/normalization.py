@@ -10,6 +10,7 @@ Derivation of the shared backward pass. With d_hat = dA_out * gamma and <.> the 
 where <d_hat> is the path through the mean and A_hat <d_hat A_hat> the path through the variance.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +31,8 @@ class _Normalization(Layer):
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        if self.eps < 0:
-            raise FbpError(f"eps of {type(self).__name__} is at least 0; received {self.eps}; 1e-5 is usual")
+        if not 0 <= self.eps < math.inf:
+            raise FbpError(f"eps of {type(self).__name__} is finite and at least 0; received {self.eps}; 1e-5 is usual")
 
     def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
         """gamma = 1 and, where the mean is subtracted, beta = 0, each (n,) for the last axis."""

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 from numpy.typing import ArrayLike
 
-from fbp.errors import FbpError
+from fbp.errors import FbpError, check_count
 from fbp.layers import Affine, BatchNorm
 from fbp.losses import Loss
-from fbp.training.inputs import check_count, prepared
+from fbp.training.inputs import prepared
 from fbp.training.step import Metrics, measure
 from fbp.typing import Activations, Layer, Params
 from fbp.walk import rebuild

@@ -14,10 +14,10 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from numpy.typing import ArrayLike
 
 from fbp.calibration import with_population_statistics
-from fbp.errors import FbpError
+from fbp.errors import FbpError, check_count
 from fbp.losses import Loss
 from fbp.training.evaluation import Evaluation, Totals, batches, means, summed, totals
-from fbp.training.inputs import check_count, prepared
+from fbp.training.inputs import prepared
 from fbp.training.step import Metrics, State, initial_state, train_step
 from fbp.typing import Activations, Layer, Params
 

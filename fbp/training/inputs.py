@@ -1,6 +1,5 @@
 """What `fit` and `evaluate` are given, checked before anything is compiled, and put on the device."""
 
-from numbers import Integral
 from typing import Any
 
 import jax
@@ -45,20 +44,6 @@ def prepared(
         Y_device = Y_device.astype(jnp.int32)
     jax.eval_shape(lambda params, X, Y: loss_value(net, loss, params, X, Y), params, X_device, Y_device)
     return X_device, Y_device
-
-
-def check_count(name: str, received: Any) -> None:
-    """Refuse what is not an integer of at least 1.
-
-    Args:
-        name: what is counted.
-        received: what was given.
-
-    Raises:
-        FbpError: it is not such an integer.
-    """
-    if not isinstance(received, Integral) or isinstance(received, bool) or received < 1:
-        raise FbpError(f"{name} is an integer of at least 1; received {received!r}; give a positive count")
 
 
 def _dtype(params: Params, X: Array) -> Any:
