@@ -1,4 +1,4 @@
-from . import activations, data, flow, initializers, layers, losses, report, training, verify, walk
+from . import activations, data, flow, initializers, layers, losses, report, theory, training, verify, walk
 from .architectures import mlp
 from .backprop import as_function, log10_gradient_norms, loss_value, value_and_grad
 from .calibration import lsuv, with_population_statistics
@@ -45,6 +45,7 @@ __all__ = [
     "lsuv",
     "mlp",
     "report",
+    "theory",
     "trace",
     "training",
     "value_and_grad",

@@ -27,10 +27,10 @@ ORDER = (
     {"combinators"},
     {"walk", "architectures"},
     {"backprop", "calibration"},
-    {"tracing", "recipes"},
+    {"tracing", "recipes", "theory"},
     {"verify", "flow", "graph", "training"},
     {"report"},
-    {"cli"},
+    {"cli", "pytest_plugin"},
 )
 """Each imports from the sets before its own, and from itself."""
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
@@ -127,7 +127,7 @@ def test_the_stub_says_what_is_public():
     assert set(listed) == names == set(fbp.__all__)
 
 
-@pytest.mark.parametrize("name", ["layers", "training", "verify", "flow", "report", "data", "combinators"])
+@pytest.mark.parametrize("name", ["layers", "training", "verify", "flow", "report", "data", "combinators", "theory"])
 def test_packages_list_what_they_give(name):
     package = importlib.import_module(f"fbp.{name}")
     assert package.__all__ == sorted(package.__all__)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fbp.errors import FbpError
 
@@ -71,11 +72,19 @@ def differences(gradient: Any, reference: Any) -> tuple[LeafDifference, ...]:
             raise FbpError(
                 f"a gradient has the shapes of the parameters; leaf {path} is {jnp.shape(g)} for {jnp.shape(g_ref)}"
             )
-        rows.append(_difference(path, np.asarray(g, np.float64), np.asarray(g_ref, np.float64)))
+        rows.append(difference(path, g, g_ref))
     return tuple(rows)
 
 
-def _difference(path: str, g: np.ndarray, g_ref: np.ndarray) -> LeafDifference:
+def difference(path: str, gradient: ArrayLike, reference: ArrayLike) -> LeafDifference:
+    """One array against a reference of its shape.
+
+    Args:
+        path: what the array is called.
+        gradient: an array of any floating dtype.
+        reference: an array of the same shape.
+    """
+    g, g_ref = np.asarray(gradient, np.float64), np.asarray(reference, np.float64)
     finite, finite_ref = bool(np.isfinite(g).all()), bool(np.isfinite(g_ref).all())
     # Divided by the largest entry first: gradients of 1e-200 are compared as well as gradients of 1.
     scale = max(np.max(np.abs(g), initial=0.0), np.max(np.abs(g_ref), initial=0.0)) if finite and finite_ref else 1.0

@@ -1,7 +1,7 @@
-"""A comparison for people: the terminal's table, plain text, and a notebook's HTML, all from one definition."""
+"""Results for people: the terminal's table, plain text, and a notebook's HTML, all from one definition."""
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, Group
@@ -11,6 +11,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from fbp.verify.comparison import Comparison
     from fbp.verify.cost import CostComparison
+    from fbp.verify.mutations import MutationReport
+    from fbp.verify.result import EquationVerdict, LeafVerdict, Verification
 
 _STYLE = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow"}
 
@@ -67,15 +69,105 @@ def _cost_table(cost: "CostComparison") -> Table:
     return table
 
 
-def as_text(comparison: "Comparison") -> str:
-    """The table without colours, 96 characters wide."""
-    console = Console(file=io.StringIO(), width=96, color_system=None)
-    console.print(comparison)
+_JUDGES = ("autodiff", "differences", "adjoint")
+_LAYERS_SHOWN = 16
+_WHOLE = "(argument)"
+
+
+def verification_table(found: "Verification") -> Group:
+    """The leaves with what each judge says, the equations, and the verdict."""
+    table = Table(title=found.subject, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("leaf", overflow="fold")
+    table.add_column("verdict", no_wrap=True)
+    for heading in ("rel. error", "eps", "cosine", "ratio"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for judge in _JUDGES:
+        table.add_column(judge, no_wrap=True)
+    for leaf in found.leaves:
+        said = (leaf.said_by(judge) for judge in _JUDGES)
+        opinions = (Text(_SHORT[o.verdict], style=_STYLE[o.verdict]) if o else Text("") for o in said)
+        table.add_row(
+            Text(leaf.path or _WHOLE), Text(leaf.verdict, style=_STYLE[leaf.verdict]), *_numbers(leaf), *opinions
+        )
+    lines = [line for leaf in found.leaves for line in _remarks(leaf.path or _WHOLE, leaf)]
+    failed = [each for each in found.equations if each.verdict == "FAIL"]
+    lines += [line for each in failed for line in _remarks(f"{each.layer}: {each.quantity}", each.leaf)]
+    parts: list[Table | Text] = [table, *lines]
+    if found.equations and len({each.layer for each in found.equations}) <= _LAYERS_SHOWN:
+        parts.append(_equations_table(found.equations))
+    passed = sum(leaf.verdict == "PASS" for leaf in found.leaves)
+    summary = f"{found.verdict}: {passed} of {len(found.leaves)} leaves pass"
+    if found.equations:
+        right = sum(each.verdict == "PASS" for each in found.equations)
+        summary += f", {right} of {len(found.equations)} equations"
+    parts.append(Text(f"{summary}, on {found.device}", style=_STYLE[found.verdict]))
+    return Group(*parts)
+
+
+_SHORT = {"PASS": "pass", "FAIL": "FAIL", "INCONCLUSIVE": "silent"}
+
+
+def _numbers(leaf: "LeafVerdict") -> tuple[str, ...]:
+    d = leaf.difference
+    if d is None:
+        return ("", "", "", "")
+    return f"{d.relative_error:.1e}", f"{leaf.epsilons:.2g}", f"{d.cosine:.6f}", f"{d.norm_ratio:.6f}"
+
+
+def _remarks(name: str, leaf: "LeafVerdict") -> list[Text]:
+    texts = [text for text in (leaf.hint, leaf.reason, leaf.note) if text]
+    return [Text(f"{name}: {'; '.join(texts)}", style=_STYLE[leaf.verdict])] if texts else []
+
+
+def _equations_table(equations: "tuple[EquationVerdict, ...]") -> Table:
+    table = Table(title="equation by equation", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("layer", no_wrap=True)
+    by_layer: dict[str, list[Text]] = {}
+    for each in equations:
+        d = each.leaf.difference
+        error = "" if d is None else f" {d.relative_error:.0e}"
+        mark = "" if each.verdict == "PASS" else f" {each.verdict}"
+        by_layer.setdefault(each.layer, []).append(Text(f"{each.quantity}{error}{mark}", style=_STYLE[each.verdict]))
+    width = max(map(len, by_layer.values()))
+    for _ in range(width):
+        table.add_column("", no_wrap=True)
+    for layer, cells in by_layer.items():
+        table.add_row(Text(layer), *cells, *[""] * (width - len(cells)))
+    return table
+
+
+def mutation_table(found: "MutationReport") -> Group:
+    """The mutants with what each judge said."""
+    judges = (*_JUDGES, "equations")
+    table = Table(title="faults injected", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("fault", "place", "state", *judges, "found"):
+        table.add_column(heading, overflow="fold")
+    for each in found.mutants:
+        said = (each.judges.get(judge) for judge in judges)
+        verdicts = (Text(_KILLS[v], style="green" if v == "FAIL" else "dim") if v else Text("") for v in said)
+        table.add_row(
+            each.fault, each.place, Text(each.state, style=_STATE_STYLE[each.state]), *verdicts, Text(each.found)
+        )
+    counts = {state: sum(each.state == state for each in found.mutants) for state in _STATE_STYLE}
+    kills = ", ".join(f"{judge} {sum(each.judges.get(judge) == 'FAIL' for each in found.mutants)}" for judge in judges)
+    effective = counts["killed"] + counts["survived"]
+    summary = f"{counts['killed']} of {effective} effective faults killed ({kills}); {counts['equivalent']} equivalent"
+    return Group(table, Text(summary, style="green" if not counts["survived"] else "bold red"))
+
+
+_KILLS = {"FAIL": "kills", "PASS": "-", "INCONCLUSIVE": "silent"}
+_STATE_STYLE = {"killed": "green", "survived": "bold red", "equivalent": "dim"}
+
+
+def as_text(found: Any) -> str:
+    """What rich prints, without colours, 110 characters wide."""
+    console = Console(file=io.StringIO(), width=110, color_system=None)
+    console.print(found)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def as_html(comparison: "Comparison") -> str:
-    """The table for a notebook."""
-    console = Console(file=io.StringIO(), width=96, record=True, force_jupyter=False)
-    console.print(comparison)
+def as_html(found: Any) -> str:
+    """What rich prints, for a notebook."""
+    console = Console(file=io.StringIO(), width=110, record=True, force_jupyter=False)
+    console.print(found)
     return console.export_html(inline_styles=True, code_format="<pre style='line-height:1.2'>{code}</pre>")

@@ -1,0 +1,198 @@
+"""How lengths, correlations and gradients pass one layer of infinite width: averages over Gaussian pre-activations.
+
+z_l = W_l h_{l-1} + b_l with Var W = sigma_w^2 / fan_in, Var b = sigma_b^2, h = g(z), q = E z^2; x is standard normal.
+Poole, Lahiri, Raghu, Sohl-Dickstein & Ganguli (2016); Schoenholz, Gilmer, Ganguli & Sohl-Dickstein (2017).
+"""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+from numpy.polynomial import Chebyshev
+from numpy.typing import ArrayLike
+
+from fbp.activations import Nonlinearity
+from fbp.errors import FbpError
+from fbp.theory.quadrature import (
+    Floats,
+    derivative_of,
+    function_of,
+    half_mean_square_difference,
+    limited,
+    normal_nodes,
+    row,
+)
+
+_HOMOGENEOUS = ("linear", "relu", "leaky_relu")
+
+
+def check_sigmas(sigma_w: float, sigma_b: float) -> None:
+    """Refuse standard deviations that are none."""
+    if not (0 <= sigma_w < math.inf and 0 <= sigma_b < math.inf):
+        raise FbpError(
+            "sigma_w and sigma_b are finite standard deviations of at least 0; "
+            f"received sigma_w={sigma_w}, sigma_b={sigma_b}; Var W = sigma_w^2 / fan_in, Var b = sigma_b^2"
+        )
+
+
+def check_lengths(q: ArrayLike, name: str = "q") -> Floats:
+    """A variance or an array of them, as float64; refuse what is none."""
+    lengths = np.asarray(q, np.float64)
+    if not np.all((lengths >= 0) & np.isfinite(lengths)):
+        raise FbpError(f"{name} is the mean square of pre-activations, finite and at least 0; received {q}")
+    return lengths
+
+
+def check_correlation(c: float) -> None:
+    """Refuse a correlation that is none."""
+    if not -1 <= c <= 1:
+        raise FbpError(f"a correlation is a number from -1 to 1; received {c}; divide the covariance by q")
+
+
+def second_moment(activation: str | Nonlinearity, q: ArrayLike) -> Floats:
+    """E g(sqrt(q) x)^2.
+
+    Args:
+        activation: a name or a row.
+        q: variances of the pre-activation, any shape.
+
+    Returns:
+        The mean square of the activations, in the shape of q.
+
+    Raises:
+        FbpError: the activation is unknown or softmax, or q is no variance.
+    """
+    q = check_lengths(q)
+    x, weight = normal_nodes(limited(q))
+    return np.sum(weight * function_of(row(activation))(np.sqrt(q)[..., None] * x) ** 2, axis=-1)
+
+
+def slope_moment(activation: str | Nonlinearity, q: ArrayLike, k: int = 1) -> Floats:
+    """mu_k = E g'(sqrt(q) x)^(2k); Pennington, Schoenholz & Ganguli (2017).
+
+    Args:
+        activation: a name or a row.
+        q: variances of the pre-activation, any shape.
+        k: a positive integer.
+
+    Returns:
+        The moment, in the shape of q. At q = 0 it is the limit from above, which at a kink sees both sides.
+
+    Raises:
+        FbpError: the activation is unknown or softmax, q is no variance, or k is not positive.
+    """
+    if k < 1:
+        raise FbpError(f"k numbers the moments of g'(z)^2, from 1; received {k}")
+    q = limited(check_lengths(q))
+    x, weight = normal_nodes(q)
+    return np.sum(weight * derivative_of(row(activation))(np.sqrt(q)[..., None] * x) ** (2 * k), axis=-1)
+
+
+def length_map(activation: str | Nonlinearity, sigma_w: float, sigma_b: float, q: ArrayLike) -> Floats:
+    """q_l = sigma_w^2 E g(sqrt(q_{l-1}) x)^2 + sigma_b^2; Poole et al. (2016).
+
+    Args:
+        activation: a name or a row.
+        sigma_w: Var W = sigma_w^2 / fan_in.
+        sigma_b: Var b = sigma_b^2.
+        q: q_{l-1}, any shape.
+
+    Returns:
+        q_l, in the shape of q.
+
+    Raises:
+        FbpError: the activation is unknown or softmax, or a number is out of range.
+    """
+    check_sigmas(sigma_w, sigma_b)
+    return sigma_w**2 * second_moment(activation, q) + sigma_b**2
+
+
+def length_slope(activation: Nonlinearity, sigma_w: float, q: float) -> float:
+    """dq_l/dq_{l-1} = sigma_w^2 E g(z) g'(z) x / sqrt(q), by the first derivative alone; at q = 0 its limit."""
+    q = float(limited(q))
+    x, weight = normal_nodes(q)
+    z = math.sqrt(q) * x
+    return sigma_w**2 * float(np.sum(weight * function_of(activation)(z) * derivative_of(activation)(z) * x / q**0.5))
+
+
+@lru_cache(maxsize=256)
+def homogeneous_slope(activation: Nonlinearity) -> float | None:
+    """The slope a of an activation that is z above 0 and a z below; None for any other."""
+    if activation.name not in _HOMOGENEOUS:
+        return None
+    return float(derivative_of(activation)(np.array([-1.0]))[0])
+
+
+def _arc(theta: float) -> float:
+    """(sin theta - theta cos theta) / (1 - cos theta)."""
+    if theta < 1e-2:
+        # By its series: the two terms of the numerator agree to theta^3 / 3.
+        return theta * (2 / 3 - theta**2 / 90 - theta**4 / 2520)
+    return (math.sin(theta) - theta * math.cos(theta)) / (2 * math.sin(theta / 2) ** 2)
+
+
+@lru_cache(maxsize=4096)
+def secant(activation: Nonlinearity, q: float, theta: float) -> float:
+    """E (g(z_1) - g(z_2))^2 / E (z_1 - z_2)^2, for pre-activations of variance q at the angle theta.
+
+    It tends to E g'(z)^2 as theta goes to 0, and carries 1 - c through a layer without cancellation. For z above 0 and
+    a z below it is closed: the arc-cosine kernel of Cho & Saul (2009).
+    """
+    a = homogeneous_slope(activation)
+    if a is not None:
+        return (1 + a * a) / 2 - (1 - a) ** 2 / (2 * math.pi) * _arc(theta)
+    q = float(limited(q))
+    if theta == 0:
+        return float(slope_moment(activation, q))
+    # 1 - cos theta = 2 sin^2(theta / 2), which does not cancel.
+    apart = 2 * q * math.sin(theta / 2) ** 2
+    return half_mean_square_difference(function_of(activation), q, theta) / apart
+
+
+@lru_cache(maxsize=64)
+def secant_curve(activation: Nonlinearity, q: float) -> Callable[[float], float]:
+    """`secant` over theta at one q, for many calls: interpolated where a polynomial in theta reaches 1e-13.
+
+    It is smooth in the angle also for functions with kinks, but too steep near pi where q is large.
+    """
+    each = lambda theta: secant(activation, q, theta)
+    if homogeneous_slope(activation) is not None:
+        return each
+    sampled = lambda thetas: np.array([each(float(theta)) for theta in thetas])
+    for degree in (24, 48):
+        curve = Chebyshev.interpolate(sampled, degree, domain=[0, math.pi])
+        if np.max(np.abs(curve.coef[-4:])) < 1e-13:
+            return lambda theta, curve=curve: float(curve(theta))
+    return each
+
+
+def angle(distance: float) -> float:
+    """theta with 1 - cos theta = distance."""
+    return 2 * math.asin(math.sqrt(min(max(distance, 0.0), 2.0) / 2))
+
+
+def correlation_map(activation: str | Nonlinearity, sigma_w: float, sigma_b: float, c: float, q: float) -> float:
+    """c_l from c_{l-1}, for two inputs whose pre-activations both have mean square q; Poole et al. (2016).
+
+        c_l = (sigma_w^2 E g(z_1) g(z_2) + sigma_b^2) / q_l,    1 - c_l = sigma_w^2 E (g(z_1) - g(z_2))^2 / (2 q_l)
+
+    Args:
+        activation: a name or a row.
+        sigma_w: Var W = sigma_w^2 / fan_in.
+        sigma_b: Var b = sigma_b^2.
+        c: c_{l-1}, from -1 to 1.
+        q: q_{l-1}, positive.
+
+    Returns:
+        c_l.
+
+    Raises:
+        FbpError: the activation is unknown or softmax, a number is out of range, or q_l is 0.
+    """
+    check_correlation(c)
+    found = row(activation)
+    following = float(length_map(found, sigma_w, sigma_b, q))
+    if following == 0 or q == 0:
+        raise FbpError(f"a correlation needs a positive mean square; received q={q}, after the layer {following}")
+    return 1 - (1 - c) * sigma_w**2 * secant(found, float(q), angle(1 - c)) * float(q) / following

@@ -1,0 +1,138 @@
+"""Two judges that need no gradient: finite differences and the adjoint identity, along directions in one leaf.
+
+Both ask for the derivative of the loss along v, which a gradient says is <g, v>: finite differences from values of the
+loss alone, the adjoint identity <1, J v> = <J^T 1, v> from forward-mode differentiation. In float64.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fbp.verify.opinion import Opinion
+from fbp.verify.rounding import norm
+
+STEPS = tuple(10.0**-k for k in range(1, 8))
+"""The ladder of steps, in units of the size of the leaf's entries."""
+_EPS = float(np.finfo(np.float64).eps)
+_ROUNDINGS = 16.0
+"""How many roundings of its value a loss may be off: the floor under every difference."""
+_RESOLUTION = 0.02
+"""A direction passes where its derivative is known to this part of the gradient's size along it, at least."""
+_SAFETY = 10.0
+SIGMAS = 5.0
+"""How many standard deviations <error, v> is allowed: for random signs one is the error's norm times their size."""
+
+
+@dataclass(frozen=True)
+class Slope:
+    """The derivative of the loss along a direction.
+
+    Attributes:
+        value: the derivative.
+        uncertainty: how far it may be off.
+        low: the smaller one of the derivatives to both sides.
+        high: the larger one; further from `low` than the uncertainty only at a kink.
+        step: the step it was taken with.
+    """
+
+    value: float
+    uncertainty: float
+    low: float
+    high: float
+    step: float = 0.0
+
+
+@partial(jax.jit, static_argnums=0)
+def losses_along(function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...], steps: Any) -> Any:
+    """The loss at args + h v for each h, in float64."""
+
+    def at(h: Any) -> Any:
+        shifted = jax.tree.map(lambda x, d: x + h * d if jnp.issubdtype(x.dtype, jnp.floating) else x, args, v)
+        return function(*shifted)
+
+    return jax.lax.map(at, steps)
+
+
+@partial(jax.jit, static_argnums=0)
+def slope_forward(function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...]) -> Any:
+    """The derivative of the loss along v by forward-mode differentiation, in float64."""
+    tangents = jax.tree.map(
+        lambda x, d: d if jnp.issubdtype(x.dtype, jnp.floating) else np.zeros(x.shape, jax.dtypes.float0), args, v
+    )
+    return jax.jvp(function, args, tangents)[1]
+
+
+def slope_by_differences(values: np.ndarray) -> Slope:
+    """The derivative from values of the loss at 0, +h and -h for each h of `STEPS`.
+
+    Of each step the central difference (L(h) - L(-h)) / 2h; the step is chosen where its change from the next larger
+    step and the rounding of the loss are smallest together.
+
+    Args:
+        values: [L(0), L(h_1), L(-h_1), L(h_2), ...].
+    """
+    here, ahead, behind = values[0], values[1::2], values[2::2]
+    h = np.asarray(STEPS)
+    floor = _ROUNDINGS * _EPS * np.maximum(np.maximum(np.abs(ahead), np.abs(behind)), abs(here)) / h
+    central = (ahead - behind) / (2 * h)
+    forward, backward = (ahead - here) / h, (here - behind) / h
+    # Step i + 1 judged by how far it is from step i.
+    uncertainty = np.abs(np.diff(central)) + floor[1:]
+    uncertainty = np.where(np.isfinite(uncertainty), uncertainty, np.inf)
+    i = int(np.argmin(uncertainty)) + 1
+    # A kink at zero: the one-sided derivatives do not come together as the step shrinks.
+    gap, before = forward[i] - backward[i], forward[i - 1] - backward[i - 1]
+    kink = abs(gap) > 0.5 * abs(before) and abs(gap) > _SAFETY * (uncertainty[i - 1] + 2 * floor[i])
+    sides = (forward[i], backward[i]) if kink else (central[i], central[i])
+    return Slope(float(central[i]), float(uncertainty[i - 1]), float(min(sides)), float(max(sides)), float(h[i]))
+
+
+def judge_slope(judge: str, inner: float, slope: Slope, scale: float, tolerance: float) -> Opinion:
+    """Whether <g, v> is the derivative of the loss along v.
+
+    Args:
+        judge: its name.
+        inner: <g, v>.
+        slope: the derivative.
+        scale: the size that <g, v> has for a gradient of the right norm.
+        tolerance: what the arithmetic of g explains, relative to `scale`.
+    """
+    if not np.isfinite(slope.value) or not np.isfinite(slope.uncertainty):
+        return Opinion(judge, "INCONCLUSIVE", "the loss is NaN or infinite along the direction")
+    room = _SAFETY * slope.uncertainty + tolerance * scale
+    if slope.high - slope.low > room:
+        if slope.low - room <= inner <= slope.high + room:
+            sides = f"{slope.low:.4g} to one side, {slope.high:.4g} to the other"
+            return Opinion(judge, "INCONCLUSIVE", f"a kink at this point: the derivative is {sides}")
+        return Opinion(judge, "FAIL", f"<g, v> = {inner:.6g}, one-sided {slope.low:.6g} and {slope.high:.6g}")
+    if abs(inner - slope.value) > room:
+        return Opinion(judge, "FAIL", f"<g, v> = {inner:.6g}, the loss changes by {slope.value:.6g}")
+    if _SAFETY * slope.uncertainty > _RESOLUTION * scale:
+        floor = f"the loss tells changes of {slope.uncertainty:.1e}, the gradient's is {scale:.1e}"
+        return Opinion(judge, "INCONCLUSIVE", f"the noise floor, or a kink inside every step: {floor}")
+    if tolerance > _RESOLUTION:
+        return Opinion(judge, "INCONCLUSIVE", f"rounding of the gradient explains {tolerance:.1e} of it")
+    return Opinion(judge, "PASS")
+
+
+def sign_direction(shape: tuple[int, ...], size: float, seed: int) -> np.ndarray:
+    """A direction of random signs times `size`: a gradient of norm n has a slope of about n * size along it."""
+    signs = np.random.default_rng(seed).integers(0, 2, shape) * 2.0 - 1.0
+    return signs * size
+
+
+def along(difference: np.ndarray, size: float) -> np.ndarray | None:
+    """The direction in which two gradients differ, with entries of at most `size`: who is right shows there most."""
+    largest = float(np.max(np.abs(difference), initial=0.0))
+    return None if not 0 < largest < np.inf else difference / largest * size
+
+
+def inner_product(g: np.ndarray, v: np.ndarray) -> float:
+    """<g, v>, exact in scale: gradients of 1e-200 are no zeros."""
+    largest = norm(g)
+    return largest * float(np.vdot(g / largest, v)) if 0 < largest < np.inf else 0.0
