@@ -19,7 +19,7 @@ from peers import autodiff, by_fbp, by_scan
 from results import Record
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from tables import tables
+from tables import markdown, tables
 
 from fbp.terminal import run as run_command
 
@@ -97,7 +97,7 @@ def main(*, out: Path | None = None, quick: bool = False, resume: bool = False) 
     """
     console = Console() if sys.stdout.isatty() else Console(width=170)
     plan = QUICK if quick else FULL
-    record = Record(out, quick, resume)
+    record = Record("gradient_step", markdown, out, quick, resume)
     # The first compilation of a process pays for starting the compiler.
     counted(plan.compile[0], [by_fbp(plan.compile[0])])
     try:

@@ -4,16 +4,16 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jax
-from tables import Row, tables
 
 from fbp.errors import FbpError
 
-BEGIN, END = "<!-- gradient_step:begin -->", "<!-- gradient_step:end -->"
+Row = dict[str, Any]
 
 
 def environment(quick: bool) -> dict[str, Any]:
@@ -33,10 +33,14 @@ def environment(quick: bool) -> dict[str, Any]:
 class Record:
     """The rows of one run. With a folder they are written after each one, and the whole when it is finished.
 
-    `gradient_step.partial.json` holds a run under way; `gradient_step.json` is always a whole one.
+    `NAME.partial.json` holds a run under way; `NAME.json` is always a whole one.
+
+    Args:
+        name: of the files, and of the markers between which the README's tables stand.
+        markdown: the tables of all rows.
     """
 
-    def __init__(self, folder: Path | None, quick: bool, resume: bool):
+    def __init__(self, name: str, markdown: Callable[[list[Row]], str], folder: Path | None, quick: bool, resume: bool):
         """Begin, or with `resume` go on.
 
         Raises:
@@ -44,6 +48,7 @@ class Record:
         """
         if resume and folder is None:
             raise FbpError("--resume continues a run that was written; give its folder, --out benchmarks/results")
+        self.name, self.tables = name, markdown
         self.folder, self.environment = folder, environment(quick)
         self.date = datetime.now(UTC).isoformat(timespec="seconds")
         self.rows: list[Row] = []
@@ -71,12 +76,12 @@ class Record:
         """Write the whole run and regenerate the tables of the README beside the folder; the files that changed."""
         if self.folder is None:
             return []
-        whole, readme = self.folder / "gradient_step.json", self.folder.resolve().parent / "README.md"
+        whole, readme = self.folder / f"{self.name}.json", self.folder.resolve().parent / "README.md"
         _write(whole, self._text())
         self._partial.unlink(missing_ok=True)
-        if not readme.exists() or BEGIN not in readme.read_text():
+        if not readme.exists() or _markers(self.name)[0] not in readme.read_text():
             return [whole]
-        _write(readme, with_tables(readme.read_text(), self.markdown()))
+        _write(readme, with_tables(self.name, readme.read_text(), self.markdown()))
         return [whole, readme]
 
     def markdown(self) -> str:
@@ -87,12 +92,12 @@ class Record:
             f"{e['cpu_count']} CPU cores, Python {e['python']}, jax {e['jax']}, jaxlib {e['jaxlib']}, fbp {e['fbp']}"
             f"{'; the subset of --quick' if e['quick'] else ''}."
         )
-        return "\n\n".join([where, *(table.markdown() for table in tables(self.rows))])
+        return f"{where}\n\n{self.tables(self.rows)}"
 
     @property
     def _partial(self) -> Path:
         assert self.folder is not None
-        return self.folder / "gradient_step.partial.json"
+        return self.folder / f"{self.name}.partial.json"
 
     def _text(self) -> str:
         whole = {"date": self.date, "environment": self.environment, "rows": self.rows}
@@ -109,17 +114,22 @@ class Record:
             raise FbpError(f"a run is continued where it was begun; {differs}; begin again: delete {self._partial}")
 
 
-def with_tables(text: str, generated: str) -> str:
+def with_tables(name: str, text: str, generated: str) -> str:
     """A README with the part between the markers replaced.
 
     Raises:
         FbpError: the markers are not there once each, in order.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in before + after:
-        raise FbpError(f"the README has {BEGIN} and {END} once each, in this order; put them where the tables belong")
-    return f"{before}{BEGIN}\n\n{generated}\n\n{END}{after}"
+    begin, end = _markers(name)
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed or begin in rest or end in before + after:
+        raise FbpError(f"the README has {begin} and {end} once each, in this order; put them where the tables belong")
+    return f"{before}{begin}\n\n{generated}\n\n{end}{after}"
+
+
+def _markers(name: str) -> tuple[str, str]:
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
 
 
 def _write(path: Path, text: str) -> None:

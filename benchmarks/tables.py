@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from results import Row
 from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
-
-Row = dict[str, Any]
 
 MEMORY_TARGETS = {"tanh": 0.55, "sigmoid": 0.55, "gelu": 0.30, "silu": 0.30}
 """Temporary memory over that of `jax.grad`, at depth 128 and more; activations that are not here have no target."""
@@ -332,3 +331,8 @@ def _reached(yes: bool) -> str:
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def markdown(rows: list[Row]) -> str:
+    """Every table as Markdown."""
+    return "\n\n".join(table.markdown() for table in tables(rows))

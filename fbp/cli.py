@@ -99,7 +99,63 @@ def compare(
         print(found.to_json())
     else:
         rich.print(found)
-    return {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}[found.verdict]
+    return found.exit_status
+
+
+@app.command
+def verify(
+    target: str | None = None,
+    /,
+    *,
+    loss: str | None = None,
+    args: str | None = None,
+    reference: str | None = None,
+    argnums: tuple[int, ...] = (0,),
+    has_value: bool = False,
+    mutate: bool = False,
+    seed: int = 0,
+    json: bool = False,
+) -> int:
+    """Verify a hand-written gradient by three judges: autodiff in float64, finite differences, the adjoint identity.
+
+    Without a target the built-in networks are verified, equation by equation. A target is a gradient function, with
+    --loss and --args, or an operation with a rule of its own (jax.custom_vjp), with --args. All are named
+    package.module:name; modules in the current folder are found.
+
+    Exit status 0: all pass; 1: one fails; 2: misuse; 3: none fails, but one is inconclusive.
+
+    Parameters
+    ----------
+    target
+        The gradient function, or the operation.
+    loss
+        The scalar loss that the target is the gradient of, called with the same arguments.
+    args
+        A tuple of arguments, or a function that gives one.
+    reference
+        For an operation: the same function in plain JAX; without it its own primal.
+    argnums
+        For a gradient function: which arguments are differentiated.
+    has_value
+        The gradient function gives (value, gradient).
+    mutate
+        Inject canonical faults into the built-in network's backward pass, and say which judge finds which.
+    seed
+        Seed of the directions and of the movements by which rounding is measured.
+    json
+        Print JSON instead of tables.
+    """
+    from fbp.verify.command import verify_builtin, verify_mutants, verify_target
+
+    if target is None:
+        given = [name for name, value in (("--loss", loss), ("--args", args), ("--reference", reference)) if value]
+        if given:
+            raise FbpError(f"{given[0]} belongs to a target; received none; e.g. fbp verify my_rules:my_grad ...")
+        return verify_mutants(seed, json) if mutate else verify_builtin(seed, json)
+    if mutate:
+        raise FbpError(f"--mutate injects faults into the built-in network; received the target {target}; leave it out")
+    chosen = argnums[0] if len(argnums) == 1 else argnums
+    return verify_target(target, loss, args, reference, chosen, has_value, seed, json)
 
 
 @app.command

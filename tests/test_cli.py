@@ -159,3 +159,119 @@ def test_help_answers_without_jax():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     # Ten times what it takes: this guards against importing JAX, not against a busy machine.
     assert time.perf_counter() - start < 3
+
+
+RULES = """
+import jax
+import jax.numpy as jnp
+
+def loss(w, x):
+    return jnp.sum(jnp.tanh(x @ w) ** 2)
+
+def right(w, x):
+    return jax.grad(loss)(w, x)
+
+def wrong(w, x):
+    return -jax.grad(loss)(w, x)
+
+def args():
+    return jnp.array([0.5, -0.3]), jnp.array([[1.0, 2.0], [0.3, -0.7], [0.4, 0.1]])
+
+def kink(x):
+    return jnp.sum(jnp.maximum(x, 0))
+
+def kink_grad(x):
+    return (x > 0).astype(x.dtype)
+
+zero = (jnp.zeros(2),)
+
+@jax.custom_vjp
+def square(x):
+    return x * x
+
+square.defvjp(lambda x: (x * x, x), lambda x, d: (2 * x * d,))
+one = (jnp.array([0.5, 2.0]),)
+"""
+
+
+@pytest.fixture
+def rules(tmp_path, monkeypatch):
+    """A module of gradient rules in the current folder."""
+    (tmp_path / "my_rules.py").write_text(RULES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    sys.modules.pop("my_rules", None)
+
+
+def gradient_of(name, loss="loss", args="args"):
+    return ["verify", f"my_rules:{name}", "--loss", f"my_rules:{loss}", "--args", f"my_rules:{args}"]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (gradient_of("right"), 0, "PASS: 1 of 1 leaves pass"),
+        (gradient_of("wrong"), 1, "the sign: equal to minus the gradient"),
+        (gradient_of("kink_grad", "kink", "zero"), 3, "a kink at this point"),
+        (["verify", "my_rules:square", "--args", "my_rules:one"], 0, "conformance of square"),
+    ],
+    ids=["right", "wrong", "kink", "operation"],
+)
+def test_verify_a_target(rules, run, words, status, said):
+    found, out, _ = run(*words)
+    assert found == status, out
+    assert said in out
+
+
+def test_verify_a_target_as_json(rules, run):
+    status, out, _ = run(*gradient_of("wrong"), "--json")
+    assert status == 1
+    assert json.loads(out)["leaves"][0]["verdict"] == "FAIL"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["verify", "my_rules:right"], "received no --args"),
+        (["verify", "my_rules", "--args", "my_rules:args"], "named package.module:name"),
+        (["verify", "no_such_module:f", "--args", "my_rules:args"], "ModuleNotFoundError"),
+        (gradient_of("rigth"), "did you mean 'right'"),
+        (gradient_of("right", args="loss"), "gives the arguments when it is called"),
+        (gradient_of("right", loss="right"), "a loss gives one floating-point number"),
+        (["verify", "my_rules:zero", "--args", "my_rules:args"], "is a function; received tuple"),
+        (["verify", "--loss", "my_rules:loss"], "--loss belongs to a target"),
+        (["verify", "my_rules:right", "--mutate"], "leave it out"),
+        ([*gradient_of("right"), "--reference", "my_rules:loss"], "received both"),
+    ],
+)
+def test_verify_misused_is_one_line(rules, run, words, said):
+    status, out, err = run(*words)
+    assert status == 2
+    assert out == ""
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_verify_the_builtin_networks(run, monkeypatch):
+    import fbp.verify.command as command
+
+    some = [each for each in command.builtin() if each.name.startswith(("relu", "all layers, bfloat16"))]
+    monkeypatch.setattr(command, "builtin", lambda: some)
+    status, out, _ = run("verify")
+    assert status == 0
+    assert "PASS: 2 of 2 networks pass" in out
+    status, out, _ = run("verify", "--json")
+    assert set(json.loads(out)["networks"]) == {each.name for each in some}
+
+
+def test_verify_mutants(run, monkeypatch):
+    import fbp.verify.command as command
+    import fbp.verify.mutations as mutations
+
+    every = mutations.mutants
+    monkeypatch.setattr(mutations, "mutants", lambda *net: [m for m in every(*net) if m.fault == "reversed layers"])
+    status, out, _ = run("verify", "--mutate")
+    assert status == 0
+    assert "1 of 1 effective faults killed" in out
+    assert command.GALLERY

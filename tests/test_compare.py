@@ -54,10 +54,10 @@ def compared(dense, *, options=(), key=None, factor=1.0):
 
 
 FAULTS = {
-    "sign": (FlippedSign, ["[2]['W']"], "cosine -1"),
+    "sign": (FlippedSign, ["[2]['W']"], "the sign"),
     "transpose": (MissingTranspose, ["[0]['W']", "[0]['b']"], "norm ratio"),
-    "mean": (MeanBias, ["[2]['b']"], "norm ratio 0.1667, cosine 1"),
-    "NaN": (NotFinite, ["[2]['W']"], "NaN or infinity where autodiff is finite"),
+    "mean": (MeanBias, ["[2]['b']"], "ratio 1/6 = 1/m"),
+    "NaN": (NotFinite, ["[2]['W']"], "NaN or infinity, first at"),
 }
 
 

@@ -91,17 +91,17 @@ GALLERY = Serial(
 def builtin() -> Iterator[Builtin]:
     """The networks, one row of the table each."""
     for name in activation:
-        yield Builtin(f"{name}, 2 hidden layers", _deep(name, name))
+        yield Builtin(name, _deep(name, name))
     for norm in ("batch", "layer", "rms"):
-        yield Builtin(f"{norm} normalization", _deep("tanh", "relu", norm=norm))
-    yield Builtin("residual connections, layer norm", _deep("gelu", "gelu", "gelu", norm="layer", residual=0.5))
+        yield Builtin(f"{norm} norm", _deep("tanh", "relu", norm=norm))
+    yield Builtin("residual, layer norm", _deep("gelu", "gelu", "gelu", norm="layer", residual=0.5))
     yield Builtin("dropout", _deep("relu", "relu", dropout=0.3), keyed=True)
     yield Builtin("affine, checkpoint", _around(Affine(), Checkpoint(Serial(Activation("tanh"), Dense(WIDTH)))))
     yield Builtin("32 layers as a loop", _around(Repeat(Serial(Activation("tanh"), Dense(WIDTH)), 32)))
     yield Builtin("32 layers in segments", _around(Repeat(Serial(Activation("tanh"), Dense(WIDTH)), 32, checkpoint=6)))
     yield Builtin("summed cross-entropy", _deep("tanh"), SoftmaxCrossEntropy("sum"))
-    yield Builtin("sigmoid binary cross-entropy", _deep("tanh"), SigmoidBinaryCrossEntropy())
+    yield Builtin("binary cross-entropy", _deep("tanh"), SigmoidBinaryCrossEntropy())
     yield Builtin("half squared error", _deep("tanh"), HalfSquaredError())
-    yield Builtin("half squared error, sigmoid output", _deep("tanh"), HalfSquaredError("sum", "sigmoid"))
+    yield Builtin("half squared error, sigmoid", _deep("tanh"), HalfSquaredError("sum", "sigmoid"))
     for dtype in ("float32", "float64", "bfloat16", "float16"):
-        yield Builtin(f"every kind of layer, {dtype}", GALLERY, dtype=dtype, keyed=True)
+        yield Builtin(f"all layers, {dtype}", GALLERY, dtype=dtype, keyed=True)

@@ -15,6 +15,7 @@ from fbp.activations import Nonlinearity, activation
 from fbp.combinators import Combinator, Repeat, Residual, Serial
 from fbp.cotangent import Cotangent
 from fbp.layers import Activation, BatchNorm, Dense, Dropout, LayerNorm, RMSNorm
+from fbp.layers.axes import per_unit
 from fbp.losses import Loss, SoftmaxCrossEntropy
 from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape
 
@@ -236,7 +237,7 @@ def _missing_derivative(layer: Any, params: Params, cache: Cache, A: Array, dA: 
 def _normalization_backward(layer: Any, cache: Cache, params: Params, dA: Array, mean: bool, variance: bool) -> Array:
     A, average, r = cache
     axes = tuple(range(A.ndim - 1)) if isinstance(layer, BatchNorm) else (A.ndim - 1,)
-    d_hat = dA.astype(r.dtype) * params["gamma"].astype(r.dtype)
+    d_hat = dA.astype(r.dtype) * per_unit(params["gamma"].astype(r.dtype), dA)
     A_hat = (A.astype(r.dtype) - (0 if average is None else average)) * r
     dA_in = d_hat
     if variance:

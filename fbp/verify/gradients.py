@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fbp.errors import FbpError
+from fbp.verify.constants import without_constants
 from fbp.verify.judges import judge
 from fbp.verify.reference import Argnums
 from fbp.verify.result import Verification
@@ -42,7 +43,7 @@ def gradient(
     Args:
         my_grad: called as my_grad(*args), gives the gradient: a pytree in the structure of the differentiated argument.
         loss: called as loss(*args), gives a scalar; written in JAX.
-        args: what both are called with: pytrees of arrays.
+        args: what both are called with: pytrees of arrays; Python integers, strings and the like are constants.
         argnums: which of the arguments is differentiated; a tuple where `my_grad` gives a tuple of gradients.
         has_value: whether `my_grad` gives (value, gradient), as `jax.value_and_grad` does.
         directions: how many random directions in each leaf.
@@ -54,9 +55,10 @@ def gradient(
     Raises:
         FbpError: a function cannot be called with these arguments, or the loss is not a scalar.
     """
-    candidate = _WithoutValue(my_grad) if has_value else my_grad
     name = getattr(my_grad, "__name__", type(my_grad).__name__)
-    return Verification(name, judge(candidate, loss, args, argnums, directions, seed))
+    gradient_alone = _WithoutValue(my_grad) if has_value else my_grad
+    arrays, (candidate, scalar) = without_constants(args, gradient_alone, loss)
+    return Verification(name, judge(candidate, scalar, arrays, argnums, directions, seed))
 
 
 def assert_gradient(my_grad: Callable[..., Any], loss: Callable[..., Any], *args: Any, **options: Any) -> None:

@@ -1,6 +1,6 @@
 """What the judges say about each leaf of a gradient: autodiff, finite differences and the adjoint identity."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -10,10 +10,10 @@ import numpy as np
 from fbp.verify import slopes
 from fbp.verify.hints import hint
 from fbp.verify.measures import difference
-from fbp.verify.opinion import Opinion
+from fbp.verify.opinion import ZERO, Opinion
 from fbp.verify.reference import Argnums, Leaves, NoDerivative, Reference, called, chosen, first_line, reference
 from fbp.verify.result import LeafVerdict
-from fbp.verify.rounding import TOLERANCE, ZERO, Allowance, distance, norm, on_host
+from fbp.verify.rounding import TOLERANCE, Allowance, distance, norm, on_host
 from fbp.verify.structure import Structure, by_path, is_floating, structure
 
 _PROBE = 1e-12
@@ -58,7 +58,12 @@ def point(loss: Callable[..., Any], args: tuple[Any, ...], argnums: Argnums = 0,
 
 
 def judge_against(
-    of: Reference, candidate: Callable[..., Any], args: tuple[Any, ...], directions: int = 2, seed: int = 0
+    of: Reference,
+    candidate: Callable[..., Any],
+    args: tuple[Any, ...],
+    directions: int = 2,
+    seed: int = 0,
+    only: Collection[str] | None = None,
 ) -> tuple[LeafVerdict, ...]:
     """`judge` with a reference that is already there.
 
@@ -68,13 +73,13 @@ def judge_against(
         args: pytrees of arrays.
         directions: how many random directions in each leaf.
         seed: of the directions.
+        only: the paths of the leaves to judge; None for all.
     """
     with _precision_of(args):
         arrays = on_host(args)
         found = structure(called("the gradient function", candidate, args), chosen(arrays, of.argnums))
     sharp = _in_float64(candidate, of, found)
-    sizes = {np.shape(x)[0] for x in jax.tree.leaves(arrays) if np.ndim(x)}
-    known = [_leaf(path, of, found, sharp, sizes, directions, seed) for path in of.like]
+    known = [_leaf(path, of, found, sharp, directions, seed) for path in of.like if only is None or path in only]
     others = [path for path in found.problems if path not in of.like]
     return (*known, *(_unknown(path, found) for path in others))
 
@@ -90,9 +95,7 @@ def _unknown(path: str, found: Structure) -> LeafVerdict:
     return LeafVerdict(path, "", (), None, float("nan"), (Opinion("structure", "FAIL", found.problems[path]),))
 
 
-def _leaf(
-    path: str, of: Reference, found: Structure, sharp: Leaves, sizes: set[int], directions: int, seed: int
-) -> LeafVerdict:
+def _leaf(path: str, of: Reference, found: Structure, sharp: Leaves, directions: int, seed: int) -> LeafVerdict:
     like = of.like[path]
     opinions: list[Opinion] = []
     if path in found.problems:
@@ -117,10 +120,18 @@ def _leaf(
         if zero_beside is not None:
             opinions += [Opinion(name, "INCONCLUSIVE", ZERO) for name in ("differences", "adjoint")]
     if not any(opinion.reason == ZERO for opinion in opinions):
-        opinions += _along_directions(path, of, best, exact, explained_best, directions, seed)
+        asked = _along_directions(path, of, best, exact, explained_best, directions, seed)
+        opinions += asked
+        kink = next((opinion.reason for opinion in asked if opinion.reason.startswith(slopes.KINK)), "")
+        if kink and all(opinion.verdict != "FAIL" for opinion in asked if opinion.judge == "differences"):
+            # Where the loss has no derivative, autodiff's choice of one is no better than another between the sides.
+            opinions = [
+                Opinion(o.judge, "INCONCLUSIVE", kink) if o.verdict == "FAIL" and o.judge != "structure" else o
+                for o in opinions
+            ]
     text = ""
     if exact is not None and any(opinion.verdict == "FAIL" for opinion in opinions):
-        text = hint(path, best, of.exact.here if of.exact else {}, explained_best, sizes)
+        text = hint(path, best, of.exact.here if of.exact else {}, explained_best, of.sizes)
     size = norm(g if exact is None else exact)
     return LeafVerdict(
         path,
@@ -241,8 +252,13 @@ def _along_directions(
 
 
 def _most_telling(opinions: list[Opinion]) -> Opinion:
-    for verdict in ("FAIL", "PASS"):
+    # A kink in one direction says more than a smooth way through another.
+    for tells in (
+        lambda opinion: opinion.verdict == "FAIL",
+        lambda opinion: opinion.reason.startswith(slopes.KINK),
+        lambda opinion: opinion.verdict == "PASS",
+    ):
         for opinion in opinions:
-            if opinion.verdict == verdict:
+            if tells(opinion):
                 return opinion
     return opinions[0]

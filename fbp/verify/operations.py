@@ -11,6 +11,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from fbp.errors import FbpError
 from fbp.precision import widened
+from fbp.verify.constants import without_constants
 from fbp.verify.judges import judge
 from fbp.verify.reference import called
 from fbp.verify.result import Verification
@@ -30,7 +31,8 @@ def vjp(
 
     Args:
         op: a differentiable function of pytrees of arrays, e.g. a `jax.custom_vjp`.
-        args: what it is called with; the floating leaves are differentiated.
+        args: what it is called with; the floating leaves are differentiated, Python integers, strings and the like are
+            constants.
         reference: the same function in plain JAX; without it the operation's own primal, with every `custom_vjp` rule
             in it taken away.
         directions: how many random directions in each leaf.
@@ -40,17 +42,18 @@ def vjp(
         FbpError: the operation cannot be called with the arguments, none is floating, or the reference's output
             differs in shape.
     """
-    arrays = jax.tree.map(_as_array, args)
+    plain = without_rules(op) if reference is None else reference
+    arrays, (rule, primal) = without_constants(args, op, plain)
+    arrays = jax.tree.map(jnp.asarray, arrays)
     if not any(is_floating(x) for x in jax.tree.leaves(arrays)):
         raise FbpError("an operation is differentiated with respect to floating arguments; received none")
-    shapes = jax.tree.map(lambda x: (x.shape, str(x.dtype)), called("the operation", _shapes_of(op), arrays))
-    plain = without_rules(op) if reference is None else reference
-    theirs = jax.tree.map(lambda x: (x.shape, str(x.dtype)), called("the reference", _shapes_of(plain), arrays))
+    shapes = jax.tree.map(lambda x: (x.shape, str(x.dtype)), called("the operation", _shapes_of(rule), arrays))
+    theirs = jax.tree.map(lambda x: (x.shape, str(x.dtype)), called("the reference", _shapes_of(primal), arrays))
     if shapes != theirs:
         raise FbpError(f"a reference gives what the operation gives; received {theirs} for {shapes}")
     name = getattr(op, "__name__", type(op).__name__)
     argnums = tuple(range(len(args)))
-    return Verification(name, judge(_Pulled(op, seed), _Paired(plain, seed), arrays, argnums, directions, seed))
+    return Verification(name, judge(_Pulled(rule, seed), _Paired(primal, seed), arrays, argnums, directions, seed))
 
 
 def without_rules(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,10 +117,6 @@ def _cotangent(out: Any, seed: int) -> Any:
 
 def _shapes_of(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args: jax.eval_shape(function, *args)
-
-
-def _as_array(x: Any) -> Any:
-    return x if hasattr(x, "dtype") else jnp.asarray(x)
 
 
 def _evaluated(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:

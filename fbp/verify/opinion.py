@@ -9,6 +9,9 @@ Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 EXIT_STATUS: dict[Verdict, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 """Exit status of a command by its verdict; 2 is a mistake of the user's."""
 
+ZERO = "zero up to rounding"
+"""What a judge says of a gradient that is nothing but rounding."""
+
 
 @dataclass(frozen=True)
 class Opinion:

@@ -62,6 +62,11 @@ class Reference:
         """The norm of the whole gradient."""
         return 0.0 if self.exact is None else norm(np.asarray([norm(x) for x in self.exact.here.values()]))
 
+    @cached_property
+    def sizes(self) -> frozenset[int]:
+        """Lengths of leading axes: what may be a number of examples."""
+        return frozenset(np.shape(x)[0] for x in jax.tree.leaves(self.args64) if np.ndim(x))
+
     def size(self, path: str) -> float:
         """The size of a leaf's entries; where they are zero that of all leaves, or 1."""
         for leaves in ((path,), tuple(self.like)):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbp.verify.measures import LeafDifference
-from fbp.verify.opinion import EXIT_STATUS, Opinion, Verdict, together, worst
+from fbp.verify.opinion import EXIT_STATUS, ZERO, Opinion, Verdict, together, worst
 
 
 class Printable:
@@ -80,6 +80,11 @@ class LeafVerdict:
         if self.difference is None:
             return float("nan")
         return self.difference.relative_error / float(jnp.finfo(self.dtype).eps)
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether its gradient is zero up to rounding, so that a relative error says nothing."""
+        return any(opinion.reason == ZERO for opinion in self.opinions)
 
     def said_by(self, judge: str) -> Opinion | None:
         """The opinion of one judge; None where it was not asked."""

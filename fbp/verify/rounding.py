@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbp.verify.measures import LeafDifference
-from fbp.verify.opinion import Opinion
+from fbp.verify.opinion import ZERO, Opinion
 from fbp.verify.structure import is_floating
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
@@ -28,7 +28,6 @@ _RESOLVED = 0.05
 """The part of a gradient that rounding may explain while a right one is still told from a wrong one."""
 _NOTHING = 1e-9
 _UNCERTAIN = 1e-3
-ZERO = "zero up to rounding"
 
 
 def moved(tree: Any, seed: int) -> Any:

@@ -27,6 +27,9 @@ _SAFETY = 10.0
 SIGMAS = 5.0
 """How many standard deviations <error, v> is allowed: for random signs one is the error's norm times their size."""
 
+KINK = "a kink at this point"
+"""How the reason of a judge begins where the loss has no derivative."""
+
 
 @dataclass(frozen=True)
 class Slope:
@@ -108,7 +111,7 @@ def judge_slope(judge: str, inner: float, slope: Slope, scale: float, tolerance:
     if slope.high - slope.low > room:
         if slope.low - room <= inner <= slope.high + room:
             sides = f"{slope.low:.4g} to one side, {slope.high:.4g} to the other"
-            return Opinion(judge, "INCONCLUSIVE", f"a kink at this point: the derivative is {sides}")
+            return Opinion(judge, "INCONCLUSIVE", f"{KINK}: the derivative is {sides}")
         return Opinion(judge, "FAIL", f"<g, v> = {inner:.6g}, one-sided {slope.low:.6g} and {slope.high:.6g}")
     if abs(inner - slope.value) > room:
         return Opinion(judge, "FAIL", f"<g, v> = {inner:.6g}, the loss changes by {slope.value:.6g}")

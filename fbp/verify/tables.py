@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from fbp.verify.mutations import MutationReport
     from fbp.verify.result import EquationVerdict, LeafVerdict, Verification
 
-_STYLE = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow"}
+VERDICT_STYLE = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow"}
+"""The colour of each verdict."""
 
 
 def comparison_table(comparison: "Comparison") -> Group:
@@ -30,20 +31,22 @@ def comparison_table(comparison: "Comparison") -> Group:
         auto, exact = leaf.against_autodiff, leaf.against_float64
         leaves.add_row(
             Text(leaf.path),
-            Text(leaf.verdict, style=_STYLE[leaf.verdict]),
+            Text(leaf.verdict, style=VERDICT_STYLE[leaf.verdict]),
             f"{auto.relative_error:.1e}",
             f"{exact.relative_error:.1e}",
             f"{leaf.epsilons:.2g}",
             f"{auto.cosine:.6f}",
             f"{auto.norm_ratio:.6f}",
         )
-    hints = [Text(f"{leaf.path}: {leaf.hint}", style=_STYLE[leaf.verdict]) for leaf in comparison.leaves if leaf.hint]
+    hints = [
+        Text(f"{leaf.path}: {leaf.hint}", style=VERDICT_STYLE[leaf.verdict]) for leaf in comparison.leaves if leaf.hint
+    ]
     parts: list[Table | Text] = [leaves, *hints]
     if comparison.cost is not None:
         parts.append(_cost_table(comparison.cost))
     passed = sum(leaf.verdict == "PASS" for leaf in comparison.leaves)
     summary = f"{comparison.verdict}: {passed} of {len(comparison.leaves)} leaves pass, on {comparison.device}"
-    parts.append(Text(summary, style=_STYLE[comparison.verdict]))
+    parts.append(Text(summary, style=VERDICT_STYLE[comparison.verdict]))
     return Group(*parts)
 
 
@@ -85,9 +88,9 @@ def verification_table(found: "Verification") -> Group:
         table.add_column(judge, no_wrap=True)
     for leaf in found.leaves:
         said = (leaf.said_by(judge) for judge in _JUDGES)
-        opinions = (Text(_SHORT[o.verdict], style=_STYLE[o.verdict]) if o else Text("") for o in said)
+        opinions = (Text(_SHORT[o.verdict], style=VERDICT_STYLE[o.verdict]) if o else Text("") for o in said)
         table.add_row(
-            Text(leaf.path or _WHOLE), Text(leaf.verdict, style=_STYLE[leaf.verdict]), *_numbers(leaf), *opinions
+            Text(leaf.path or _WHOLE), Text(leaf.verdict, style=VERDICT_STYLE[leaf.verdict]), *_numbers(leaf), *opinions
         )
     lines = [line for leaf in found.leaves for line in _remarks(leaf.path or _WHOLE, leaf)]
     failed = [each for each in found.equations if each.verdict == "FAIL"]
@@ -100,7 +103,7 @@ def verification_table(found: "Verification") -> Group:
     if found.equations:
         right = sum(each.verdict == "PASS" for each in found.equations)
         summary += f", {right} of {len(found.equations)} equations"
-    parts.append(Text(f"{summary}, on {found.device}", style=_STYLE[found.verdict]))
+    parts.append(Text(f"{summary}, on {found.device}", style=VERDICT_STYLE[found.verdict]))
     return Group(*parts)
 
 
@@ -116,7 +119,7 @@ def _numbers(leaf: "LeafVerdict") -> tuple[str, ...]:
 
 def _remarks(name: str, leaf: "LeafVerdict") -> list[Text]:
     texts = [text for text in (leaf.hint, leaf.reason, leaf.note) if text]
-    return [Text(f"{name}: {'; '.join(texts)}", style=_STYLE[leaf.verdict])] if texts else []
+    return [Text(f"{name}: {'; '.join(texts)}", style=VERDICT_STYLE[leaf.verdict])] if texts else []
 
 
 def _equations_table(equations: "tuple[EquationVerdict, ...]") -> Table:
@@ -127,7 +130,9 @@ def _equations_table(equations: "tuple[EquationVerdict, ...]") -> Table:
         d = each.leaf.difference
         error = "" if d is None else f" {d.relative_error:.0e}"
         mark = "" if each.verdict == "PASS" else f" {each.verdict}"
-        by_layer.setdefault(each.layer, []).append(Text(f"{each.quantity}{error}{mark}", style=_STYLE[each.verdict]))
+        by_layer.setdefault(each.layer, []).append(
+            Text(f"{each.quantity}{error}{mark}", style=VERDICT_STYLE[each.verdict])
+        )
     width = max(map(len, by_layer.values()))
     for _ in range(width):
         table.add_column("", no_wrap=True)
