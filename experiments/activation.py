@@ -68,6 +68,7 @@ def study(quick, tell) -> Report:
         records=tuple(flow_records(flows)),
         results={"verdicts": flow_verdicts(flows)},
         seed=0,
+        data=((digits.name, digits.sha256),),
     )
 
 

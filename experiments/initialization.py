@@ -94,6 +94,7 @@ def study(quick, tell) -> Report:
         records=(*flow_records(flows, part="named"), *flow_records({"dial": dial}, part="dial")),
         results={"verdicts": flow_verdicts(flows), "n_var_w": variances.tolist(), "rates": measured},
         seed=0,
+        data=((digits.name, digits.sha256),),
     )
 
 

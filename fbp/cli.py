@@ -57,6 +57,24 @@ def report(*, out: Path = Path("fbp-report"), data_dir: Path | None = None, seed
 
 
 @app.command
+def rerun(folder: Path, /) -> int:
+    """Repeat the run that wrote a report, from its manifest, and say whether the bits agree.
+
+    Exit status 0: every bit of the data and every result is the same; 1: something differs.
+
+    Parameters
+    ----------
+    folder
+        The folder of a report.
+    """
+    from fbp.report import rerun
+
+    found = rerun(folder)
+    print(found)
+    return 0 if found.agrees else 1
+
+
+@app.command
 def compare(
     *,
     network: Network = _DEFAULT,

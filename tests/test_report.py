@@ -2,10 +2,13 @@
 
 import csv
 import dataclasses
+import hashlib
 import json
 import math
 import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from fbp.report import (
     digits,
     markup,
     panels,
+    rerun,
     values,
     write,
 )
@@ -142,7 +146,7 @@ def refuse_constant(name: str):
 
 def test_the_folder_holds_what_is_promised(folder):
     figures = {f"figures/{f.name}.{kind}" for f in FULL.figures() for kind in ("svg", "png")}
-    assert set(tree(folder)) == {"report.html", "report.md", "data.csv", "result.json"} | figures
+    assert set(tree(folder)) == {"report.html", "report.md", "data.csv", "result.json", "manifest.json"} | figures
     assert os.listdir(folder.parent) == ["far"]
 
 
@@ -399,3 +403,65 @@ def test_names_stand_at_the_ends_where_they_fit_and_otherwise_in_a_legend():
     close = curves([Curve("a", [1, 2], [0, 1]), Curve("b", [1, 2], [1, 1])], "x", "y")
     assert not close.axes[0].texts
     assert [text.get_text() for text in close.legends[0].get_texts()] == ["a", "b"]
+
+
+STUDY = """
+import sys
+import numpy as np
+from fbp.report import Report, script
+
+def study(quick, tell):
+    draw = np.random.default_rng({seed})
+    rows = tuple({{"i": i, "x": float(draw.normal())}} for i in range(3))
+    return Report("T", "Q?", ("found",), (("n", 3),), (), "python study.py --quick", rows, {{"sum": rows[0]["x"]}}, 0)
+
+script(study)
+"""
+
+
+@pytest.fixture
+def studied(tmp_path, monkeypatch):
+    """A study's folder, and the script that wrote it, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.py").write_text(STUDY.format(seed=0))
+    subprocess.run([sys.executable, "study.py", "--quick", "--out", "first"], check=True, capture_output=True)
+    return tmp_path / "first"
+
+
+def test_rerun_gives_the_same_bits(studied):
+    found = rerun(studied)
+    assert found.agrees
+    assert str(found) == "python study.py --quick: the bits agree"
+
+
+def test_rerun_says_what_differs(studied):
+    (studied.parent / "study.py").write_text(STUDY.format(seed="None"))
+    manifest = json.loads((studied / "manifest.json").read_text())
+    manifest["versions"]["jax"] = "0.0.1"
+    (studied / "manifest.json").write_text(json.dumps(manifest))
+    found = rerun(studied)
+    assert not found.agrees
+    assert "data.csv: x differs in 3 of 3 rows" in found.differences
+    assert found.differences[-1].startswith("result.json: results.sum: ")
+    assert any(line.startswith("jax: 0.0.1 then") for line in found.changes)
+
+
+def test_rerun_refuses_what_it_cannot_repeat(studied, tmp_path):
+    with pytest.raises(FbpError, match=r"has a manifest\.json"):
+        rerun(tmp_path)
+    (tmp_path / "study.py").unlink()
+    with pytest.raises(FbpError, match=r"there is no study\.py here"):
+        rerun(studied)
+    for command, said in (("rm -rf /", "fbp or a study"), ("fbp nothing", "ended with status 2")):
+        manifest = json.loads((studied / "manifest.json").read_text()) | {"command": command}
+        (studied / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(FbpError, match=said):
+            rerun(studied)
+
+
+def test_manifest_says_what_the_run_depended_on(studied):
+    manifest = json.loads((studied / "manifest.json").read_text())
+    assert manifest["configuration"] == {"n": 3}
+    assert manifest["command"] == "python study.py --quick"
+    assert manifest["sha256"]["data.csv"] == hashlib.sha256((studied / "data.csv").read_bytes()).hexdigest()
+    assert set(manifest["versions"]) == {"python", "fbp", "jax", "jaxlib", "numpy"}

@@ -4,6 +4,7 @@ from fbp.report.document import Block, Figure, Report, Section, Table, Text
 from fbp.report.figures import Curve, curves, panels
 from fbp.report.images import digits
 from fbp.report.look import style
+from fbp.report.rerun import Repetition, rerun
 from fbp.report.script import script
 from fbp.report.sections import (
     comparison_tables,
@@ -19,6 +20,7 @@ __all__ = [
     "Block",
     "Curve",
     "Figure",
+    "Repetition",
     "Report",
     "Section",
     "Table",
@@ -33,6 +35,7 @@ __all__ = [
     "flow_verdicts",
     "hidden_verdict",
     "panels",
+    "rerun",
     "script",
     "style",
     "write",

@@ -87,6 +87,7 @@ class Report:
         records: tidy rows, one observation each, for `data.csv`.
         results: the summary for `result.json`; whatever JSON cannot hold is written by its `str`.
         seed: the seed of every random number in the report.
+        data: (name, sha256) of each data set that was read.
 
     Raises:
         FbpError: two figures share a name, or two lines of the setting share a label.
@@ -101,6 +102,7 @@ class Report:
     records: tuple[dict[str, Any], ...]
     results: dict[str, Any]
     seed: int
+    data: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         # On a file system that ignores case, names that differ in case alone would share a file.

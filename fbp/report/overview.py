@@ -99,6 +99,7 @@ def overview(
         records=tuple(_records(training, flows)),
         results=_results(comparison, training, flows),
         seed=seed,
+        data=((data.name, data.sha256),),
     )
 
 

@@ -1,14 +1,12 @@
 """A report's folder: rendered whole in memory, built beside its place, and swapped in at once."""
 
 import csv
-import importlib.metadata
 import io
 import json
 import os
-import platform
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,18 +15,19 @@ from fbp.errors import FbpError
 from fbp.report import markup, values
 from fbp.report.document import Report
 from fbp.report.look import render, style
+from fbp.report.manifest import device, manifest, versions
 from fbp.report.render import pages
 
 _SCHEMA = "fbp.report"
 _SCHEMA_VERSION = 1
-_OURS = frozenset({"report.html", "report.md", "figures", "data.csv", "result.json"})
+_OURS = frozenset({"report.html", "report.md", "figures", "data.csv", "result.json", "manifest.json"})
 
 
 def write(report: Report, folder: str | os.PathLike[str], overwrite: bool = True) -> Path:
     """Writes a report as a folder, all of it or nothing.
 
     The folder holds report.html (one file, opens offline), report.md, figures/<name>.svg and .png,
-    data.csv and result.json. In result.json, NaN and infinities are the strings "NaN", "Infinity" and
+    data.csv, result.json and manifest.json. In result.json, NaN and infinities are the strings "NaN", "Infinity" and
     "-Infinity". A report that is there already is replaced; files beside it that are not a report's are
     kept. If anything fails, or the program is interrupted, the folder stays as it was.
 
@@ -166,18 +165,19 @@ def _files(report: Report) -> dict[str, bytes]:
         with style():
             drawing = figure.draw()
         pictures[figure.name] = render(drawing, markup.bare(figure.caption))
-    versions, device = _versions(), _device()
-    made_with = {**versions, "device": device, "seed": str(report.seed)}
+    made_with = {**versions(), "device": device(), "seed": str(report.seed)}
     html, markdown = pages(report, pictures, made_with)
     texts = {
         "report.html": html,
         "report.md": markdown,
         "data.csv": _csv(report),
-        "result.json": _json(report, versions, device),
+        "result.json": _json(report),
     }
     images = {f"figures/{name}.svg": picture.svg for name, picture in pictures.items()}
     images |= {f"figures/{name}.png": picture.png for name, picture in pictures.items()}
-    return {name: text.encode("utf-8") for name, text in texts.items()} | images
+    files = {name: text.encode("utf-8") for name, text in texts.items()}
+    repeated = {name: files[name] for name in ("data.csv",)}
+    return files | images | {"manifest.json": _strict(manifest(report, repeated)).encode("utf-8")}
 
 
 def _csv(report: Report) -> str:
@@ -190,7 +190,7 @@ def _csv(report: Report) -> str:
     return text.getvalue()
 
 
-def _json(report: Report, versions: Mapping[str, str], device: str) -> str:
+def _json(report: Report) -> str:
     result: dict[str, Any] = {
         "schema": _SCHEMA,
         "schema_version": _SCHEMA_VERSION,
@@ -201,23 +201,11 @@ def _json(report: Report, versions: Mapping[str, str], device: str) -> str:
         "results": report.results,
         "command": report.command,
         "seed": report.seed,
-        "versions": versions,
-        "device": device,
+        "versions": versions(),
+        "device": device(),
     }
-    return json.dumps(values.strict(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return _strict(result)
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("fbp", "jax", "jaxlib", "numpy"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def _device() -> str:
-    import jax
-
-    return jax.devices()[0].device_kind
+def _strict(data: Any) -> str:
+    return json.dumps(values.strict(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,5 @@
+"""`python -m fbp` is `fbp`."""
+
+from fbp.cli import main
+
+main()

@@ -1,0 +1,127 @@
+"""A report repeated from its manifest, and whether the bits agree."""
+
+import csv
+import io
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fbp.errors import FbpError
+from fbp.report.manifest import SCHEMA, SCHEMA_VERSION, device, versions
+
+_TABLE, _RESULT = "data.csv", "result.json"
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """What a repetition gave.
+
+    Attributes:
+        command: what was run.
+        differences: what of the results differs, one line each; empty where the bits agree.
+        changes: what of the environment is another, one line each.
+    """
+
+    command: str
+    differences: tuple[str, ...]
+    changes: tuple[str, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every bit of the data and every result is the same."""
+        return not self.differences
+
+    def __str__(self) -> str:
+        lines = [f"{self.command}: the bits {'agree' if self.agrees else 'differ'}"]
+        return "\n".join(lines + [f"  {line}" for line in (*self.differences, *self.changes)])
+
+
+def rerun(folder: Path) -> Repetition:
+    """Repeat the run that wrote a folder, beside it, and compare `data.csv` and the results in `result.json`.
+
+    Args:
+        folder: of a report, with its manifest.
+
+    Raises:
+        FbpError: there is no manifest, its command is none of fbp's, or the command fails.
+    """
+    then = _manifest(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "again"
+        done = subprocess.run([*_words(then["command"]), "--out", str(out)], check=False, stdout=subprocess.PIPE)
+        if done.returncode or not (out / _RESULT).exists():
+            raise FbpError(
+                f"a manifest's command runs where it was typed; {then['command']!r} ended with status "
+                f"{done.returncode}; run it by hand from the folder that holds its script"
+            )
+        differences = tuple(_table_differences(folder, out)) + tuple(_result_differences(folder, out))
+    now = {"device": device(), **versions()}
+    was = {"device": then["device"], **then["versions"]}
+    changes = tuple(
+        f"{name}: {was.get(name)} then, {value} now" for name, value in now.items() if was.get(name) != value
+    )
+    return Repetition(then["command"], differences, changes)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FbpError(
+            f"a report that can be repeated has a manifest.json; {folder} has none to read; run its command"
+        ) from error
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("schema_version") != SCHEMA_VERSION:
+        raise FbpError(
+            f"{path} is a manifest of schema {SCHEMA} {SCHEMA_VERSION}; received another; run its command by hand"
+        )
+    return found
+
+
+def _words(command: str) -> list[str]:
+    """The command for this interpreter, without the folder it wrote to."""
+    words = shlex.split(command)
+    if "--out" in words:
+        at = words.index("--out")
+        del words[at : at + 2]
+    words = [word for word in words if not word.startswith("--out=")]
+    program = Path(words[0]).name if words else ""
+    if program.startswith("python") and len(words) > 1:
+        if not Path(words[1]).exists():
+            raise FbpError(
+                f"a study is repeated from the folder that holds it; there is no {words[1]} here; change to it"
+            )
+        return [sys.executable, *words[1:]]
+    if program == "fbp":
+        return [sys.executable, "-m", "fbp", *words[1:]]
+    raise FbpError(f"a manifest's command is fbp or a study; received {command!r}; run it by hand")
+
+
+def _table_differences(one: Path, other: Path) -> list[str]:
+    a, b = ((folder / _TABLE).read_text(encoding="utf-8") for folder in (one, other))
+    if a == b:
+        return []
+    first, second = (list(csv.DictReader(io.StringIO(text))) for text in (a, b))
+    if len(first) != len(second) or (first and list(first[0]) != list(second[0])):
+        return [f"{_TABLE}: {len(first)} rows then, {len(second)} now, or other columns"]
+    pairs = list(zip(first, second, strict=True))
+    counts = {name: sum(x[name] != y[name] for x, y in pairs) for name in (first[0] if first else ())}
+    return [f"{_TABLE}: {name} differs in {n} of {len(pairs)} rows" for name, n in counts.items() if n]
+
+
+def _result_differences(one: Path, other: Path) -> list[str]:
+    a, b = (json.loads((folder / _RESULT).read_text(encoding="utf-8")) for folder in (one, other))
+    return [f"{_RESULT}: {path}" for path in _paths(a["results"], b["results"], "results")][:10]
+
+
+def _paths(a: Any, b: Any, at: str) -> list[str]:
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [path for key in a for path in _paths(a[key], b[key], f"{at}.{key}")]
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return [path for i, pair in enumerate(zip(a, b, strict=True)) for path in _paths(*pair, f"{at}[{i}]")]
+    return [] if a == b else [f"{at}: {a} then, {b} now"]
