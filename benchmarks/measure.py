@@ -42,11 +42,10 @@ class Candidate:
     @property
     def counts(self) -> dict[str, Any]:
         """What the compiler says; flops is None where a loop's body would be counted once."""
-        analysis = self.program.call.cost_analysis() or {}
         return {
             "compile_seconds": self.program.compile_seconds,
-            "temporary_bytes": int(self.program.call.memory_analysis().temp_size_in_bytes),
-            "flops": None if self.version.loop else analysis.get("flops"),
+            "temporary_bytes": self.program.temporary_bytes,
+            "flops": None if self.version.loop else self.program.flops,
         }
 
 

@@ -1,7 +1,11 @@
-"""Alternative rules: how far is back-propagating the raw output error, without Act'(Z), from the gradient?
+"""Alternative rules: how far from the gradient are the raw output error, feedback alignment and their kin?
 
 A widely copied three-layer network computes the output's delta rightly for its own weights, but sends W2 (Y - Yhat)
 back to the hidden layer, where the chain rule asks for W2 (Y - Yhat) Act'(Z2).
+
+Feedback alignment sends dZ back through a fixed random matrix instead of W^T (Lillicrap et al. 2016), sign-symmetry
+through the signs of W (Liao, Leibo & Poggio 2016), direct feedback alignment sends the output's error straight to every
+layer (Nokland 2016).
 """
 
 from dataclasses import dataclass
@@ -11,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbp
-from fbp.report import Curve, Figure, Report, Section, Table, Text, curves, script
+from fbp.report import Curve, Figure, Report, Section, Table, Text, curves, panels, script
 
 HIDDEN = 30
 BATCH = 32
@@ -94,6 +98,133 @@ def train(rule: str, rate: float, epochs: int, X, Y, seed: int) -> list[dict]:
     return rows
 
 
+DEEP = fbp.mlp((784, 64, 64, 64, 10), "tanh", "lecun_normal")
+CROSS_ENTROPY = fbp.SoftmaxCrossEntropy()
+
+
+def sent_back_by(rule):
+    """A rule as a function (params, B, X, Y) -> d_params; it differs from the gradient in what is sent back."""
+
+    def matrix(W, B):
+        return {"feedback alignment": B, "sign-symmetric": jnp.sign(W) * jnp.mean(jnp.abs(W))}.get(rule, W)
+
+    def backward(params, B, X, Y):
+        A, caches = X, []
+        for layer, p in zip(DEEP.layers, params, strict=True):
+            A, cache = layer.forward(p, A)
+            caches.append(cache)
+        _, error = CROSS_ENTROPY.value_and_dZ(A, Y)
+        d, dA = [], error
+        for layer, p, cache, b in reversed(list(zip(DEEP.layers, params, caches, B, strict=True))):
+            if isinstance(layer, fbp.Dense):
+                d_layer, _ = layer.backward(p, cache, dA)
+                dA = dA @ matrix(p["W"], b["W"]).T
+            else:
+                dA = error @ b["E"] if rule == "direct feedback alignment" else dA
+                d_layer, dA = layer.backward(p, cache, dA)
+            d.append(d_layer)
+        return tuple(reversed(d))
+
+    return backward
+
+
+DEEP_RULES = ("gradient", "sign-symmetric", "feedback alignment", "direct feedback alignment")
+
+
+def align(rule, epochs, X, Y, seed):
+    """Gradient descent by a rule: every epoch, loss, error rate and the cosine with the gradient, layer by layer."""
+    params, _ = DEEP.init(jax.random.key(seed))
+    other, _ = DEEP.init(jax.random.key(1000 + seed))
+    draw = np.random.default_rng(seed)
+    B = tuple(
+        b if isinstance(layer, fbp.Dense) else {"E": jnp.asarray(draw.normal(size=(10, 64)) / 10**0.5, jnp.float32)}
+        for layer, b in zip(DEEP.layers, other, strict=True)
+    )
+    send, gradient = sent_back_by(rule), fbp.value_and_grad(DEEP, CROSS_ENTROPY)
+
+    @jax.jit
+    def epoch(params, order):
+        def update(params, rows):
+            return jax.tree.map(lambda p, g: p - 0.1 * g, params, send(params, B, X[rows], Y[rows])), None
+
+        return jax.lax.scan(update, params, order)[0]
+
+    @jax.jit
+    def look(params):
+        loss, true = gradient(params, X, Y)
+        found = send(params, B, X, Y)
+        pairs = [(a["W"], b["W"]) for a, b in zip(found, true, strict=True) if a]
+        cosines = [jnp.vdot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b)) for a, b in pairs]
+        return loss, jnp.mean(jnp.argmax(DEEP.forward(params, X)[0], axis=-1) != Y), jnp.stack(cosines)
+
+    rows = []
+    for number in range(epochs + 1):
+        loss, error, cosines = look(params)
+        rows.append((float(loss), float(error), *map(float, cosines)))
+        if number < epochs:
+            params = epoch(params, draw.permutation(len(X))[: len(X) // BATCH * BATCH].reshape(-1, BATCH))
+    return rows
+
+
+def alignment(epochs, seeds, X, Y, tell):
+    """The deep rules: their section, their records and a finding."""
+    runs = {}
+    for rule in DEEP_RULES:
+        tell(f"training by {rule}")
+        runs[rule] = np.array([align(rule, epochs, X, Y, seed) for seed in range(seeds)])
+    t = np.arange(epochs + 1)
+
+    def curve(label, values):
+        return Curve(label, t, np.median(values, 0), values.min(0), values.max(0))
+
+    def cosines():
+        drawn = [
+            (rule, [curve(f"W{l + 1}", runs[rule][:, :, 2 + l]) for l in range(4)])
+            for rule in DEEP_RULES
+            if rule != "gradient"
+        ]
+        return panels(drawn, "epoch", "cosine with the gradient", reference=("the gradient", 1.0))
+
+    def losses():
+        return curves([curve(rule, runs[rule][:, :, 0]) for rule in DEEP_RULES], "epoch", "loss (nats)", log_y=True)
+
+    rows = tuple(
+        (
+            rule,
+            *(float(np.median(runs[rule][:, i, 2])) for i in (0, -1)),
+            *(float(np.median(runs[rule][:, -1, i])) for i in (0, 1)),
+        )
+        for rule in DEEP_RULES
+    )
+    finding = (
+        "In a network of four layers the first layer's cosine with the gradient goes from start to end: "
+        + "; ".join(f"{rule} {start:.2f} to {end:.2f}" for rule, start, end, _, _ in rows if rule != "gradient")
+        + f". Random matrices begin at right angles to the gradient and come to a cosine of {rows[2][2]:.2f} after "
+        f"{epochs} epochs, because the weights turn towards them; the signs of W are close from the start."
+    )
+    blocks = (
+        Text(
+            "784-64-64-64-10, tanh, softmax cross-entropy, plain descent with rate 0.1. The last layer's rule is the "
+            "gradient in all of them; they differ in what they send back."
+        ),
+        Figure("alignment", "Cosine of each layer's update with the gradient; bands span the seeds.", cosines),
+        Figure("deep", "Training by four rules from the same weights and batches.", losses),
+        Table(
+            "Cosine with the gradient of W1, and where training ended (medians over seeds).",
+            ("rule", "cosine, start", "cosine, end", "loss, end", "error rate, end"),
+            rows,
+        ),
+    )
+    records = tuple(
+        {"rule": rule, "seed": s, "epoch": e, "loss": x[0], "error": x[1]}
+        | {f"cosine_W{l + 1}": x[2 + l] for l in range(4)}
+        for rule, each in runs.items()
+        for s, run in enumerate(each.tolist())
+        for e, x in enumerate(run)
+    )
+    return Section("Deeper networks, other matrices", blocks), records, finding
+
+
 def study(quick, tell) -> Report:
     """Both rules from the same weights, at a modest and at a large learning rate."""
     epochs, seeds, rates = (5, 2, (0.5, 4.0)) if quick else (20, 5, (0.5, 4.0))
@@ -106,6 +237,8 @@ def study(quick, tell) -> Report:
             tell(f"training by {rule}, learning rate {rate}")
             for seed in range(seeds):
                 records += train(rule, rate, epochs, X, Y, seed)
+
+    deeper, deep_records, deep_finding = alignment(epochs, seeds, X, jnp.asarray(digits.train_Y[:2000]), tell)
 
     def over_epochs(column: str, rule: str, rate: float) -> np.ndarray:
         found = [r[column] for r in records if r["rule"] == rule and r["rate"] == rate]
@@ -152,6 +285,7 @@ def study(quick, tell) -> Report:
         "It points downhill nevertheless, and it does not see the saturation of the output: "
         + "; ".join(f"{rule}, learning rate {rate:g}: loss {loss:.4f}" for rule, rate, _, _, loss, _ in summary)
         + f" after {epochs} epochs.",
+        deep_finding,
         "That a network learns is no proof that its backward pass is right: a comparison with the gradient is.",
     )
     body = (
@@ -168,13 +302,13 @@ def study(quick, tell) -> Report:
         ),
     )
     return Report(
-        title="The raw-error rule",
-        question="How far is back-propagating the raw output error, without the factor Act'(Z), from the gradient?",
+        title="Rules that are not the gradient",
+        question="How far from the gradient are the raw output error and feedback alignment, and do they learn?",
         findings=findings,
         setting=(("network", f"784-{HIDDEN}-10, sigmoid"), ("digits", 2000), ("batch", BATCH), ("seeds", seeds)),
-        sections=(Section("Against the gradient", body),),
+        sections=(Section("The raw output error", body), deeper),
         command="python experiments/alternative_rules.py" + (" --quick" if quick else ""),
-        records=tuple(records),
+        records=(*records, *deep_records),
         results={"rows": [list(row) for row in summary], "lowest_cosine_W1": lowest},
         seed=0,
         data=((digits.name, digits.sha256),),

@@ -58,10 +58,21 @@ class CostComparison:
 
 @dataclass(frozen=True)
 class Timed:
-    """A compiled function, and how long it took to trace, lower and compile it."""
+    """A compiled function, how long it took to trace, lower and compile it, and what the compiler counts."""
 
     call: Any
     compile_seconds: float
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations (a loop's body may be counted once); NaN where the compiler does not count."""
+        analysis = self.call.cost_analysis()
+        return float(analysis.get("flops", float("nan"))) if analysis else float("nan")
+
+    @property
+    def temporary_bytes(self) -> int:
+        """Memory for intermediates, beside arguments and results."""
+        return int(self.call.memory_analysis().temp_size_in_bytes)
 
 
 def compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Timed:
@@ -69,7 +80,7 @@ def compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Timed:
 
     Args:
         function: a pure function of arrays.
-        arguments: what it is to be called with.
+        arguments: what it is to be called with; shapes alone will do.
     """
     begin = time.perf_counter()
     # A new function object: one that was compiled before would be found in the cache and seem free.
@@ -98,20 +109,11 @@ def compare_cost(manual: Timed, autodiff: Timed, arguments: tuple[Any, ...], sec
             jax.block_until_ready(pair[i].call(*arguments))
             times[i].append(time.perf_counter() - begin)
     costs = [
-        Cost(each.compile_seconds, statistics.median(taken), _flops(each.call), _temporary_bytes(each.call))
+        Cost(each.compile_seconds, statistics.median(taken), each.flops, each.temporary_bytes)
         for each, taken in zip(pair, times, strict=True)
     ]
     step_ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
     return CostComparison(costs[0], costs[1], step_ratio)
-
-
-def _flops(compiled: Any) -> float:
-    analysis = compiled.cost_analysis()
-    return float(analysis.get("flops", float("nan"))) if analysis else float("nan")
-
-
-def _temporary_bytes(compiled: Any) -> int:
-    return int(compiled.memory_analysis().temp_size_in_bytes)
 
 
 def _ratio(numerator: float, denominator: float) -> float:
