@@ -44,8 +44,10 @@ def main() -> None:
         seconds = time.perf_counter() - start
         table = Path(folder, "data.csv")
         rows = sum(1 for _ in table.open()) - 1
-        print(f"{seconds:.1f} s for {len(flows)} cells of {PLAN.seeds} networks, {rows:,} rows in "
-              f"{table.stat().st_size / 2**20:.0f} MiB; {PLAN.examples} inputs each")
+        print(
+            f"{seconds:.1f} s for {len(flows)} cells of {PLAN.seeds} networks, {rows:,} rows in "
+            f"{table.stat().st_size / 2**20:.0f} MiB; {PLAN.examples} inputs each"
+        )
     print(f"compilations over half a second: {len(compiled)} ({', '.join(compiled)})")
 
 

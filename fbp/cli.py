@@ -57,6 +57,54 @@ def report(*, out: Path = Path("fbp-report"), data_dir: Path | None = None, seed
 
 
 @app.command
+def flow(
+    *,
+    depth: str = "10,50,200",
+    activation: str = "tanh,relu,gelu",
+    init: str = "he_normal,glorot_normal,orthogonal",
+    width: int = 256,
+    seeds: int = 20,
+    out: Path = Path("flow"),
+    resume: bool = False,
+    seed: int = 0,
+    quick: bool = False,
+) -> int:
+    """Measure how gradients shrink or grow from layer to layer, beside mean-field theory, and write a report.
+
+    Parameters
+    ----------
+    depth
+        Numbers of dense layers, with commas between them.
+    activation
+        Activation functions.
+    init
+        Initializers: he_normal, glorot_normal, orthogonal, mean_field(1.3,0.2), ...
+    width
+        Units a layer.
+    seeds
+        Random networks of each kind.
+    out
+        The folder to write; an older report in it is replaced.
+    resume
+        Go on with the grid that was stopped in this folder.
+    seed
+        Seed of all randomness.
+    quick
+        A small grid, for a first look.
+    """
+    from fbp.recipes import integers, names
+    from fbp.report.flow_report import run_flow
+    from fbp.report.script import announce, typed
+    from fbp.terminal import telling
+
+    grid = integers("depth", depth), names(activation), names(init)
+    with telling() as tell:
+        report = run_flow(*grid, width, seeds, out, resume, seed, quick, tell, typed())
+    announce(report, out)
+    return 0
+
+
+@app.command
 def rerun(folder: Path, /) -> int:
     """Repeat the run that wrote a report, from its manifest, and say whether the bits agree.
 

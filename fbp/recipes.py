@@ -47,10 +47,10 @@ class Recipe:
         """
         from fbp.architectures import mlp
 
-        names = _split(self.activation)
+        found = names(self.activation)
         return mlp(
             self._widths(),
-            names[0] if len(names) == 1 else names,
+            found[0] if len(found) == 1 else found,
             # LSUV starts from orthonormal weights; `parameters` does the rest.
             "orthogonal" if self.init == "lsuv" else self.init,
             self.norm,
@@ -102,14 +102,25 @@ class Recipe:
         return labels if integer else jax.nn.one_hot(labels, self._widths()[-1])
 
     def _widths(self) -> tuple[int, ...]:
-        try:
-            return tuple(int(width) for width in self.layers.split(","))
-        except ValueError as error:
-            raise FbpError(
-                f"layers are widths with commas between them; received {self.layers!r}; e.g. 784,128,64,10"
-            ) from error
+        return integers("layers", self.layers)
 
 
-def _split(names: str) -> list[str]:
+def integers(what: str, text: str) -> tuple[int, ...]:
+    """Integers with commas between them.
+
+    Args:
+        what: they are, for the message.
+        text: as it was typed.
+
+    Raises:
+        FbpError: one of them is none.
+    """
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError as error:
+        raise FbpError(f"{what} is integers with commas between them; received {text!r}; e.g. 784,128,64,10") from error
+
+
+def names(text: str) -> list[str]:
     """Names with commas between them; a comma in brackets belongs to its name."""
-    return re.split(r",(?![^(]*\))", names)
+    return re.split(r",(?![^(]*\))", text)

@@ -1,111 +1,158 @@
-"""Gradient norms by layer over many random networks, as one compiled program."""
+"""Curves over the layers of many random networks, as one compiled program."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from fbp.backprop import GradientNorms, check_batch, sweep_norms
-from fbp.errors import FbpError
-from fbp.initializers import zeros
-from fbp.layers import Dense
+from fbp.backprop import GradientNorms, check_batch
+from fbp.combinators import Serial
+from fbp.errors import FbpError, check_count
+from fbp.flow.curves import Flow
+from fbp.flow.prediction import plain
+from fbp.flow.spectrum import log10_singular_values
+from fbp.flow.watched import Seen, layers_of, see, watched
+from fbp.initializers import initializer, zeros
+from fbp.layers import Activation, Dense
 from fbp.losses import Loss
 from fbp.typing import Activations, Key, Layer, Params
 from fbp.walk import map_layers, rebuild
 
-
-@dataclass(frozen=True, eq=False)
-class Flow:
-    """Gradient norms of random networks of one architecture.
-
-    Attributes:
-        log10: log10 norms, `GradientNorms` of numpy arrays (scales, seeds, L) for the dense layers 1..L.
-        scales: the factors on the weights, (scales,).
-    """
-
-    log10: GradientNorms
-    scales: np.ndarray
-
-    def quantiles(self, quantity: str = "dZ", scale: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The 10 %, 50 % and 90 % quantiles over seeds of log10 norms, each (L,).
-
-        Args:
-            quantity: "dZ", "dA", "dW" or "db".
-            scale: which of `scales`.
-        """
-        norms = getattr(self.log10, quantity)[scale]
-        # No interpolation: between minus infinity, a norm of zero, and a number there is nothing.
-        low, median, high = np.quantile(norms, [0.1, 0.5, 0.9], axis=0, method="inverted_cdf")
-        return low, median, high
-
-    def records(self, **labels: Any) -> Iterable[dict[str, Any]]:
-        """Tidy rows: one for each scale, seed and layer, with the given labels in front."""
-        scales, seeds, layers = self.log10.dZ.shape
-        for s, seed, l in np.ndindex(scales, seeds, layers):
-            norms = {f"log10_norm_{name}": float(x[s, seed, l]) for name, x in self.log10._asdict().items()}
-            yield {**labels, "scale": float(self.scales[s]), "seed": seed, "layer": l + 1, **norms}
+EXAMPLES = 16
 
 
 def measure(
     net: Layer,
-    inputs: Float[Array, "m *shape"],
+    inputs: Float[Array, "m *shape"] | None = None,
     targets: Num[Array, "..."] | None = None,
     loss: Loss | None = None,
     seeds: int = 20,
     scales: Iterable[float] = (1.0,),
     seed: int = 0,
+    spectrum: bool = False,
 ) -> Flow:
-    """Gradient norms by layer, for `seeds` draws of the parameters and each factor on the weights.
+    """Curves over the dense layers of a network, for `seeds` draws of its parameters and each factor on the weights.
 
-    Networks of equal shape that differ in their initializers share one compiled program; seeds and scales are axes of
-    it. The norms are exact where gradients leave the range of float32.
+    Norms of dZ, dA, dW and db, mean square and correlation of the pre-activations, dead and saturated units, the
+    cosine and the noise of the examples' gradients. Networks of equal shape that differ in their initializers share
+    one compiled program; seeds and scales are axes of it. Norms are exact in their logarithm where gradients leave the
+    range of float32. The forward pass is the network's own, save that a positively homogeneous one without biases
+    (relu, leaky relu, linear) is run without its powers of two, so that no depth under- or overflows; elsewhere an
+    activation that underflows to zero has the logarithm minus infinity.
 
     Args:
-        net: a network.
-        inputs: one batch, (m, *shape).
+        net: a network of ours.
+        inputs: one batch, (m, *shape); None takes 16 examples of mean square 1, where the network knows its shape.
         targets: what the loss takes.
         loss: a loss of the last pre-activation; without one the cotangent of the output is standard normal.
         seeds: the number of draws.
         scales: factors on every W.
         seed: the first of the draws.
+        spectrum: whether the singular values of the input-output Jacobian are wanted, at the first example.
+
+    Returns:
+        A `Flow`.
 
     Raises:
         FbpError: a number is out of range, or a loss comes without targets.
     """
-    if seeds < 1:
-        raise FbpError(f"seeds is a number of networks, at least 1; received {seeds}")
+    check_count("seeds", seeds)
     scales = np.asarray(tuple(scales), np.float32)
     if scales.size == 0 or not (np.isfinite(scales).all() and (scales >= 0).all()):
         raise FbpError(f"scales are finite factors of at least 0, and at least one; received {scales.tolist()}")
+    X = standard_inputs(net, seed) if inputs is None else inputs
     if loss is not None:
         if targets is None:
             raise FbpError("a loss takes targets; received a loss and no targets; give both or neither")
-        check_batch(inputs, targets)
+        check_batch(X, targets)
+    elif X.ndim < 2 or X.shape[0] == 0:
+        raise FbpError(f"inputs are a batch, (m, *shape), of at least one example; received the shape {X.shape}")
     keys = jax.random.split(jax.random.key(seed), seeds)
     # Not compiled as one program: draws of equal shape are then compiled once for all networks of a study.
-    params = jax.vmap(lambda key: net.init(key, inputs.shape[1:])[0])(keys)
+    params = jax.vmap(lambda key: net.init(key, X.shape[1:])[0])(keys)
     # The initializer has done its work; without it, networks of one shape share the compiled program below.
-    shape_only = rebuild(net, lambda layer: replace(layer, initializer=zeros) if isinstance(layer, Dense) else layer)
-    log10 = _norms(shape_only, loss, params, keys, jnp.asarray(scales), inputs, targets)
-    return Flow(jax.tree.map(np.asarray, log10), scales)
+    biased = any(isinstance(x, Dense) and initializer(x.initializer).bias_stddev > 0 for x in layers_of(net))
+    rule = replace(zeros, bias_stddev=1.0) if biased else zeros
+    shape_only = rebuild(net, lambda layer: replace(layer, initializer=rule) if isinstance(layer, Dense) else layer)
+    seen = _seen(shape_only, loss, params, keys, jnp.asarray(scales), X, targets)
+    singular = log10_singular_values(shape_only, params, scales, X[:1]) if spectrum else None
+    return _flow(net, seen, scales, singular)
+
+
+def standard_inputs(net: Layer, seed: int) -> Float[Array, "m n_0"]:
+    """16 examples in random directions, each of mean square 1.
+
+    Args:
+        net: a network that knows the shape of its input, as those of `fbp.mlp` do.
+        seed: of the directions.
+
+    Raises:
+        FbpError: it does not.
+    """
+    if not isinstance(net, Serial) or net.shape is None:
+        raise FbpError("this network does not say the shape of its input; give a batch, inputs=X with X (m, *shape)")
+    draws = np.random.default_rng(seed).standard_normal((EXAMPLES, int(np.prod(net.shape))))
+    draws /= np.sqrt(np.mean(draws**2, axis=1, keepdims=True))
+    return jnp.asarray(draws.reshape(EXAMPLES, *net.shape), jnp.float32)
 
 
 @jax.jit(static_argnums=(0, 1))
-def _norms(
+def _seen(
     net: Layer, loss: Loss | None, params: Params, keys: Key, scales: Array, X: Activations, Y: Array | None
-) -> GradientNorms:
-    def one(scale: Array, params: Params, key: Key) -> GradientNorms:
-        scaled = map_layers(lambda layer, p: p | {"W": scale * p["W"]} if isinstance(layer, Dense) else p, net, params)
-        Z, cache = net.forward(scaled, X)
+) -> Seen:
+    def one(scale: Array, params: Params, key: Key) -> Seen:
+        scaled = scaled_weights(net, params, scale)
         if loss is None or Y is None:
-            dZ = jax.random.normal(key, Z.shape, Z.dtype)
+            shape = jax.eval_shape(lambda: net.forward(scaled, X)[0])
+            dZ = jax.random.normal(key, shape.shape, shape.dtype)
         else:
-            dZ = loss.value_and_dZ(Z, Y)[1]
-        return sweep_norms(net, scaled, cache, dZ)
+            dZ = loss.value_and_dZ(net.forward(scaled, X)[0], Y)[1]
+        return see(watched(net), scaled, X, dZ)
 
     # Scales one after the other: a batch of them would multiply the memory, not the speed.
     return jax.lax.map(lambda scale: jax.vmap(lambda p, key: one(scale, p, key))(params, keys), scales)
+
+
+def scaled_weights(net: Layer, params: Params, scale: Float[Array, ""]) -> Params:
+    """The parameters with every W of a dense layer multiplied.
+
+    Args:
+        net: the network.
+        params: its parameters.
+        scale: the factor.
+    """
+    return map_layers(lambda layer, p: p | {"W": scale * p["W"]} if isinstance(layer, Dense) else p, net, params)
+
+
+def _flow(net: Layer, seen: Seen, scales: np.ndarray, singular: np.ndarray | None) -> Flow:
+    forward, backward, units = jax.tree.map(np.asarray, seen)
+    nothing = np.full(backward.dZ.shape, np.nan, np.float32)
+    saturated, dead = nothing, nothing.copy()
+    if units is not None:
+        # The first activation behind each dense layer, if one is there before the next.
+        ours, number, l, saturated = [], -1, -1, nothing.copy()
+        for layer in layers_of(net):
+            l += isinstance(layer, Dense)
+            if watched(layer) is not layer and isinstance(layer, Activation):
+                number += 1
+                if l >= 0 and (not ours or ours[-1][0] != l):
+                    ours.append((l, number))
+        if ours:
+            dense, places = map(list, zip(*ours, strict=True))
+            saturated[..., dense] = units.saturated[..., places]
+            dead[..., dense] = units.dead[..., places]
+    return Flow(
+        GradientNorms(backward.dZ, backward.dA, backward.dW, backward.db),
+        scales,
+        np.asarray(forward.log10_mean_square),
+        np.asarray(forward.correlation),
+        saturated,
+        dead,
+        np.asarray(backward.cosine),
+        np.asarray(backward.noise),
+        singular,
+        plain(net),
+    )

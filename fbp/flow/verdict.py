@@ -1,13 +1,23 @@
-"""What a curve of gradient norms says: vanishing, stable or exploding, and how fast."""
+"""What a curve of gradient norms says: vanishing, stable or exploding, how fast, and what theory says to that."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fbp.errors import FbpError
+from fbp.flow.prediction import Prediction
+from fbp.flow.statistics import interval, student
+from fbp.theory.mean_field import Phase
+
 Kind = Literal["vanishing", "stable", "exploding"]
 
+REACH = 6.0
+"""Depth scales up to which networks were seen to train; Schoenholz, Gilmer, Ganguli & Sohl-Dickstein (2017)."""
+LONG = 10_000
+"""Depths from which a length in layers is not worth its words."""
 THRESHOLD = 1.0
 """Decades between the first and the last hidden layer from which a gradient vanishes or explodes."""
 
@@ -43,22 +53,118 @@ def verdict(log10_norms: ArrayLike) -> Verdict:
     Returns:
         The verdict. The rate of a network is the slope of a straight line through its curve; the interval is that of
         Student's t over networks. Where a gradient is zero the rate is 0.
+
+    Raises:
+        FbpError: there are fewer than two layers.
     """
     curves = np.asarray(log10_norms, np.float64)
     seeds, layers = curves.shape
+    if layers < 2:
+        raise FbpError(f"a rate is that of two hidden layers or more; received {layers}; measure a deeper network")
     decades = float(np.median(curves[:, 0] - curves[:, -1])) if np.isfinite(curves).all() else -np.inf
     if not np.isfinite(decades):
         return Verdict("vanishing", 0.0, 0.0, 0.0, decades)
     centred = np.arange(layers) - (layers - 1) / 2
     # The slope over l, with its sign turned: backpropagation goes towards the input.
     slopes = -(curves @ centred) / np.sum(centred**2)
-    half = _student_975(seeds - 1) * slopes.std(ddof=1) / seeds**0.5 if seeds > 1 else np.inf
+    half = student(seeds - 1) * slopes.std(ddof=1) / seeds**0.5 if seeds > 1 else np.inf
     rate, low, high = (float(10**x) for x in (slopes.mean(), slopes.mean() - half, slopes.mean() + half))
     kind: Kind = "stable" if abs(decades) < THRESHOLD else "vanishing" if decades < 0 else "exploding"
     return Verdict(kind, rate, low, high, decades)
 
 
-def _student_975(freedom: int) -> float:
-    from scipy.stats import t
+@dataclass(frozen=True)
+class Diagnosis:
+    """A verdict beside mean-field theory. Rates are factors of ||dZ||^2 a layer, towards the input.
 
-    return float(t.ppf(0.975, freedom))
+    Attributes:
+        verdict: the verdict on the norms; its rate is a geometric mean, which finite width puts below the arithmetic
+            one by about kappa/4n a layer, in its logarithm (Hanin & Nica 2018).
+        rate: the mean over layers and networks of ||dZ_l||^2 / ||dZ_{l+1}||^2, whose expectation theory predicts at
+            any depth: a ratio of two layers does not scatter as the norms themselves do.
+        low: the lower end of its 95 % confidence interval over networks.
+        high: the upper end.
+        half_depth: the layers in which ||dZ||^2 halves or doubles at that rate; infinite where it does neither.
+        theory: what theory predicts for the rate; None where no theory holds.
+        chi_1: its limit for many layers.
+        phase: "ordered", "critical" or "chaotic".
+        trainable: about six depth scales, 6 min(xi_c, 1 / |ln chi_1|), layers to which networks train; infinite on the
+            critical line.
+        critical_sigma_w: the weights' sigma_w with chi_1 = 1; None where there is none.
+        note: why theory says nothing, or names no critical_sigma_w.
+    """
+
+    verdict: Verdict
+    rate: float
+    low: float
+    high: float
+    half_depth: float
+    theory: float | None = None
+    chi_1: float | None = None
+    phase: Phase | None = None
+    trainable: float | None = None
+    critical_sigma_w: float | None = None
+    note: str = ""
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether theory lies in the confidence interval; None where there is none."""
+        return None if self.theory is None else self.low <= self.theory <= self.high
+
+    def __str__(self) -> str:
+        fate = {
+            "vanishing": "gradients vanish",
+            "stable": "gradients keep their size",
+            "exploding": "gradients explode",
+        }
+        parts = [] if self.phase is None else [f"{self.phase} phase"]
+        parts.append(fate[self.verdict.kind])
+        measured = f"||dZ||^2 x{self.rate:.3f} a layer [{self.low:.3f}, {self.high:.3f}]"
+        parts.append(measured if self.theory is None else f"{measured} (theory {self.theory:.3f})")
+        if self.half_depth < LONG and self.verdict.kind != "stable":
+            word = "half-depth" if self.rate < 1 else "doubling depth"
+            parts.append(f"{word} {self.half_depth:.1f} layers")
+        if self.trainable is not None and self.trainable < LONG:
+            parts.append(f"trainable to about {self.trainable:.0f} layers")
+        sentence = ", ".join(parts)
+        if self.critical_sigma_w is not None and self.phase != "critical":
+            sentence += f"; use sigma_w^2 = {self.critical_sigma_w**2:.2f}"
+        return sentence + (f"; {self.note}" if self.note else "")
+
+
+def diagnose(log10_norms: ArrayLike, prediction: Prediction | None, note: str = "") -> Diagnosis:
+    """The diagnosis of log10 ||dZ_l|| of several seeds.
+
+    Args:
+        log10_norms: (seeds, L) for hidden layers of equal width.
+        prediction: what theory says of them, or None.
+        note: why theory says nothing.
+
+    Raises:
+        FbpError: there are fewer than two layers.
+    """
+    curves = np.asarray(log10_norms, np.float64)
+    found = verdict(curves)
+    with np.errstate(invalid="ignore"):
+        # A gradient that has become zero stays zero: 0 / 0 counts as 0.
+        ratios = np.nan_to_num(10 ** (2 * (curves[:, :-1] - curves[:, 1:])), nan=0.0)
+    low, rate, high = (float(x) for x in interval(ratios.mean(axis=1)))
+    half = math.log(2) / abs(math.log(rate)) if 0 < rate < math.inf and rate != 1 else math.inf
+    if prediction is None:
+        return Diagnosis(found, rate, low, high, half, note=note)
+    field = prediction.field
+    fades = field.phase != "critical" and field.chi_1 > 0
+    scales = [field.xi_c, 1 / abs(math.log(field.chi_1)) if fades else math.inf]
+    return Diagnosis(
+        found,
+        rate,
+        low,
+        high,
+        half,
+        prediction.rate,
+        field.chi_1,
+        field.phase,
+        REACH * min(scale for scale in scales if scale > 0),
+        field.critical_sigma_w,
+        "" if field.phase == "critical" else field.reasons.get("critical_sigma_w", ""),
+    )

@@ -1,0 +1,142 @@
+"""What mean-field theory says of a network of ours: its sigmas, and the rate it predicts at this depth and width."""
+
+import math
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from fbp.activations import Nonlinearity, activation
+from fbp.combinators import Checkpoint, Combinator, Repeat, Serial
+from fbp.errors import FbpError
+from fbp.flow.watched import layers_of
+from fbp.initializers import Initializer, initializer
+from fbp.layers import Activation, Dense
+from fbp.theory import MeanField, mean_field
+from fbp.typing import Layer
+
+FOLLOWED = 256
+"""Layers that the recursion is followed for; beyond, its limit stands."""
+
+
+class Plain(NamedTuple):
+    """A run of equal dense layers with one activation between them.
+
+    Attributes:
+        activation: the row.
+        sigma_w: Var W = sigma_w^2 / fan_in.
+        sigma_b: Var b = sigma_b^2.
+        start: the first dense layer of the run, from 0.
+        stop: the one behind the last.
+        q_first: the expected mean square of its first pre-activations; None where it is to be measured.
+    """
+
+    activation: Nonlinearity
+    sigma_w: float
+    sigma_b: float
+    start: int
+    stop: int
+    q_first: float | None = None
+
+
+class Prediction(NamedTuple):
+    """The factor of E ||dZ||^2 a layer towards the input.
+
+    Attributes:
+        field: the mean-field description.
+        rate: its mean over these layers.
+    """
+
+    field: MeanField
+    rate: float
+
+
+def plain(net: Layer) -> Plain | str:
+    """The longest run of equal dense layers of a plain network.
+
+    Args:
+        net: a network.
+
+    Returns:
+        The run, or why no theory holds.
+    """
+    if not _is_chain(net):
+        return "no theory: residual connections; fbp.theory.propagation knows some"
+    layers = layers_of(net)
+    for layer in layers:
+        if not isinstance(layer, (Dense, Activation)):
+            return f"no theory: {type(layer).__name__} layers; fbp.theory.propagation knows some"
+    dense = [layer for layer in layers if isinstance(layer, Dense)]
+    alternate = all(isinstance(layer, Dense) == (i % 2 == 0) for i, layer in enumerate(layers))
+    if not alternate or len(layers) % 2 == 0:
+        return "no theory: dense and activation layers do not alternate"
+    between = [activation(layer.function) for layer in layers if isinstance(layer, Activation)]
+    links = [(row, initializer(after.initializer)) for row, after in zip(between, dense[1:], strict=True)]
+    best = longest = (0, 1)
+    for l, (before, after) in enumerate(pairwise(dense), start=1):
+        continued = before.width == after.width and (l - longest[0] == 1 or links[l - 1] == links[l - 2])
+        if before.width != after.width:
+            longest = (l, l + 1)
+        else:
+            longest = (longest[0] if continued else l - 1, l + 1)
+        best = max(best, longest, key=lambda run: run[1] - run[0])
+    start, stop = best
+    if stop - start < 3:
+        return "no theory: fewer than three layers of equal width, activation and initializer"
+    row, rule = links[start]
+    sigma_w = weight_sigma(rule, dense[start].width)
+    if sigma_w is None or row.name == "softmax":
+        return f"no theory: {row!r} with {rule.distribution} weights"
+    return Plain(row, sigma_w, rule.bias_stddev, start, stop)
+
+
+def weight_sigma(rule: Initializer, width: int) -> float | None:
+    """sigma_w of a square layer: sqrt(fan_in Var W), for orthogonal weights the gain; None for constant ones.
+
+    Args:
+        rule: the initializer.
+        width: rows and columns of W.
+    """
+    if rule.distribution == "constant":
+        return None
+    whole = rule.distribution != "orthogonal" and rule.mode == "none"
+    return math.sqrt(rule.scale * (width if whole else 1))
+
+
+def predict(run: Plain, scale: float, q_first: float, layers: int) -> tuple[Prediction | None, str]:
+    """The rate that theory predicts for a run of layers: the mean of chi_l = sigma_w^2 E g'(sqrt(q_l) x)^2 over them.
+
+    Args:
+        run: the layers.
+        scale: the factor on the weights.
+        q_first: the measured mean square of the first of their pre-activations.
+        layers: how many.
+
+    Returns:
+        The prediction, or None and why there is none.
+    """
+    sigma_w = run.sigma_w * scale
+    # Three digits, so that networks that differ by their sampled inputs share one description.
+    q = float(f"{q_first if run.q_first is None else run.q_first:.2e}")
+    if not 0 < q < math.inf:
+        return None, f"no theory: the first pre-activations have the mean square {q_first:g}"
+    try:
+        field, factors = _field(run.activation, sigma_w, run.sigma_b, q)
+    except FbpError as error:
+        return None, f"no theory: {error}"
+    followed = factors[: layers - 1]
+    rate = (followed.sum() + (layers - 1 - len(followed)) * field.chi_1) / (layers - 1)
+    return Prediction(field, float(rate)), ""
+
+
+@lru_cache(maxsize=256)
+def _field(row: Nonlinearity, sigma_w: float, sigma_b: float, q: float) -> tuple[MeanField, np.ndarray]:
+    field = mean_field(row, sigma_w, sigma_b, q)
+    return field, field.gradients(FOLLOWED, q)
+
+
+def _is_chain(net: Layer) -> bool:
+    if not isinstance(net, Combinator):
+        return True
+    return isinstance(net, (Serial, Repeat, Checkpoint)) and all(_is_chain(child) for child in net.children)

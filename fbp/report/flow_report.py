@@ -1,0 +1,210 @@
+"""The report of `fbp flow`: a grid of depths, activations and initializers, measured and set beside theory."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fbp.errors import FbpError
+from fbp.flow import Cell, Flow, Plan, grid
+from fbp.flow.grid import TABLE
+from fbp.flow.verdict import Diagnosis
+from fbp.report.document import Report, Section, Table, Text
+from fbp.report.sections import flow_figure
+from fbp.report.write import check_target, write
+
+_KEPT = ".rows.csv"
+"""Where the table waits while the report around it is written."""
+_QUICK = {"depths": (5, 10), "width": 64, "seeds": 8}
+
+
+def run_flow(
+    depth: Sequence[int] = (10, 50, 200),
+    activation: Sequence[str] = ("tanh", "relu", "gelu"),
+    init: Sequence[str] = ("he_normal", "glorot_normal", "orthogonal"),
+    width: int = 256,
+    seeds: int = 20,
+    out: str | os.PathLike[str] = "flow",
+    resume: bool = False,
+    seed: int = 0,
+    quick: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+    command: str = "fbp flow",
+) -> Report:
+    """Measure a grid, write its folder, and return the report.
+
+    Rows go to `data.csv` in the folder as they are measured, so that a stopped run leaves a table of complete groups,
+    and `resume=True` goes on from there.
+
+    Args:
+        depth: numbers of dense layers.
+        activation: names.
+        init: names.
+        width: units a layer.
+        seeds: networks of each kind.
+        out: the folder; an older report in it is replaced.
+        resume: go on with the grid that was stopped in this folder; its options must be these.
+        seed: of all randomness.
+        quick: a small grid for a first look: depths 5 and 10, width 64, 8 seeds.
+        tell: called with a line about what happens next.
+        command: what remakes the report.
+
+    Returns:
+        The report; its rows are in the table alone.
+
+    Raises:
+        FbpError: an option is out of range, the folder cannot be written, or holds a grid of other options.
+    """
+    chosen: dict[str, Any] = {"depths": tuple(depth), "width": width, "seeds": seeds} | (_QUICK if quick else {})
+    plan = Plan(activations=tuple(activation), initializers=tuple(init), seed=seed, **chosen)
+    folder = Path(out)
+    check_target(folder)
+    _open(folder, plan, resume)
+    flows = grid(plan, folder, resume, tell)
+    tell("drawing")
+    report = _report(plan, flows, command, tell)
+    # `write` makes the whole folder anew, with a table of the report's records: the one that was streamed is put aside.
+    os.replace(folder / TABLE, folder / _KEPT)
+    write(report, folder)
+    os.replace(folder / _KEPT, folder / TABLE)
+    _sign(folder)
+    return report
+
+
+def _sign(folder: Path) -> None:
+    """Put the streamed table's own checksum into the manifest, which was written for an empty one."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        return
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    with (folder / TABLE).open("rb") as file:
+        manifest["sha256"][TABLE] = hashlib.file_digest(file, "sha256").hexdigest()
+    path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _open(folder: Path, plan: Plan, resume: bool) -> None:
+    """Begin the folder, or check that what it holds is a grid of this plan."""
+    state = folder / "result.json"
+    options = json.loads(json.dumps(dataclasses.asdict(plan)))
+    if resume and state.exists():
+        if (folder / _KEPT).exists():
+            os.replace(folder / _KEPT, folder / TABLE)
+        there = json.loads(state.read_text(encoding="utf-8"))
+        before = there.get("plan") or there.get("results", {}).get("plan")
+        if before != options:
+            differ = [name for name in options if not isinstance(before, dict) or before.get(name) != options[name]]
+            raise FbpError(
+                f"a resumed grid has the options that it began with; received other {', '.join(differ)} than "
+                f"in {folder}; "
+                "give the same options, or run without resume"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    # An older report beside a new table would speak of other rows.
+    for name in (TABLE, _KEPT, "report.html", "report.md"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "figures", ignore_errors=True)
+    # In the form of a report's own summary, so that an unfinished folder may be replaced like a finished one.
+    begun = {"schema": "fbp.report", "schema_version": 1, "title": "Gradient flow (unfinished)", "plan": options}
+    state.write_text(json.dumps(begun, indent=2) + "\n", encoding="utf-8")
+
+
+def _report(plan: Plan, flows: Mapping[Cell, Flow], command: str, tell: Callable[[str], None]) -> Report:
+    diagnoses: dict[Cell, Diagnosis] = {}
+    for cell, flow in flows.items():
+        if cell.depth > 1:
+            tell(f"theory of {cell.activation}, {cell.init}")
+            diagnoses[cell] = flow.diagnosis()
+    sections = [
+        Section(
+            f"{name}",
+            (
+                flow_figure(
+                    f"flow-{index}",
+                    f"{name}: log10 of ||dZ|| by layer. Lines are medians over networks, bands go from 10 % to 90 %.",
+                    {
+                        f"depth {depth}": {init: flows[Cell(name, init, depth)] for init in plan.initializers}
+                        for depth in plan.depths
+                        if depth > 1
+                    },
+                ),
+                _table(name, {cell: d for cell, d in diagnoses.items() if cell.activation == name}),
+            ),
+        )
+        for index, name in enumerate(plan.activations)
+        if max(plan.depths) > 1
+    ]
+    note = Text(
+        f"Every network has {plan.width} inputs, {plan.width} units a layer and {plan.width} outputs. "
+        f"{plan.examples} inputs of mean square 1 in random directions go forward through {plan.seeds} random networks "
+        "of each kind, and a standard normal cotangent of the output comes back, independent between examples. Norms "
+        "are over the batch and carried with their power of two. A network of depth L is the beginning of the deepest "
+        "one of its seed, and initializers of one distribution share their draws, so that differences between cells "
+        "scatter less than the cells. **Rates** are those of ||dZ||^2 from one layer to the one before, the mean over "
+        "layers and networks, with 95 % intervals over networks; theory is that of infinite width."
+    )
+    judged = [d for d in diagnoses.values() if d.agrees is not None]
+    return Report(
+        title="Gradient flow",
+        question="How do gradients change from layer to layer, over depth, activation and initialization?",
+        findings=_findings(plan, diagnoses, judged),
+        setting=(
+            ("depths", plan.depths),
+            ("width", plan.width),
+            ("networks a cell", plan.seeds),
+            ("inputs", plan.examples),
+            ("activations", plan.activations),
+            ("initializers", plan.initializers),
+        ),
+        sections=(Section("How it was measured", (note,)), *sections),
+        command=command,
+        records=(),
+        results={
+            "plan": dataclasses.asdict(plan),
+            "cells": [
+                {**cell._asdict(), "sentence": str(d), "agrees": d.agrees, **dataclasses.asdict(d)}
+                for cell, d in diagnoses.items()
+            ],
+        },
+        seed=plan.seed,
+    )
+
+
+def _findings(plan: Plan, diagnoses: Mapping[Cell, Diagnosis], judged: Sequence[Diagnosis]) -> tuple[str, ...]:
+    deepest = max(plan.depths)
+    found = [
+        f"{cell.activation}, {cell.init}, depth {deepest}: {diagnosis}."
+        for cell, diagnosis in diagnoses.items()
+        if cell.depth == deepest
+    ]
+    if judged:
+        inside = sum(bool(d.agrees) for d in judged)
+        off = max(abs(d.rate / d.theory - 1) for d in judged if d.theory)
+        found.append(
+            f"Theory lies in the 95 % interval of {inside} of {len(judged)} cells; the largest distance of a measured "
+            f"rate from it is {off:.1%}. Cells share draws, and width {plan.width} is finite."
+        )
+    return tuple(found) or ("Networks of one layer have no rate.",)
+
+
+def _table(name: str, diagnoses: Mapping[Cell, Diagnosis]) -> Table:
+    columns = ("initializer", "depth", "verdict", "phase", "rate", "95 % interval", "theory", "decades", "trainable to")
+    rows = tuple(
+        (
+            cell.init,
+            cell.depth,
+            d.verdict.kind,
+            d.phase,
+            d.rate,
+            f"{d.low:.3f} to {d.high:.3f}".replace(" ", "\N{NO-BREAK SPACE}"),
+            d.theory,
+            d.verdict.decades,
+            None if d.trainable is None or d.trainable > 1e4 else round(d.trainable),
+        )
+        for cell, d in diagnoses.items()
+    )
+    return Table(f"{name}: the factor of ||dZ||^2 a layer towards the input.", columns, rows)
