@@ -1,0 +1,118 @@
+"""The loss before training, and what one step of gradient descent changes at different widths."""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import fbp
+from fbp import theory
+from papers_rows.networks import draw, normal, orthogonal
+from papers_rows.row import Row, jackknife
+
+CLASSES = 10
+LOSS = fbp.SoftmaxCrossEntropy(reduction="sum")
+
+
+def learning(quick: bool) -> Iterator[Row]:
+    """Cross-entropy at initialization, and the width in a step."""
+    yield from _zero_head()
+    yield from _he_head(quick)
+    yield from _width(quick)
+
+
+def _zero_head() -> Iterator[Row]:
+    digits = fbp.data.load()
+    X, Y = jnp.asarray(digits.train_X[:256]), jnp.asarray(digits.train_Y[:256])
+    net = fbp.Serial(fbp.Dense(128), fbp.Activation("relu"), fbp.Dense(CLASSES, "zeros"), shape=(784,))
+
+    @jax.jit
+    def at_start(params):
+        value, dZ = LOSS.value_and_dZ(net.forward(params, X)[0], Y)
+        return value, jnp.mean(jnp.linalg.norm(dZ, axis=1))
+
+    losses, norms = [], []
+    for seed in range(3):
+        value, norm = at_start(draw(net, (784,), (), np.random.default_rng(seed)))
+        losses.append(value / len(X))
+        norms.append(norm)
+    head = theory.softmax_head(CLASSES)
+    where = f"784-128-{CLASSES} on 256 digits, zero head"
+    norm = math.sqrt(head.dZ_mean_square)
+    yield Row("ce-init", "derived", where, "loss", math.log(10), head.loss, jackknife(losses), tolerance=1e-5)
+    yield Row("ce-init", "derived", where, "‖dZ‖ of an example", math.sqrt(0.9), norm, jackknife(norms), tolerance=1e-5)
+
+
+def _he_head(quick: bool) -> Iterator[Row]:
+    width, networks = 64, 2000 if quick else 20000
+    rng = np.random.default_rng(50)
+    # Orthogonal inputs of mean square 1: the logits of one network are then as independent as those of several.
+    X = jnp.asarray(math.sqrt(width) * orthogonal(rng, (width, width)))
+    layer, Y = fbp.Dense(CLASSES, "he_normal"), jnp.arange(width) % CLASSES
+    params = draw(layer, (width,), (networks,), rng)
+
+    @jax.jit
+    def at_start(params):
+        value, dZ = LOSS.value_and_dZ(layer.forward(params, X)[0], Y)
+        return jnp.stack([value, jnp.sum(jnp.square(dZ))]) / width
+
+    losses, squares = np.asarray(jax.lax.map(at_start, params)).T
+    head, where = theory.softmax_head(CLASSES, 2.0), f"He head, n={width}, {CLASSES} classes, inputs of mean square 1"
+    measured = jackknife(losses)
+    yield Row("he-head", "derived", where, "loss", 3.111, head.loss, measured, tolerance=0.002)
+    yield Row("he-head", "derived", where, "E ‖dZ‖²", 1.0758, head.dZ_mean_square, jackknife(squares), tolerance=0.002)
+    yield Row(
+        "he-head-uniform",
+        "often said",
+        where,
+        "loss",
+        math.log(CLASSES),
+        head.loss,
+        measured,
+        tolerance=0.002,
+        finding=f"A classifier before training is not at ln {CLASSES} by itself: a He head has logits of variance 2, "
+        "and starts 0.81 nats above.",
+    )
+
+
+def _width(quick: bool) -> Iterator[Row]:
+    inputs, networks, rate, source = 8, 6 if quick else 30, 2e-5, "Yang & Hu 2021, 2022"
+    widths = (64, 128, 256) if quick else (64, 128, 256, 512, 1024)
+    changes = {"standard": [], "muP": []}
+    for width in widths:
+        net = fbp.mlp((inputs, width, width, CLASSES), "relu")
+        rng = np.random.default_rng(51)
+        X, Y = normal(rng, (networks, 4, inputs)), rng.integers(0, CLASSES, (networks, 4))
+        params = draw(net, (inputs,), (networks,), rng)
+        # muP: a head of variance 1/n^2; steps n times as long on the way in, 1/n times as long on the way out.
+        for name, head, rates in (("standard", 1.0, (1, 1, 1)), ("muP", width**-0.5, (width, 1, 1 / width))):
+            scaled = (*params[:-1], {"W": np.float32(head) * params[-1]["W"], "b": params[-1]["b"]})
+            changes[name].append(_change(net, scaled, X, Y, rate * np.array(rates, np.float32)))
+    for name, stated in (("standard", 1.0), ("muP", 0.0)):
+        logs = np.log(np.stack(changes[name], axis=1))
+        x = np.log(widths) - np.mean(np.log(widths))
+        slopes = jackknife(logs @ x / np.sum(x**2))
+        where = f"{inputs}-n-n-{CLASSES}, relu, n={widths[0]} to {widths[-1]}, {name} parameters"
+        yield Row("mup-coord", source, where, "slope of ln |Δ logit| over ln n", stated, None, slopes, tolerance=0.05)
+
+
+@partial(jax.jit, static_argnums=0)
+def _changes(net: fbp.Layer, params, X, Y, rates):
+    def one(params, X, Y):
+        _, d_params = fbp.value_and_grad(net, LOSS)(params, X, Y)
+        rate = iter(rates)
+        moved = tuple(
+            jax.tree.map(lambda p, d, r=r: p - r * d, p, d) if p else p
+            for p, d, r in ((p, d, next(rate) if p else None) for p, d in zip(params, d_params, strict=True))
+        )
+        return jnp.sqrt(jnp.mean(jnp.square(net.forward(moved, X)[0] - net.forward(params, X)[0])))
+
+    return jax.lax.map(lambda each: one(*each), (params, X, Y))
+
+
+def _change(net: fbp.Layer, params, X: np.ndarray, Y: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    """The root mean square change of the logits by one step, for each network."""
+    return np.asarray(_changes(net, params, X, Y, rates), np.float64)
