@@ -1,7 +1,7 @@
 """The loss before training, and what one step of gradient descent changes at different widths."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import jax
@@ -79,8 +79,18 @@ def _he_head(quick: bool) -> Iterator[Row]:
 
 
 def _width(quick: bool) -> Iterator[Row]:
-    inputs, networks, rate, source = 8, 6 if quick else 30, 2e-5, "Yang & Hu 2021, 2022"
-    widths = (64, 128, 256) if quick else (64, 128, 256, 512, 1024)
+    source, widths = "Yang & Hu 2021, 2022", (64, 128, 256) if quick else (64, 128, 256, 512, 1024)
+    for name, changes in coordinate_check(widths, 6 if quick else 30).items():
+        x = np.log(widths) - np.mean(np.log(widths))
+        slopes = jackknife(np.log(changes) @ x / np.sum(x**2))
+        where = f"8-n-n-{CLASSES}, relu, n={widths[0]} to {widths[-1]}, {name} parameters"
+        stated = 1.0 if name == "standard" else 0.0
+        yield Row("mup-coord", source, where, "slope of ln |Δ logit| over ln n", stated, None, slopes, tolerance=0.05)
+
+
+def coordinate_check(widths: Sequence[int], networks: int) -> dict[str, np.ndarray]:
+    """By parametrization, the change of the logits in one step of gradient descent, (networks, widths)."""
+    inputs, rate = 8, 2e-5
     changes = {"standard": [], "muP": []}
     for width in widths:
         net = fbp.mlp((inputs, width, width, CLASSES), "relu")
@@ -91,12 +101,7 @@ def _width(quick: bool) -> Iterator[Row]:
         for name, head, rates in (("standard", 1.0, (1, 1, 1)), ("muP", width**-0.5, (width, 1, 1 / width))):
             scaled = (*params[:-1], {"W": np.float32(head) * params[-1]["W"], "b": params[-1]["b"]})
             changes[name].append(_change(net, scaled, X, Y, rate * np.array(rates, np.float32)))
-    for name, stated in (("standard", 1.0), ("muP", 0.0)):
-        logs = np.log(np.stack(changes[name], axis=1))
-        x = np.log(widths) - np.mean(np.log(widths))
-        slopes = jackknife(logs @ x / np.sum(x**2))
-        where = f"{inputs}-n-n-{CLASSES}, relu, n={widths[0]} to {widths[-1]}, {name} parameters"
-        yield Row("mup-coord", source, where, "slope of ln |Δ logit| over ln n", stated, None, slopes, tolerance=0.05)
+    return {name: np.stack(each, axis=1) for name, each in changes.items()}
 
 
 @partial(jax.jit, static_argnums=0)

@@ -1,0 +1,99 @@
+"""Normalization: what do batch, layer and RMS normalization do to gradients, before and after a residual sum?"""
+
+import jax.numpy as jnp
+import numpy as np
+
+import fbp
+from fbp.report import Curve, Figure, Report, Section, Table, Text, panels, script
+
+WIDTH, EXAMPLES = 128, 64
+
+
+def networks(depth):
+    """Each network with what theory is asked about it."""
+    plain = {
+        name: (fbp.mlp((WIDTH,) * (depth + 2), "relu", "he_normal", norm), {"norm": norm})
+        for name, norm in (("none", "none"), ("batch norm", "batch"), ("layer norm", "layer"), ("RMS norm", "rms"))
+    }
+    pre = fbp.mlp((WIDTH,) * (depth + 2), "relu", "he_normal", "layer", residual=True)
+    branch = fbp.Serial(fbp.Activation("relu"), fbp.Dense(WIDTH))
+    post = fbp.Serial(
+        fbp.Dense(WIDTH),
+        fbp.Repeat(fbp.Serial(fbp.Residual(branch), fbp.LayerNorm()), depth),
+        fbp.Dense(WIDTH),
+        shape=(WIDTH,),
+    )
+    return plain | {
+        "residual, pre-LN": (pre, {"norm": "layer", "residual": True}),
+        "residual, post-LN": (post, {"norm": "layer", "residual": True, "post_norm": True}),
+    }
+
+
+def study(quick, tell) -> Report:
+    """Six networks of one depth: measured norms of dZ over layers, and what mean-field theory says."""
+    depth, seeds = (12, 10) if quick else (32, 40)
+    draw = np.random.default_rng(0).standard_normal((EXAMPLES, WIDTH))
+    X = jnp.asarray(draw / np.sqrt(np.mean(draw**2, axis=1, keepdims=True)), jnp.float32)
+    found, rows, records = {}, [], []
+    for name, (net, asked) in networks(depth).items():
+        tell(name)
+        flow = fbp.flow.measure(net, X, seeds=seeds)
+        batch = {"batch": EXAMPLES} if asked["norm"] == "batch" else {}
+        theory = fbp.theory.propagation("relu", 2**0.5, depth=depth, q_0=2.0, **asked, **batch)
+        # Mean-field theory predicts the mean of ||dZ||^2; the interval is that of its root, in decades.
+        measured = flow.interval("dZ", mean="arithmetic")
+        last = depth
+        low, value, high = (x[: last + 1] - measured.mean[last] for x in measured)
+        expected = theory.log10_dZ[: last + 1] / 2
+        found[name] = (value, low, high, expected)
+        rate, predicted = (float(10 ** (2 * x / last)) for x in (value[0], expected[0]))
+        rows.append((name, rate, predicted, flow.verdict().kind))
+        records += flow.records(network=name)
+    by = {name: (rate, predicted) for name, rate, predicted, _ in rows}
+    findings = (
+        f"Batch normalization through its own statistics makes ||dZ||^2 **grow x{by['batch norm'][0]:.3f} a layer** "
+        f"towards the input (theory {by['batch norm'][1]:.3f}): it normalizes the way forward alone.",
+        f"Layer and RMS norm leave a He relu network as it was (x{by['layer norm'][0]:.3f}, "
+        f"x{by['RMS norm'][0]:.3f}, theory {by['layer norm'][1]:.3f}); what they buy is that the weights' scale no "
+        "longer matters.",
+        f"In residual networks the place of the norm decides: before the branch the whole network changes ||dZ||^2 by "
+        f"x{by['residual, pre-LN'][0] ** depth:.1f}, after the sum by x{by['residual, post-LN'][0] ** depth:.2g} "
+        f"(theory x{by['residual, pre-LN'][1] ** depth:.1f} and x{by['residual, post-LN'][1] ** depth:.2g}).",
+    )
+
+    def drawn():
+        layers = np.arange(1, depth + 2)
+        return panels(
+            [
+                (name, [Curve("measured", layers, value, low, high), Curve("theory", layers, expected)])
+                for name, (value, low, high, expected) in found.items()
+            ],
+            "layer l (input on the left)",
+            "log10 of ||dZ_l|| / ||dZ_L||",
+        )
+
+    body = (
+        Text(
+            f"{depth} equal blocks of width {WIDTH}, relu, He initialization, {EXAMPLES} random inputs, a random "
+            "cotangent at the output. Norms are root mean squares over networks, with 95 % intervals."
+        ),
+        Figure("flow", "Gradient norms by layer, relative to the last block: measured over theory.", drawn),
+        Table(
+            "Factor of ||dZ||^2 a layer, towards the input.", ("network", "measured", "theory", "verdict"), tuple(rows)
+        ),
+    )
+    return Report(
+        title="Normalization and the gradient",
+        question="What do batch, layer and RMS normalization do to gradients, before and after a residual sum?",
+        findings=findings,
+        setting=(("depth", depth), ("width", WIDTH), ("networks a curve", seeds), ("examples", EXAMPLES)),
+        sections=(Section("Six networks", body),),
+        command="python experiments/normalization.py" + (" --quick" if quick else ""),
+        records=tuple(records),
+        results={name: {"measured": rate, "theory": predicted} for name, rate, predicted, _ in rows},
+        seed=0,
+    )
+
+
+if __name__ == "__main__":
+    script(study)

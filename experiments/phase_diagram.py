@@ -1,0 +1,108 @@
+"""The phase diagram of tanh: where do gradients vanish and where explode, and does theory draw the line rightly?"""
+
+import numpy as np
+from matplotlib.figure import Figure as Drawing
+
+import fbp
+from fbp.report import Curve, Figure, Report, Section, Table, Text, curves, script
+
+WIDTH, BURN_IN = 200, 8
+
+
+def measured_chi(sigma_b, sigmas_w, depth, seeds):
+    """The factor of E ||dZ||^2 a layer, for every sigma_w: (value, low, high), each (sigmas,)."""
+    net = fbp.mlp((WIDTH,) * (depth + 1), "tanh", f"mean_field(1,{sigma_b})", repeat=True)
+    flow = fbp.flow.measure(net, seeds=seeds, scales=sigmas_w)
+    # Behind the burn-in every layer is at q*; a network's rate is the mean over its layers.
+    logs = 2 * np.log(10) * np.asarray(flow.log10.dZ, np.float64)[:, :, BURN_IN:-1]
+    ratios = np.exp(logs[..., :-1] - logs[..., 1:]).mean(axis=-1)
+    half = 1.96 * ratios.std(axis=1, ddof=1) / seeds**0.5
+    return ratios.mean(axis=1), ratios.mean(axis=1) - half, ratios.mean(axis=1) + half, flow
+
+
+def study(quick, tell) -> Report:
+    """chi_1 over sigma_w^2 and sigma_b^2 by theory, and the measured rate along lines of equal sigma_b."""
+    depth, seeds = (20, 6) if quick else (30, 20)
+    variances_w = np.linspace(0.5, 4.0, 6 if quick else 15)
+    variances_b = (0.0, 0.05, 0.3) if quick else (0.0, 0.01, 0.05, 0.1, 0.3)
+    lines, rows, records = {}, [], []
+    for b in variances_b:
+        tell(f"sigma_b^2 = {b}")
+        value, low, high, flow = measured_chi(b**0.5, np.sqrt(variances_w), depth, seeds)
+        theory = np.array([fbp.theory.mean_field("tanh", w**0.5, b**0.5).chi_1 for w in variances_w])
+        lines[b] = (value, low, high, theory)
+        edge = float(fbp.theory.edge_of_chaos("tanh", b**0.5)) ** 2
+        crossing = float(np.interp(1.0, value, variances_w))
+        rows.append((b, edge, crossing, float(np.max(np.abs(value / theory - 1)))))
+        records += flow.records(sigma_b2=b)
+    fine_w, fine_b = np.linspace(0.3, 4.2, 40), np.linspace(0.0, 0.35, 15)
+    tell("theory")
+    chi = np.array([[fbp.theory.mean_field("tanh", w**0.5, b**0.5).chi_1 for w in fine_w] for b in fine_b])
+    inside = np.mean([(low <= t) & (t <= high) for _, low, high, t in lines.values()])
+    findings = (
+        f"The measured rate follows chi_1 within {max(row[3] for row in rows):.1%} over the whole map; theory lies in "
+        f"the 95 % interval of {inside:.0%} of the points.",
+        "The edge of chaos, where chi_1 = 1: "
+        + "; ".join(f"sigma_b^2 = {b:g}: sigma_w^2 = {edge:.3f}, measured {at:.3f}" for b, edge, at, _ in rows)
+        + ".",
+    )
+
+    def diagram():
+        drawing = Drawing(figsize=(7, 4), layout="constrained")
+        axes = drawing.subplots()
+        image = axes.pcolormesh(
+            fine_w, fine_b, np.log10(chi), cmap="PuOr_r", vmin=-0.3, vmax=0.3, shading="gouraud", rasterized=True
+        )
+        edge = axes.contour(fine_w, fine_b, chi, levels=[1.0], colors="black")
+        axes.clabel(edge, fmt={1.0: "chi_1 = 1"})
+        for b, (value, *_rest) in lines.items():
+            axes.scatter(
+                variances_w,
+                np.full(len(variances_w), b),
+                c=np.log10(value),
+                cmap="PuOr_r",
+                vmin=-0.3,
+                vmax=0.3,
+                edgecolors="black",
+                linewidths=0.7,
+                clip_on=False,
+                zorder=3,
+            )
+        axes.grid(False)
+        axes.set(xlabel="sigma_w^2", ylabel="sigma_b^2")
+        drawing.colorbar(image, label="log10 of the factor of ||dZ||^2 a layer")
+        return drawing
+
+    def along():
+        drawn = [Curve(f"sigma_b^2 = {b:g}", variances_w, *found[:3]) for b, found in lines.items()]
+        drawn += [Curve("theory, sigma_b^2 = 0.05", variances_w, lines[0.05][3])]
+        return curves(drawn, "sigma_w^2", "factor of ||dZ||^2 a layer", reference=("edge of chaos", 1.0))
+
+    body = (
+        Text(
+            f"tanh networks of width {WIDTH} and depth {depth}, {seeds} networks a point; the rate is that behind the "
+            f"first {BURN_IN} layers, where lengths have come to q*. Poole et al. (2016), Schoenholz et al. (2017)."
+        ),
+        Figure("map", "chi_1 by theory as colour, the measured rate as dots: dots that vanish agree.", diagram),
+        Figure("lines", "The rate along lines of equal sigma_b; bands are 95 % intervals over networks.", along),
+        Table(
+            "The edge of chaos, by theory and where the measured rate crosses one.",
+            ("sigma_b^2", "sigma_w^2, theory", "measured", "largest deviation of the rate"),
+            tuple(rows),
+        ),
+    )
+    return Report(
+        title="The phase diagram of tanh",
+        question="Where do gradients vanish, where do they explode, and does theory draw the line rightly?",
+        findings=findings,
+        setting=(("width", WIDTH), ("depth", depth), ("networks a point", seeds)),
+        sections=(Section("Order, chaos and the edge", body),),
+        command="python experiments/phase_diagram.py" + (" --quick" if quick else ""),
+        records=tuple(records),
+        results={"edge": [list(row) for row in rows]},
+        seed=0,
+    )
+
+
+if __name__ == "__main__":
+    script(study)
