@@ -1,5 +1,7 @@
 """Normalization: what do batch, layer and RMS normalization do to gradients, before and after a residual sum?"""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -9,9 +11,9 @@ from fbp.report import Curve, Figure, Report, Section, Table, Text, panels, scri
 WIDTH, EXAMPLES = 128, 64
 
 
-def networks(depth):
+def networks(depth) -> dict[str, tuple[fbp.Layer, dict[str, Any]]]:
     """Each network with what theory is asked about it."""
-    plain = {
+    plain: dict[str, tuple[fbp.Layer, dict[str, Any]]] = {
         name: (fbp.mlp((WIDTH,) * (depth + 2), "relu", "he_normal", norm), {"norm": norm})
         for name, norm in (("none", "none"), ("batch norm", "batch"), ("layer norm", "layer"), ("RMS norm", "rms"))
     }
@@ -38,8 +40,8 @@ def study(quick, tell) -> Report:
     for name, (net, asked) in networks(depth).items():
         tell(name)
         flow = fbp.flow.measure(net, X, seeds=seeds)
-        batch = {"batch": EXAMPLES} if asked["norm"] == "batch" else {}
-        theory = fbp.theory.propagation("relu", 2**0.5, depth=depth, q_0=2.0, **asked, **batch)
+        batch = EXAMPLES if asked["norm"] == "batch" else None
+        theory = fbp.theory.propagation("relu", 2**0.5, depth=depth, q_0=2.0, batch=batch, **asked)
         # Mean-field theory predicts the mean of ||dZ||^2; the interval is that of its root, in decades.
         measured = flow.interval("dZ", mean="arithmetic")
         last = depth

@@ -122,7 +122,7 @@ HINTS = {
     "zero": ("b", lambda g: 0 * g, "a zero leaf"),
     "one entry": ("V", lambda g: g.at[1, 2].multiply(3), r"one entry, at \(1, 2\): 3 of"),
     "slice": ("V", lambda g: g.at[1].multiply(jnp.array([2.0, 3.0, 4.0])), "one slice, index 1 of axis 0"),
-    "mask": ("W", lambda g: g * (jnp.arange(9).reshape(3, 3) % 2), "equal up to a mask: 5 entries"),
+    "mask": ("W", lambda g: g * (jnp.arange(9.0).reshape(3, 3) % 2), "equal up to a mask: 5 entries"),
     "factor per unit": ("W", lambda g: g * jnp.array([[1.2, 0.7, 2.0]]), "one factor per unit, 0.7 to 2"),
     "factor per input": ("W", lambda g: g * jnp.array([[1.2], [0.7], [2.0]]), "one factor per input, 0.7 to 2"),
     "precision": ("V", lambda g: g.astype(jnp.bfloat16).astype(g.dtype), "arithmetic in bfloat16"),
