@@ -69,12 +69,12 @@ def test_the_diagnosis_says_what_to_do(deep):
 
 
 def test_no_theory_no_claim():
-    net = fbp.mlp((8,) * 6, "tanh", residual=True)
+    net = fbp.mlp((8,) * 4, "tanh", residual=True)
     found = measure(net, seeds=3).diagnosis()
     assert found.theory is None
     assert found.agrees is None
     assert "no theory: residual connections" in str(found)
-    assert "BatchNorm" in measure(fbp.mlp((8,) * 6, "tanh", norm="batch"), seeds=2).diagnosis().note
+    assert "BatchNorm" in measure(fbp.mlp((8,) * 4, "tanh", norm="batch"), seeds=2).diagnosis().note
 
 
 def reference(params, X, dZ, activation):
