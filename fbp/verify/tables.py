@@ -79,13 +79,15 @@ _WHOLE = "(argument)"
 
 def verification_table(found: "Verification") -> Group:
     """The leaves with what each judge says, the equations, and the verdict."""
-    table = Table(title=found.subject, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("leaf", overflow="fold")
+    # Narrow enough for a terminal of 80 columns.
+    narrow = (0, 1, 0, 0)
+    table = Table(title=found.subject, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=narrow)
+    table.add_column("leaf", overflow="fold", min_width=8)
     table.add_column("verdict", no_wrap=True)
-    for heading in ("rel. error", "eps", "cosine", "ratio"):
+    for heading in ("error", "eps", "cosine", "ratio"):
         table.add_column(heading, justify="right", no_wrap=True)
     for judge in _JUDGES:
-        table.add_column(judge, no_wrap=True)
+        table.add_column(_SHORT_NAMES.get(judge, judge), no_wrap=True)
     for leaf in found.leaves:
         said = (leaf.said_by(judge) for judge in _JUDGES)
         opinions = (Text(_SHORT[o.verdict], style=VERDICT_STYLE[o.verdict]) if o else Text("") for o in said)
@@ -107,6 +109,7 @@ def verification_table(found: "Verification") -> Group:
     return Group(*parts)
 
 
+_SHORT_NAMES = {"differences": "differ."}
 _SHORT = {"PASS": "pass", "FAIL": "FAIL", "INCONCLUSIVE": "silent"}
 
 
@@ -114,7 +117,7 @@ def _numbers(leaf: "LeafVerdict") -> tuple[str, ...]:
     d = leaf.difference
     if d is None:
         return ("", "", "", "")
-    return f"{d.relative_error:.1e}", f"{leaf.epsilons:.2g}", f"{d.cosine:.6f}", f"{d.norm_ratio:.6f}"
+    return f"{d.relative_error:.1e}", f"{leaf.epsilons:.2g}", f"{d.cosine:.4f}", f"{d.norm_ratio:.4g}"
 
 
 def _remarks(name: str, leaf: "LeafVerdict") -> list[Text]:
@@ -143,24 +146,31 @@ def _equations_table(equations: "tuple[EquationVerdict, ...]") -> Table:
 
 def mutation_table(found: "MutationReport") -> Group:
     """The mutants with what each judge said."""
-    judges = (*_JUDGES, "equations")
-    table = Table(title="faults injected", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("fault", "place", "state", *judges, "found"):
-        table.add_column(heading, overflow="fold")
+    legend = ", ".join(f"{letter} {judge}" for judge, letter in _LETTERS.items())
+    table = Table(
+        title=f"faults injected, killed by {legend}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in ("fault", "place", "state", "by"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("found", no_wrap=True, overflow="ellipsis")
     for each in found.mutants:
-        said = (each.judges.get(judge) for judge in judges)
-        verdicts = (Text(_KILLS[v], style="green" if v == "FAIL" else "dim") if v else Text("") for v in said)
-        table.add_row(
-            each.fault, each.place, Text(each.state, style=_STATE_STYLE[each.state]), *verdicts, Text(each.found)
-        )
+        kills = " ".join(letter if each.judges.get(judge) == "FAIL" else "." for judge, letter in _LETTERS.items())
+        state = Text(each.state, style=_STATE_STYLE[each.state])
+        table.add_row(each.fault, each.place, state, kills if each.judges else "", Text(each.found))
     counts = {state: sum(each.state == state for each in found.mutants) for state in _STATE_STYLE}
-    kills = ", ".join(f"{judge} {sum(each.judges.get(judge) == 'FAIL' for each in found.mutants)}" for judge in judges)
+    kills = ", ".join(
+        f"{judge} {sum(each.judges.get(judge) == 'FAIL' for each in found.mutants)}" for judge in _LETTERS
+    )
     effective = counts["killed"] + counts["survived"]
     summary = f"{counts['killed']} of {effective} effective faults killed ({kills}); {counts['equivalent']} equivalent"
     return Group(table, Text(summary, style="green" if not counts["survived"] else "bold red"))
 
 
-_KILLS = {"FAIL": "kills", "PASS": "-", "INCONCLUSIVE": "silent"}
+_LETTERS = {"autodiff": "A", "differences": "D", "adjoint": "J", "equations": "E"}
 _STATE_STYLE = {"killed": "green", "survived": "bold red", "equivalent": "dim"}
 
 
