@@ -24,7 +24,7 @@ from fbp.verify.judges import by_autodiff
 from fbp.verify.measures import difference
 from fbp.verify.opinion import Opinion
 from fbp.verify.result import EquationVerdict, LeafVerdict
-from fbp.verify.rounding import DRAWS, Allowance, in_float64, moved, norm, on_host
+from fbp.verify.rounding import DRAWS, Allowance, distance, in_float64, moved, norm, on_host
 from fbp.verify.structure import by_path, is_floating
 from fbp.walk import map_layers, observed, unstacked
 
@@ -178,7 +178,9 @@ def _judged(both: Callable[..., Any], what: Any, at: Any, seed: int) -> Iterator
     with jax.enable_x64(True):
         at64 = in_float64(at)
         (found, expected), (sharp, exact) = ([by_path(tree) for tree in both(what, x)] for x in (at, at64))
-        moves, moves64 = ([by_path(both(what, moved(x, seed + i))[1]) for i in range(DRAWS)] for x in (at, at64))
+        around, around64 = ([both(what, moved(x, seed + i)) for i in range(DRAWS)] for x in (at, at64))
+        moves, moves64 = ([by_path(theirs) for _, theirs in pairs] for pairs in (around, around64))
+        follows = [by_path(ours) for ours, _ in around64]
     total = norm(np.asarray([norm(np.asarray(x, np.float64)) for x in exact.values() if is_floating(x)]))
     for path in exact:
         if not is_floating(exact[path]):
@@ -186,6 +188,10 @@ def _judged(both: Callable[..., Any], what: Any, at: Any, seed: int) -> Iterator
         own = Allowance.measured(str(found[path].dtype), *_wide(expected[path], [m[path] for m in moves], exact[path]))
         sharply = Allowance.measured("float64", *_wide(exact[path], [m[path] for m in moves64], exact[path]))
         g, best, right = (np.asarray(x[path], np.float64) for x in (found, sharp, exact))
+        sharply = sharply.with_jitter(
+            max(distance(x[path] - best, m[path] - right) for x, m in zip(follows, moves64, strict=True))
+        )
+        own = sharply if own.dtype == "float64" else own
         against = difference(path, g, np.asarray(expected[path], np.float64)).relative_error
         zero_beside = total if sharply.is_zero(right, total) else None
         opinion = by_autodiff(g, right, own, against, best, sharply, zero_beside)

@@ -13,11 +13,13 @@ from fbp.verify.measures import difference
 from fbp.verify.opinion import ZERO, Opinion
 from fbp.verify.reference import Argnums, Leaves, NoDerivative, Reference, called, chosen, first_line, reference
 from fbp.verify.result import LeafVerdict
-from fbp.verify.rounding import TOLERANCE, Allowance, distance, norm, on_host
+from fbp.verify.rounding import TOLERANCE, Allowance, distance, moved, norm, on_host
 from fbp.verify.structure import Structure, by_path, is_floating, structure
 
 _PROBE = 1e-12
 """How far inputs move to see whether a function computes in float64: too little for float32 to follow."""
+_JITTERED = 2
+"""At how many moved inputs a gradient function is called to see its own rounding."""
 
 
 def judge(
@@ -78,8 +80,10 @@ def judge_against(
     with _precision_of(args):
         arrays = on_host(args)
         found = structure(called("the gradient function", candidate, args), chosen(arrays, of.argnums))
-    sharp = _in_float64(candidate, of, found)
-    known = [_leaf(path, of, found, sharp, directions, seed) for path in of.like if only is None or path in only]
+    sharp, jitter = _in_float64(candidate, of, found)
+    known = [
+        _leaf(path, of, found, sharp, jitter, directions, seed) for path in of.like if only is None or path in only
+    ]
     others = [path for path in found.problems if path not in of.like]
     return (*known, *(_unknown(path, found) for path in others))
 
@@ -95,7 +99,15 @@ def _unknown(path: str, found: Structure) -> LeafVerdict:
     return LeafVerdict(path, "", (), None, float("nan"), (Opinion("structure", "FAIL", found.problems[path]),))
 
 
-def _leaf(path: str, of: Reference, found: Structure, sharp: Leaves, directions: int, seed: int) -> LeafVerdict:
+def _leaf(
+    path: str,
+    of: Reference,
+    found: Structure,
+    sharp: Leaves,
+    jitter: dict[str, float],
+    directions: int,
+    seed: int,
+) -> LeafVerdict:
     like = of.like[path]
     opinions: list[Opinion] = []
     if path in found.problems:
@@ -112,6 +124,9 @@ def _leaf(path: str, of: Reference, found: Structure, sharp: Leaves, directions:
         exact = of.exact.here[path]
         own = of.own.allowance(str(like.dtype), path, of.exact)
         in_float64 = of.exact.allowance("float64", path, of.exact) if of.has_float64 else None
+        if in_float64 is not None and path in jitter:
+            in_float64 = in_float64.with_jitter(jitter[path])
+            own = in_float64 if own.dtype == "float64" else own
         explained = own.explained
         explained_best = in_float64.explained if in_float64 is not None and path in sharp else explained
         against_autodiff = difference(path, g, of.own.here[path]).relative_error
@@ -181,33 +196,43 @@ def by_autodiff(
     return mine
 
 
-def _in_float64(candidate: Callable[..., Any], of: Reference, found: Structure) -> Leaves:
-    """The gradient in float64 arithmetic, where its function computes so when it is given float64; else nothing."""
+def _in_float64(candidate: Callable[..., Any], of: Reference, found: Structure) -> tuple[Leaves, dict[str, float]]:
+    """The gradient in float64 arithmetic and its jitter, where its function computes so when it is given float64."""
     if not of.has_float64 or of.exact is None:
-        return {}
+        return {}, {}
     exact = of.exact.here
     with jax.enable_x64(True):
         nudged = jax.tree.map(lambda x: x * (1 + _PROBE) if is_floating(x) else x, of.args64)
+        near = [moved(of.args64, of.seed + i) for i in range(_JITTERED)]
         try:
-            here, there = (by_path(candidate(*jax.tree.map(jnp.asarray, args))) for args in (of.args64, nudged))
+            here, there, *around = (
+                by_path(candidate(*jax.tree.map(jnp.asarray, args))) for args in (of.args64, nudged, *near)
+            )
         except Exception:
             # A kernel that takes float32 alone says so in whatever way it likes.
-            return {}
+            return {}, {}
     usable = [
         path
         for path in found.leaves
         if all(getattr(x.get(path), "dtype", None) == np.float64 for x in (here, there))
         and here[path].shape == of.like[path].shape
     ]
-    here, there = ({path: np.asarray(x[path]) for path in usable} for x in (here, there))
+    here, there, *around = ({path: np.asarray(x[path]) for path in usable} for x in (here, there, *around))
     theirs = of.gradient64(nudged)
     ratios = [
         _movement(here[path], there[path]) / expected
         for path in usable
         if norm(here[path]) > 0 and (expected := _movement(exact[path], theirs[path])) > 0
     ]
-    # Inside a narrower dtype the movement is lost in rounding, or is a whole rounding.
-    return here if not ratios or 0.05 < float(np.median(ratios)) < 20 else {}
+    # Inside a narrower dtype the movement is lost in rounding, or is a whole rounding; jitter may be more as well.
+    jitter = {
+        path: max(
+            distance(x[path] - here[path], m[path] - exact[path])
+            for x, m in zip(around, of.exact.moved[:_JITTERED], strict=True)
+        )
+        for path in usable
+    }
+    return (here, jitter) if not ratios or 0.05 < float(np.median(ratios)) < 20 else ({}, {})
 
 
 def _movement(a: np.ndarray, b: np.ndarray) -> float:

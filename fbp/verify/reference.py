@@ -45,6 +45,7 @@ class Reference:
         own: the gradients in the arguments' own dtypes.
         exact: those in float64; the same ones where there is no float64 path.
         has_float64: whether the loss computes in float64 when it is given float64.
+        seed: of the movements by which rounding is measured.
         silent: why there are no gradients, where there are none.
     """
 
@@ -55,6 +56,7 @@ class Reference:
     own: Gradients | None
     exact: Gradients | None
     has_float64: bool
+    seed: int = 0
     silent: str = ""
 
     @cached_property
@@ -135,11 +137,11 @@ def reference(loss: Callable[..., Any], args: tuple[Any, ...], argnums: Argnums,
     try:
         own = gradients(args)
         if not has_float64:
-            return known(own, own, False)
+            return known(own, own, False, seed)
         with jax.enable_x64(True):
-            return known(own, gradients(args64), True)
+            return known(own, gradients(args64), True, seed)
     except NoDerivative as error:
-        return known(None, None, has_float64, f"the loss has no reverse-mode derivative: {first_line(error)}")
+        return known(None, None, has_float64, seed, f"the loss has no reverse-mode derivative: {first_line(error)}")
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -4,7 +4,7 @@ The yardstick is `jax.grad` itself: how far it is from float64, and how far it m
 roundings. A gradient that differs by less is explained by rounding; one that differs by more is wrong.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -97,6 +97,17 @@ class Allowance:
         per_rounding = max((distance(m, expected) for m in movements), default=0.0) / _MOVE[dtype] if finite else np.inf
         # Autodiff's own error is one draw of the rounding; the other half of ALLOWED is for its spread.
         return cls(dtype, max(ALLOWED * per_rounding, ALLOWED / 2 * off), off)
+
+    def with_jitter(self, jitter: float) -> "Allowance":
+        """With the rounding of the gradient function itself: how erratically it follows when its inputs move.
+
+        Where a difference of nearly equal numbers is inside (a normalization of one unit), it is far larger than what
+        moved inputs do to the exact gradient.
+
+        Args:
+            jitter: ||(g' - g) - (g_ref' - g_ref)|| for moved inputs, the largest one.
+        """
+        return replace(self, explained=max(self.explained, ALLOWED / 2 * jitter))
 
     def is_zero(self, exact: np.ndarray, total: float) -> bool:
         """Whether an exact gradient is zero up to rounding: uncertain itself, and nothing beside the whole gradient.

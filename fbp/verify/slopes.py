@@ -40,14 +40,15 @@ class Slope:
         uncertainty: how far it may be off.
         low: the smaller one of the derivatives to both sides.
         high: the larger one; further from `low` than the uncertainty only at a kink.
-        step: the step it was taken with.
+        spread: how far the one-sided differences of that step are apart: small for a smooth loss, and not where
+            kinks lie inside of the step.
     """
 
     value: float
     uncertainty: float
     low: float
     high: float
-    step: float = 0.0
+    spread: float = 0.0
 
 
 @partial(jax.jit, static_argnums=0)
@@ -92,7 +93,7 @@ def slope_by_differences(values: np.ndarray) -> Slope:
     gap, before = forward[i] - backward[i], forward[i - 1] - backward[i - 1]
     kink = abs(gap) > 0.5 * abs(before) and abs(gap) > _SAFETY * (uncertainty[i - 1] + 2 * floor[i])
     sides = (forward[i], backward[i]) if kink else (central[i], central[i])
-    return Slope(float(central[i]), float(uncertainty[i - 1]), float(min(sides)), float(max(sides)), float(h[i]))
+    return Slope(float(central[i]), float(uncertainty[i - 1]), float(min(sides)), float(max(sides)), float(abs(gap)))
 
 
 def judge_slope(judge: str, inner: float, slope: Slope, scale: float, tolerance: float) -> Opinion:
@@ -113,10 +114,11 @@ def judge_slope(judge: str, inner: float, slope: Slope, scale: float, tolerance:
             sides = f"{slope.low:.4g} to one side, {slope.high:.4g} to the other"
             return Opinion(judge, "INCONCLUSIVE", f"{KINK}: the derivative is {sides}")
         return Opinion(judge, "FAIL", f"<g, v> = {inner:.6g}, one-sided {slope.low:.6g} and {slope.high:.6g}")
-    if abs(inner - slope.value) > room:
+    if abs(inner - slope.value) > max(room, slope.spread):
         return Opinion(judge, "FAIL", f"<g, v> = {inner:.6g}, the loss changes by {slope.value:.6g}")
-    if _SAFETY * slope.uncertainty > _RESOLUTION * scale:
-        floor = f"the loss tells changes of {slope.uncertainty:.1e}, the gradient's is {scale:.1e}"
+    if abs(inner - slope.value) > room or _SAFETY * slope.uncertainty > _RESOLUTION * scale:
+        known = max(slope.uncertainty, abs(inner - slope.value))
+        floor = f"the loss tells changes of {known:.1e}, the gradient's is {scale:.1e}"
         return Opinion(judge, "INCONCLUSIVE", f"the noise floor, or a kink inside every step: {floor}")
     if tolerance > _RESOLUTION:
         return Opinion(judge, "INCONCLUSIVE", f"rounding of the gradient explains {tolerance:.1e} of it")

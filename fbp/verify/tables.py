@@ -154,8 +154,8 @@ def mutation_table(found: "MutationReport") -> Group:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for heading in ("fault", "place", "state", "by"):
-        table.add_column(heading, no_wrap=True)
+    for heading, narrowest in (("fault", 12), ("place", 9), ("state", 10), ("by", 7)):
+        table.add_column(heading, min_width=narrowest, overflow="fold")
     table.add_column("found", no_wrap=True, overflow="ellipsis")
     for each in found.mutants:
         kills = " ".join(letter if each.judges.get(judge) == "FAIL" else "." for judge, letter in _LETTERS.items())
