@@ -69,7 +69,7 @@ def test_compare_fails_with_status_1_for_a_wrong_gradient(run, monkeypatch):
     status, out, _ = run("compare", *SMALL, "--batch-size", "7")
     assert status == 1
     assert "FAIL: 2 of 4 leaves pass" in out
-    assert "norm ratio 2" in out
+    assert "ratio 2: is a factor 1/2 missing" in out
 
 
 def test_train_learns_and_reports(run, tiny):
@@ -104,7 +104,7 @@ def test_train_takes_every_kind_of_network(run, tiny, options):
         (("train", "--loss", "cross"), "unknown loss 'cross'"),
         (("train", "--optimizer", "adm"), "did you mean 'adam'"),
         (("train", "--norm", "bach"), "did you mean 'batch'"),
-        (("train", "--layers", "784,x,10"), "widths with commas"),
+        (("train", "--layers", "784,x,10"), "integers with commas"),
         (("train", "--layers", "100,10"), "784 inputs"),
         (("train", "--layers", "784,5"), "10 classes"),
         (("train", "--layers", "784,0,10"), "positive integers"),

@@ -189,7 +189,10 @@ def _judged(both: Callable[..., Any], what: Any, at: Any, seed: int) -> Iterator
         sharply = Allowance.measured("float64", *_wide(exact[path], [m[path] for m in moves64], exact[path]))
         g, best, right = (np.asarray(x[path], np.float64) for x in (found, sharp, exact))
         sharply = sharply.with_jitter(
-            max(distance(x[path] - best, m[path] - right) for x, m in zip(follows, moves64, strict=True))
+            max(
+                distance(np.asarray(x[path]) - best, np.asarray(m[path]) - right)
+                for x, m in zip(follows, moves64, strict=True)
+            )
         )
         own = sharply if own.dtype == "float64" else own
         against = difference(path, g, np.asarray(expected[path], np.float64)).relative_error
