@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from verify_grid import DTYPES, FAULTS, LOSSES, SCALES, Architecture, architectures, arguments
 
 from fbp.backprop import loss_value
+from fbp.precision import cast
 from fbp.terminal import run as run_command
 from fbp.verify.equations import equations, points
 from fbp.verify.faults import mutants
@@ -224,8 +225,7 @@ def effective(candidate: Candidate, right: Candidate, args: Any, dtype: str, pat
     if change(args) > EFFECTIVE * float(jnp.finfo(dtype).eps):
         return True
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, args)
-        return change(wide) > EFFECTIVE_IN_FLOAT64
+        return change(cast(args, jnp.float64)) > EFFECTIVE_IN_FLOAT64
 
 
 MEASURES = {"right": right_row, "wrong": wrong_row, "rules": rules_row}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import cycle
 from typing import Any
 
@@ -88,8 +89,6 @@ def arguments(architecture: Architecture, dtype: str, scale: float, seed: int) -
             return scale * (2 / leaf.shape[-2]) ** 0.5 * x
         return (1.0 if name == "gamma" else 0.0) + 0.1 * x
 
-    net = architecture.network()
-    shapes = jax.eval_shape(lambda key: net.init(key, (INPUTS,))[0], jax.random.key(0))
     m = architecture.examples
     X, labels = draw.standard_normal((m, INPUTS)), np.arange(m) % CLASSES
     Y = {
@@ -100,8 +99,14 @@ def arguments(architecture: Architecture, dtype: str, scale: float, seed: int) -
         "half squared error, sigmoid": lambda: draw.uniform(size=(m, CLASSES)),
     }[architecture.loss]()
     with jax.enable_x64(True):
-        values = cast(jax.tree.map(jnp.asarray, (jax.tree.map_with_path(initial, shapes), X, Y)), dtype)
+        values = cast(jax.tree.map(jnp.asarray, (jax.tree.map_with_path(initial, _shapes(architecture)), X, Y)), dtype)
     return (*values, None, None)
+
+
+@cache
+def _shapes(architecture: Architecture) -> Any:
+    net = architecture.network()
+    return jax.eval_shape(lambda key: net.init(key, (INPUTS,))[0], jax.random.key(0))
 
 
 Leaf = np.ndarray

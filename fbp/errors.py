@@ -43,3 +43,14 @@ def check_count(name: str, received: object) -> None:
     """
     if not is_count(received):
         raise FbpError(f"{name} is an integer of at least 1; received {received!r}; give a positive count")
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, in one line; its type's name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def raised(error: Exception) -> str:
+    """An exception's type and what it says, in one line."""
+    kind = type(error).__name__
+    return f"{kind}: {first_line(error)}" if str(error).strip() else kind

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CASES
+from faulty import FlippedSign
 
 import fbp
 from fbp import Activation, Dense, Residual, Serial, verify
@@ -304,13 +305,6 @@ def test_a_wrong_rule_inside_of_the_loss_is_found_by_differences():
     found = verify.gradient(jax.grad(wrong), wrong, X)
     assert found.leaves[0].said_by("autodiff").verdict == "PASS"
     assert found.leaves[0].said_by("differences").verdict == "FAIL"
-
-
-@dataclass(frozen=True)
-class FlippedSign(Dense):
-    def backward(self, params, cache, dA_out):
-        d_params, dA_in = super().backward(params, cache, dA_out)
-        return d_params | {"W": -d_params["W"]}, dA_in
 
 
 @dataclass(frozen=True)

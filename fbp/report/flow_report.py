@@ -1,7 +1,6 @@
 """The report of `fbp flow`: a grid of depths, activations and initializers, measured and set beside theory."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -17,8 +16,6 @@ from fbp.report.document import Report, Section, Table, Text
 from fbp.report.sections import flow_figure
 from fbp.report.write import check_target, write
 
-_KEPT = ".rows.csv"
-"""Where the table waits while the report around it is written."""
 _QUICK = {"depths": (5, 10), "width": 64, "seeds": 8}
 
 
@@ -67,23 +64,8 @@ def run_flow(
     flows = grid(plan, folder, resume, tell)
     tell("drawing")
     report = _report(plan, flows, command, tell)
-    # `write` makes the whole folder anew, with a table of the report's records: the one that was streamed is put aside.
-    os.replace(folder / TABLE, folder / _KEPT)
-    write(report, folder)
-    os.replace(folder / _KEPT, folder / TABLE)
-    _sign(folder)
+    write(report, folder, table=folder / TABLE)
     return report
-
-
-def _sign(folder: Path) -> None:
-    """Put the streamed table's own checksum into the manifest, which was written for an empty one."""
-    path = folder / "manifest.json"
-    if not path.exists():
-        return
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    with (folder / TABLE).open("rb") as file:
-        manifest["sha256"][TABLE] = hashlib.file_digest(file, "sha256").hexdigest()
-    path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _open(folder: Path, plan: Plan, resume: bool) -> None:
@@ -91,21 +73,18 @@ def _open(folder: Path, plan: Plan, resume: bool) -> None:
     state = folder / "result.json"
     options = json.loads(json.dumps(dataclasses.asdict(plan)))
     if resume and state.exists():
-        if (folder / _KEPT).exists():
-            os.replace(folder / _KEPT, folder / TABLE)
         there = json.loads(state.read_text(encoding="utf-8"))
         before = there.get("plan") or there.get("results", {}).get("plan")
         if before != options:
             differ = [name for name in options if not isinstance(before, dict) or before.get(name) != options[name]]
             raise FbpError(
                 f"a resumed grid has the options that it began with; received other {', '.join(differ)} than "
-                f"in {folder}; "
-                "give the same options, or run without resume"
+                f"in {folder}; give the same options, or run without resume"
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
     # An older report beside a new table would speak of other rows.
-    for name in (TABLE, _KEPT, "report.html", "report.md"):
+    for name in (TABLE, "report.html", "report.md"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "figures", ignore_errors=True)
     # In the form of a report's own summary, so that an unfinished folder may be replaced like a finished one.

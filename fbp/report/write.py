@@ -23,7 +23,7 @@ _SCHEMA_VERSION = 1
 _OURS = frozenset({"report.html", "report.md", "figures", "data.csv", "result.json", "manifest.json"})
 
 
-def write(report: Report, folder: str | os.PathLike[str], overwrite: bool = True) -> Path:
+def write(report: Report, folder: str | os.PathLike[str], overwrite: bool = True, table: Path | None = None) -> Path:
     """Writes a report as a folder, all of it or nothing.
 
     The folder holds report.html (one file, opens offline), report.md, figures/<name>.svg and .png,
@@ -35,6 +35,7 @@ def write(report: Report, folder: str | os.PathLike[str], overwrite: bool = True
         report: what to write.
         folder: where; parents that do not exist are made.
         overwrite: whether a report that is there may be replaced.
+        table: a file that becomes data.csv as it is, where rows were streamed to it; else the report's records do.
 
     Returns:
         The folder.
@@ -43,7 +44,7 @@ def write(report: Report, folder: str | os.PathLike[str], overwrite: bool = True
         FbpError: the folder cannot be a report's (see `check_target`), or cannot be written.
     """
     check_target(folder, overwrite)
-    files = _files(report)
+    files = _files(report, _csv(report).encode("utf-8") if table is None else table.read_bytes())
     target = Path(folder).resolve()
     try:
         with _swapped_in(target) as building:
@@ -158,7 +159,7 @@ def _keep_others(source: Path, building: Path) -> None:
             shutil.copy2(path, building / path.name, follow_symlinks=False)
 
 
-def _files(report: Report) -> dict[str, bytes]:
+def _files(report: Report, table: bytes) -> dict[str, bytes]:
     """All files of the report, by their path in its folder."""
     pictures = {}
     for figure in report.figures():
@@ -170,14 +171,12 @@ def _files(report: Report) -> dict[str, bytes]:
     texts = {
         "report.html": html,
         "report.md": markdown,
-        "data.csv": _csv(report),
         "result.json": _json(report),
     }
     images = {f"figures/{name}.svg": picture.svg for name, picture in pictures.items()}
     images |= {f"figures/{name}.png": picture.png for name, picture in pictures.items()}
-    files = {name: text.encode("utf-8") for name, text in texts.items()}
-    repeated = {name: files[name] for name in ("data.csv",)}
-    return files | images | {"manifest.json": _strict(manifest(report, repeated)).encode("utf-8")}
+    texts["manifest.json"] = _strict(manifest(report, {"data.csv": table}))
+    return {name: text.encode("utf-8") for name, text in texts.items()} | {"data.csv": table} | images
 
 
 def _csv(report: Report) -> str:

@@ -2,10 +2,7 @@
 
 import json
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from fbp.errors import FbpError
 from fbp.terminal import telling
@@ -19,7 +16,7 @@ from fbp.verify.operations import vjp
 from fbp.verify.opinion import EXIT_STATUS, worst
 from fbp.verify.reference import Argnums
 from fbp.verify.result import Printable, Verification
-from fbp.verify.tables import VERDICT_STYLE
+from fbp.verify.tables import builtin_table
 
 
 def verify_builtin(seed: int, as_json: bool) -> int:
@@ -42,29 +39,7 @@ def verify_builtin(seed: int, as_json: bool) -> int:
         rows = {name: one.to_dict() for name, one in found.items()}
         print(json.dumps({"verdict": verdict, "networks": rows}, indent=2, allow_nan=False))
         return EXIT_STATUS[verdict]
-    table = Table(title="built-in networks", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("network", no_wrap=True)
-    for heading in ("leaves", "equations", "rel. error", "in eps"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for name, one in found.items():
-        leaves = [leaf for leaf in one.leaves if leaf.difference is not None and not leaf.is_zero]
-        cells = sum(each.verdict == "PASS" for each in one.equations)
-        table.add_row(
-            name,
-            f"{sum(leaf.verdict == 'PASS' for leaf in one.leaves)}/{len(one.leaves)}",
-            f"{cells}/{len(one.equations)}",
-            f"{max(leaf.difference.relative_error for leaf in leaves if leaf.difference):.1e}",
-            f"{max(leaf.epsilons for leaf in leaves):.2g}",
-            Text(one.verdict, style=VERDICT_STYLE[one.verdict]),
-        )
-    console = Console()
-    console.print(table)
-    for name, one in found.items():
-        if one.verdict != "PASS":
-            console.print(f"\n{name}", one)
-    passed = sum(one.verdict == "PASS" for one in found.values())
-    console.print(Text(f"{verdict}: {passed} of {len(found)} networks pass", style=VERDICT_STYLE[verdict]))
+    Console().print(builtin_table(found))
     return EXIT_STATUS[verdict]
 
 

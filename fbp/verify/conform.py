@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import jax
 
-from fbp.errors import unknown_name
+from fbp.errors import raised, unknown_name
 from fbp.verify.conform_case import Case, Differs, Unavailable
 from fbp.verify.conform_rows import ROWS
 from fbp.verify.result import Printable
@@ -25,8 +25,6 @@ _REMEDIES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((jax.errors.UnexpectedTracerError,), "return residuals from the forward rule, keep nothing in Python"),
 )
 """What to do about errors that say more than the row where they occur."""
-
-_STYLE = {"PASS": "green", "FAIL": "bold red", "NOTE": "cyan", "SKIP": "yellow"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,9 @@ class Conformance(Printable):
         }
 
     def __rich__(self) -> Any:
-        return _table(self)
+        from fbp.verify.tables import conformance_table
+
+        return conformance_table(self)
 
 
 def conformance(op: Callable[..., Any], *args: Any) -> Conformance:
@@ -87,8 +87,7 @@ def conformance(op: Callable[..., Any], *args: Any) -> Conformance:
     With c a fixed random cotangent of the results, each row computes g = J(args)^T c in another way and holds it
     against the eager g: leaf by leaf, ||g - g_eager|| <= 8 (eps + eps_sum sqrt(n)) ||g_eager||, with eps of the
     coarsest dtype inside, eps_sum that of float32 or finer and n the size of the largest array; what one rounding of
-    the inputs moves is allowed besides. It does not say whether
-    g is right: `fbp.verify.vjp` does.
+    the inputs moves is allowed besides. It does not say whether g is right: `fbp.verify.vjp` does.
 
     Args:
         op: a `jax.custom_vjp` function, or any function that JAX differentiates.
@@ -133,25 +132,5 @@ def _run(name: str, case: Case) -> Row:
     except Differs as difference:
         return Row(name, "FAIL", str(difference))
     except Exception as error:
-        first = next(iter(str(error).strip().splitlines()), "")
-        said = f"{type(error).__name__}: {first}" if first else type(error).__name__
         remedy = next((better for kinds, better in _REMEDIES if isinstance(error, kinds)), remedy)
-        return Row(name, "FAIL", f"{said} ({remedy})")
-
-
-def _table(report: Conformance) -> Any:
-    from rich import box
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=f"conformance of {report.op}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("row", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("detail")
-    for row in report.rows:
-        table.add_row(row.name, Text(row.verdict, style=_STYLE[row.verdict]), Text(row.detail))
-    counts = ", ".join(
-        f"{n} {verdict}" for verdict in _STYLE if (n := sum(row.verdict == verdict for row in report.rows))
-    )
-    return Group(table, Text(f"{report.verdict}: {counts}, on {report.device}", style=_STYLE[report.verdict]))
+        return Row(name, "FAIL", f"{raised(error)} ({remedy})")

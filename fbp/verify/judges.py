@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fbp.errors import first_line
 from fbp.verify import slopes
 from fbp.verify.hints import hint
 from fbp.verify.measures import difference
-from fbp.verify.opinion import ZERO, Opinion
-from fbp.verify.reference import Argnums, Leaves, NoDerivative, Reference, called, chosen, first_line, reference
+from fbp.verify.opinion import DIRECTIONAL, ZERO, Opinion
+from fbp.verify.reference import Argnums, Leaves, NoDerivative, Reference, called, chosen, reference
 from fbp.verify.result import LeafVerdict
 from fbp.verify.rounding import TOLERANCE, Allowance, distance, moved, norm, on_host
 from fbp.verify.structure import Structure, by_path, is_floating, structure
@@ -133,7 +134,7 @@ def _leaf(
         zero_beside = of.total if in_float64 is not None and in_float64.is_zero(exact, of.total) else None
         opinions.append(by_autodiff(g, exact, own, against_autodiff, sharp.get(path), in_float64, zero_beside))
         if zero_beside is not None:
-            opinions += [Opinion(name, "INCONCLUSIVE", ZERO) for name in ("differences", "adjoint")]
+            opinions += [Opinion(name, "INCONCLUSIVE", ZERO) for name in DIRECTIONAL]
     if not any(opinion.reason == ZERO for opinion in opinions):
         asked = _along_directions(path, of, best, exact, explained_best, directions, seed)
         opinions += asked
@@ -249,14 +250,13 @@ def _along_directions(
     seed: int,
 ) -> list[Opinion]:
     """Judges 2 and 3, along random signs, and along the difference from autodiff where there is one."""
-    names = ("differences", "adjoint")
     if not of.has_float64:
-        return [Opinion(name, "INCONCLUSIVE", "no float64 path") for name in names]
+        return [Opinion(name, "INCONCLUSIVE", "no float64 path") for name in DIRECTIONAL]
     if not np.isfinite(g).all():
         return []
     size, n = of.size(path), max(norm(g), 0.0 if exact is None else norm(exact))
     if n == 0:
-        return [Opinion(name, "INCONCLUSIVE", "zero") for name in names]
+        return [Opinion(name, "INCONCLUSIVE", "zero") for name in DIRECTIONAL]
     asked = [
         (slopes.sign_direction(g.shape, size, seed + i), n * size, slopes.SIGMAS * explained / n)
         for i in range(directions)
@@ -264,10 +264,10 @@ def _along_directions(
     if exact is not None and distance(g, exact) > max(explained, TOLERANCE["float64"] * n):
         v = slopes.along(g - exact, size)
         asked += [] if v is None else [(v, n * norm(v), explained / n)]
-    found: dict[str, list[Opinion]] = {name: [] for name in names}
+    found: dict[str, list[Opinion]] = {name: [] for name in DIRECTIONAL}
     for v, scale, tolerance in asked:
         inner = slopes.inner_product(g, v)
-        for name, slope in zip(names, (of.slope_by_differences, of.slope_forward), strict=True):
+        for name, slope in zip(DIRECTIONAL, (of.slope_by_differences, of.slope_forward), strict=True):
             try:
                 found[name].append(slopes.judge_slope(name, inner, slope(path, v), scale, tolerance))
             except NoDerivative as error:

@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fbp.errors import FbpError, unknown_name
-from fbp.verify.reference import first_line
+from fbp.errors import FbpError, raised, unknown_name
 
 
 def load(spec: str) -> Any:
@@ -27,8 +26,9 @@ def load(spec: str) -> Any:
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:
-        raised = f"{type(error).__name__}: {first_line(error)}"
-        raise FbpError(f"{module_name} is a module that can be imported; importing it raised {raised}") from error
+        raise FbpError(
+            f"{module_name} is a module that can be imported; importing it raised {raised(error)}"
+        ) from error
     for part in name.split("."):
         if not hasattr(found, part):
             public = [each for each in vars(found) if not each.startswith("_")]
@@ -51,8 +51,7 @@ def arguments(spec: str) -> tuple[Any, ...]:
         try:
             found = found()
         except Exception as error:
-            raised = f"{type(error).__name__}: {first_line(error)}"
-            raise FbpError(f"{spec} gives the arguments when it is called; it raised {raised}") from error
+            raise FbpError(f"{spec} gives the arguments when it is called; it raised {raised(error)}") from error
     if not isinstance(found, tuple):
         raise FbpError(f"{spec} gives a tuple, the arguments in order; received {type(found).__name__}; return (x,)")
     return found

@@ -15,14 +15,12 @@ from fbp.verify.faults import Mutant, mutants
 from fbp.verify.judges import judge_against, point
 from fbp.verify.measures import differences
 from fbp.verify.networks import ByHand, NetworkLoss
-from fbp.verify.opinion import Verdict, worst
+from fbp.verify.opinion import JUDGES, Verdict, worst
 from fbp.verify.result import LeafVerdict, Printable
 from fbp.verify.rounding import in_float64, on_host
 
 _NO_CHANGE = 1e-14
 """Relative change of every leaf in float64 up to which a mutant's gradient is the right one."""
-
-JUDGES = ("autodiff", "differences", "adjoint", "equations")
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def mutate(
 
 def _verdict(mutant: Mutant, leaves: tuple[LeafVerdict, ...], cells: Any) -> MutantVerdict:
     judges: dict[str, Verdict] = {}
-    for judge in JUDGES[:-1]:
+    for judge in JUDGES:
         judges[judge] = worst(o.verdict for leaf in leaves if (o := leaf.said_by(judge)) is not None)
     judges["equations"] = worst(cell.verdict for cell in cells)
     marked = [f"{cell.layer}: {cell.quantity} ({cell.leaf.hint})" for cell in cells if cell.verdict == "FAIL"]

@@ -9,6 +9,10 @@ Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 EXIT_STATUS: dict[Verdict, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 """Exit status of a command by its verdict; 2 is a mistake of the user's."""
 
+DIRECTIONAL = ("differences", "adjoint")
+"""The judges that look along directions in a leaf."""
+JUDGES = ("autodiff", *DIRECTIONAL)
+"""Of a leaf; the equations of a network have their own."""
 ZERO = "zero up to rounding"
 """What a judge says of a gradient that is nothing but rounding."""
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbp.errors import FbpError
+from fbp.errors import FbpError, first_line, raised
 from fbp.verify import slopes
 from fbp.verify.rounding import DRAWS, Allowance, in_float64, moved, norm
 from fbp.verify.structure import by_path, is_floating
@@ -166,13 +166,7 @@ def called(what: str, function: Callable[..., Any], args: tuple[Any, ...]) -> An
     except FbpError:
         raise
     except Exception as error:
-        raised = f"{type(error).__name__}: {first_line(error)}"
-        raise FbpError(f"{what} can be called with the given arguments; it raised {raised}") from error
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise FbpError(f"{what} can be called with the given arguments; it raised {raised(error)}") from error
 
 
 def _computes_in_float64(loss: Callable[..., Any], args64: tuple[Any, ...]) -> bool:

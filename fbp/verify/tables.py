@@ -8,14 +8,18 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from fbp.verify.opinion import JUDGES, worst
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fbp.verify.comparison import Comparison
+    from fbp.verify.conform import Conformance
     from fbp.verify.cost import CostComparison
     from fbp.verify.mutations import MutationReport
     from fbp.verify.result import EquationVerdict, LeafVerdict, Verification
 
-VERDICT_STYLE = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow"}
-"""The colour of each verdict."""
+_STYLE = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow"}
 
 
 def comparison_table(comparison: "Comparison") -> Group:
@@ -31,22 +35,20 @@ def comparison_table(comparison: "Comparison") -> Group:
         auto, exact = leaf.against_autodiff, leaf.against_float64
         leaves.add_row(
             Text(leaf.path),
-            Text(leaf.verdict, style=VERDICT_STYLE[leaf.verdict]),
+            Text(leaf.verdict, style=_STYLE[leaf.verdict]),
             f"{auto.relative_error:.1e}",
             f"{exact.relative_error:.1e}",
             f"{leaf.epsilons:.2g}",
             f"{auto.cosine:.6f}",
             f"{auto.norm_ratio:.6f}",
         )
-    hints = [
-        Text(f"{leaf.path}: {leaf.hint}", style=VERDICT_STYLE[leaf.verdict]) for leaf in comparison.leaves if leaf.hint
-    ]
+    hints = [Text(f"{leaf.path}: {leaf.hint}", style=_STYLE[leaf.verdict]) for leaf in comparison.leaves if leaf.hint]
     parts: list[Table | Text] = [leaves, *hints]
     if comparison.cost is not None:
         parts.append(_cost_table(comparison.cost))
     passed = sum(leaf.verdict == "PASS" for leaf in comparison.leaves)
     summary = f"{comparison.verdict}: {passed} of {len(comparison.leaves)} leaves pass, on {comparison.device}"
-    parts.append(Text(summary, style=VERDICT_STYLE[comparison.verdict]))
+    parts.append(Text(summary, style=_STYLE[comparison.verdict]))
     return Group(*parts)
 
 
@@ -72,7 +74,6 @@ def _cost_table(cost: "CostComparison") -> Table:
     return table
 
 
-_JUDGES = ("autodiff", "differences", "adjoint")
 _LAYERS_SHOWN = 16
 _WHOLE = "(argument)"
 
@@ -86,13 +87,13 @@ def verification_table(found: "Verification") -> Group:
     table.add_column("verdict", no_wrap=True)
     for heading in ("error", "eps", "cosine", "ratio"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for judge in _JUDGES:
+    for judge in JUDGES:
         table.add_column(_SHORT_NAMES.get(judge, judge), no_wrap=True)
     for leaf in found.leaves:
-        said = (leaf.said_by(judge) for judge in _JUDGES)
-        opinions = (Text(_SHORT[o.verdict], style=VERDICT_STYLE[o.verdict]) if o else Text("") for o in said)
+        said = (leaf.said_by(judge) for judge in JUDGES)
+        opinions = (Text(_SHORT[o.verdict], style=_STYLE[o.verdict]) if o else Text("") for o in said)
         table.add_row(
-            Text(leaf.path or _WHOLE), Text(leaf.verdict, style=VERDICT_STYLE[leaf.verdict]), *_numbers(leaf), *opinions
+            Text(leaf.path or _WHOLE), Text(leaf.verdict, style=_STYLE[leaf.verdict]), *_numbers(leaf), *opinions
         )
     lines = [line for leaf in found.leaves for line in _remarks(leaf.path or _WHOLE, leaf)]
     failed = [each for each in found.equations if each.verdict == "FAIL"]
@@ -105,7 +106,7 @@ def verification_table(found: "Verification") -> Group:
     if found.equations:
         right = sum(each.verdict == "PASS" for each in found.equations)
         summary += f", {right} of {len(found.equations)} equations"
-    parts.append(Text(f"{summary}, on {found.device}", style=VERDICT_STYLE[found.verdict]))
+    parts.append(Text(f"{summary}, on {found.device}", style=_STYLE[found.verdict]))
     return Group(*parts)
 
 
@@ -122,7 +123,7 @@ def _numbers(leaf: "LeafVerdict") -> tuple[str, ...]:
 
 def _remarks(name: str, leaf: "LeafVerdict") -> list[Text]:
     texts = [text for text in (leaf.hint, leaf.reason, leaf.note) if text]
-    return [Text(f"{name}: {'; '.join(texts)}", style=VERDICT_STYLE[leaf.verdict])] if texts else []
+    return [Text(f"{name}: {'; '.join(texts)}", style=_STYLE[leaf.verdict])] if texts else []
 
 
 def _equations_table(equations: "tuple[EquationVerdict, ...]") -> Table:
@@ -133,9 +134,7 @@ def _equations_table(equations: "tuple[EquationVerdict, ...]") -> Table:
         d = each.leaf.difference
         error = "" if d is None else f" {d.relative_error:.0e}"
         mark = "" if each.verdict == "PASS" else f" {each.verdict}"
-        by_layer.setdefault(each.layer, []).append(
-            Text(f"{each.quantity}{error}{mark}", style=VERDICT_STYLE[each.verdict])
-        )
+        by_layer.setdefault(each.layer, []).append(Text(f"{each.quantity}{error}{mark}", style=_STYLE[each.verdict]))
     width = max(map(len, by_layer.values()))
     for _ in range(width):
         table.add_column("", no_wrap=True)
@@ -170,8 +169,49 @@ def mutation_table(found: "MutationReport") -> Group:
     return Group(table, Text(summary, style="green" if not counts["survived"] else "bold red"))
 
 
-_LETTERS = {"autodiff": "A", "differences": "D", "adjoint": "J", "equations": "E"}
+_LETTERS = dict(zip((*JUDGES, "equations"), "ADJE", strict=True))
 _STATE_STYLE = {"killed": "green", "survived": "bold red", "equivalent": "dim"}
+
+
+def conformance_table(found: "Conformance") -> Group:
+    """The rows of a conformance report, and how many there are of each verdict."""
+    table = Table(title=f"conformance of {found.op}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("row", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("detail")
+    for row in found.rows:
+        table.add_row(row.name, Text(row.verdict, style=_ROW_STYLE[row.verdict]), Text(row.detail))
+    counts = {verdict: sum(row.verdict == verdict for row in found.rows) for verdict in _ROW_STYLE}
+    told = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n)
+    return Group(table, Text(f"{found.verdict}: {told}, on {found.device}", style=_ROW_STYLE[found.verdict]))
+
+
+_ROW_STYLE = {"PASS": "green", "FAIL": "bold red", "NOTE": "cyan", "SKIP": "yellow"}
+
+
+def builtin_table(found: "Mapping[str, Verification]") -> Group:
+    """One row a network, those in full that do not pass, and the verdict."""
+    table = Table(title="built-in networks", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("network", no_wrap=True)
+    for heading in ("leaves", "equations", "rel. error", "in eps"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for name, one in found.items():
+        leaves = [leaf for leaf in one.leaves if leaf.difference is not None and not leaf.is_zero]
+        cells = sum(each.verdict == "PASS" for each in one.equations)
+        table.add_row(
+            name,
+            f"{sum(leaf.verdict == 'PASS' for leaf in one.leaves)}/{len(one.leaves)}",
+            f"{cells}/{len(one.equations)}",
+            f"{max(leaf.difference.relative_error for leaf in leaves if leaf.difference):.1e}",
+            f"{max(leaf.epsilons for leaf in leaves):.2g}",
+            Text(one.verdict, style=_STYLE[one.verdict]),
+        )
+    verdict = worst(one.verdict for one in found.values())
+    failed = [part for name, one in found.items() if one.verdict != "PASS" for part in (Text(f"\n{name}"), one)]
+    passed = sum(one.verdict == "PASS" for one in found.values())
+    summary = Text(f"{verdict}: {passed} of {len(found)} networks pass", style=_STYLE[verdict])
+    return Group(table, *failed, summary)
 
 
 def as_text(found: Any) -> str:
