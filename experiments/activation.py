@@ -49,12 +49,12 @@ def study(quick, tell) -> Report:
         "under another.",
     )
     body = (
-        Text(
-            "Each activation with weights of variance 1/n and 2/n, biases zero. Lines are medians over networks, bands "
-            "go from 10 % to 90 %."
-        ),
+        Text("Each activation with weights of variance 1/n and 2/n, biases zero."),
         flow_figure(
-            "activation", "Gradient norms by layer, for each activation and two variances of the weights.", flows
+            "activation",
+            "Gradient norms by layer, for each activation and two variances of the weights. Lines are medians over "
+            "networks, bands go from 10 % to 90 %, thin black lines are mean-field theory.",
+            flows,
         ),
         flow_table("The factor a layer towards the input.", flows, ("family", "activation")),
     )

@@ -37,7 +37,7 @@ def study(quick, tell) -> Report:
     deepest = {name: hidden_verdict(each[f"depth {depths[-1]}"]) for name, each in flows.items()}
     findings = tuple(
         f"{name}: **{v.kind}** at depth {depths[-1]}, x{v.rate:.3f} a layer (95 % interval {v.low:.3f} to "
-        f"{v.high:.3f}), {v.decades:.1f} decades over the network."
+        f"{v.high:.3f}), {v.decades:z.1f} decades over the network."
         for name, v in deepest.items()
     )
     body = (
@@ -48,7 +48,7 @@ def study(quick, tell) -> Report:
         flow_figure(
             "depth",
             "Gradient norms by layer: the slope belongs to the network, not to its depth. Lines are medians over "
-            "networks, bands go from 10 % to 90 %.",
+            "networks, bands go from 10 % to 90 %, thin black lines are mean-field theory.",
             flows,
         ),
         flow_table("The factor a layer towards the input, for each depth.", flows, ("network", "depth")),

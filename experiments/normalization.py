@@ -67,7 +67,7 @@ def study(quick, tell) -> Report:
         layers = np.arange(1, depth + 2)
         return panels(
             [
-                (name, [Curve("measured", layers, value, low, high), Curve("theory", layers, expected)])
+                (name, [Curve("measured", layers, value, low, high, expected)])
                 for name, (value, low, high, expected) in found.items()
             ],
             "layer l (input on the left)",

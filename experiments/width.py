@@ -56,16 +56,9 @@ def study(quick, tell) -> Report:
         n = np.array(widths)
         measured = np.array([row[1] for row in rows])
         half = 1.96 * measured * (2 / (seeds - 1)) ** 0.5
-        return curves(
-            [
-                Curve("measured", n, measured, measured - half, measured + half),
-                Curve("law of relu networks", n, np.array([row[3] for row in rows])),
-            ],
-            "width n",
-            "variance of ln ||dZ_1||^2",
-            log_x=True,
-            log_y=True,
-        )
+        law = np.array([row[3] for row in rows])
+        drawn = [Curve("measured", n, measured, measured - half, measured + half, law)]
+        return curves(drawn, "width n", "variance of ln ||dZ_1||^2", log_x=True, log_y=True)
 
     def coordinates():
         drawn = [

@@ -118,7 +118,7 @@ def integers(what: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError as error:
-        raise FbpError(f"{what} is integers with commas between them; received {text!r}; e.g. 784,128,64,10") from error
+        raise FbpError(f"{what} is integers with commas between them; received {text!r}; e.g. 10,50,200") from error
 
 
 def names(text: str) -> list[str]:

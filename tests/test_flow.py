@@ -68,9 +68,31 @@ def test_the_diagnosis_says_what_to_do(deep):
     assert str(chaotic).startswith("chaotic phase, gradients explode, ||dZ||^2 x1.3")
 
 
+def test_the_line_of_theory_runs_through_the_medians(deep):
+    for w2 in TANH:
+        flow = deep["tanh", f"mean_field({w2**0.5},{SB})", 40]
+        median, line = flow.quantiles("dZ")[1], flow.expected()
+        assert line[-1] == median[-1]
+        assert line == pytest.approx(median, abs=0.2)
+        factors = 10 ** (2 * (line[:-1] - line[1:]))
+        assert factors.mean() == pytest.approx(flow.diagnosis().theory)
+        assert factors[10:] == pytest.approx(TANH[w2][0], abs=2e-3)
+
+
+def test_the_line_of_theory_is_where_theory_is():
+    """The first layer has another width; the last one has no hidden layer's dZ."""
+    flow = measure(fbp.mlp((30, 8, 8, 8, 8, 3), "relu", "he_normal"), seeds=3, scales=(1.0, 2.0))
+    for scale, rate in enumerate((1.0, 4.0)):
+        line = flow.expected(scale)
+        assert np.isfinite(line).tolist() == [True, True, True, True, False]
+        assert np.diff(line[:4]) == pytest.approx(-0.5 * math.log10(rate))
+
+
 def test_no_theory_no_claim():
     net = fbp.mlp((8,) * 4, "tanh", residual=True)
-    found = measure(net, seeds=3).diagnosis()
+    flow = measure(net, seeds=3)
+    assert np.isnan(flow.expected()).all()
+    found = flow.diagnosis()
     assert found.theory is None
     assert found.agrees is None
     assert "no theory: residual connections" in str(found)

@@ -405,6 +405,15 @@ def test_names_stand_at_the_ends_where_they_fit_and_otherwise_in_a_legend():
     assert [text.get_text() for text in close.legends[0].get_texts()] == ["a", "b"]
 
 
+def test_theory_is_one_entry_of_the_legend():
+    nowhere = np.full(2, np.nan)
+    both = [Curve("a", [1, 2], [0, 1], expected=[0, 1]), Curve("b", [1, 2], [1, 0], expected=[1, 0])]
+    for figure in (curves(both, "x", "y"), panels([("one", both), ("two", both)], "x", "y")):
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "theory"]
+        assert all(len(axes.lines) == 4 for axes in figure.axes)
+    assert not curves([Curve("a", [1, 2], [0, 1], expected=nowhere)], "x", "y").legends
+
+
 STUDY = """
 import sys
 import numpy as np

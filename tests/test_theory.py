@@ -327,6 +327,27 @@ class TestMeanField:
         assert tanh_on_edge().kappa == pytest.approx(3, abs=0.05)
         assert kappa("relu", np.ones((2, 3))).shape == (2, 3)
 
+    @pytest.mark.parametrize(("name", "sigma_w", "kappa"), [("linear", 1.0, 2.0), ("relu", HE, 5.0)])
+    def test_lengths_that_fluctuate_do_not_matter_where_slopes_ignore_them(self, name, sigma_w, kappa):
+        field = mean_field(name, sigma_w)
+        assert field.log_variance(12) == pytest.approx(kappa) == pytest.approx(field.kappa)
+
+    def test_log_variance_sampled(self):
+        """Random tanh networks: with lengths held fixed the variance would be a fifth too small."""
+        field, rng = tanh_on_edge(), np.random.default_rng(0)
+        n, depth, networks = 100, 8, 2500
+        z = rng.standard_normal((networks, n)) * math.sqrt(field.q_star)
+        tangent, log = rng.standard_normal((networks, n)), np.zeros(networks)
+        for _ in range(depth):
+            W = rng.standard_normal((networks, n, n), np.float32) * np.float32(field.sigma_w / n**0.5)
+            before = np.sum(tangent**2, axis=1)
+            tangent = np.einsum("sij,sj->si", W, (1 - np.tanh(z) ** 2) * tangent)
+            log += np.log(np.sum(tangent**2, axis=1) / before)
+            z = np.einsum("sij,sj->si", W, np.tanh(z)) + math.sqrt(0.05) * rng.standard_normal((networks, n))
+        # Four standard errors of a variance.
+        assert n / depth * np.var(log) == pytest.approx(field.log_variance(depth), rel=4 * (2 / networks) ** 0.5)
+        assert field.log_variance(depth) > 1.2 * field.kappa
+
 
 class TestArchitectures:
     @each_row
@@ -420,6 +441,7 @@ REFUSED = {
     "positive integers": lambda: relu_log_norm([100, 0]),
     "positive; received 0": lambda: log_norm("tanh", 1.0, [10], rate=0.0),
     "did you mean 'gaussian'": lambda: jacobian_variance("tanh", 1.0, 3, "gausian"),
+    "at least 1; received 0": lambda: mean_field("tanh", 1.0).log_variance(0),
     "even relu": lambda: tailored_leaky_slope(2),
     "between 0 and 1": lambda: tailored_leaky_slope(10, 1.5),
     "at least 2 classes": lambda: softmax_head(1),

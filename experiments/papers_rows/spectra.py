@@ -8,7 +8,6 @@ import numpy as np
 
 import fbp
 from fbp import theory
-from fbp.theory.quadrature import derivative_of, function_of
 from papers_rows.networks import Setting, draw, jacobian_moments, measure, normal, plain, singular_values
 from papers_rows.row import Measured, Row, jackknife
 
@@ -173,32 +172,9 @@ def _kappa() -> Iterator[Row]:
             f"{name}{', critical, σ_b²=.05' if name == 'tanh' else ''}, n={width}, L={depth}",
             "n Var ln ‖Jv‖² a layer",
             stated,
-            _kappa_with_lengths(field, depth),
+            field.log_variance(depth),
             jackknife(np.log(flow.gains), lambda x: width / depth * float(np.var(x, ddof=1))),
             tolerance=0.03,
             finding=f"κ = 3 μ₂/μ₁² - 1 = {field.kappa:.2f} takes the lengths as fixed. For tanh they fluctuate by one "
             "part in n as well, δ feels it through tanh', and the variance of ln ‖Jv‖² is a third larger at any width.",
         )
-
-
-def _kappa_with_lengths(field: theory.MeanField, depth: int) -> float:
-    """n Var ln ||J v||^2 / L to first order in 1/n, with the fluctuations of the lengths q_l that kappa leaves out.
-
-    With F and G the maps of lengths and slopes, a layer's factor is G(q_l) (1 + a_l) and q_{l+1} = F(q_l) + e_l, where
-    a_l and e_l are means over the same n units. What e_l does to the factors of the layers behind it adds up:
-
-        ln ||J v||^2 = const + sum_l a_l + s T_l e_l,    s = G'/G,    T_l = sum_{k<L-1-l} F'^k
-    """
-    g, q, scale = field.activation, field.q_star, field.sigma_w**2
-    x, weight = np.polynomial.hermite_e.hermegauss(200)
-    weight = weight / weight.sum()
-    h, d = function_of(g)(math.sqrt(q) * x), derivative_of(g)(math.sqrt(q) * x)
-    mean = lambda values: float(weight @ values)
-    step = 1e-4 * q
-    around = np.array([q - step, q + step])
-    slope = float(np.diff(np.log(theory.slope_moment(g, around)))[0]) / (2 * step)
-    contraction = scale * float(np.diff(theory.second_moment(g, around))[0]) / (2 * step)
-    shared = scale * (mean(h**2 * d**2) / mean(d**2) - mean(h**2))
-    noise = scale**2 * (mean(h**4) - mean(h**2) ** 2)
-    carried = np.array([sum(contraction**k for k in range(depth - 1 - l)) for l in range(depth)])
-    return field.kappa + float(np.mean(2 * slope * carried * shared + (slope * carried) ** 2 * noise))

@@ -8,7 +8,7 @@ import numpy as np
 
 from fbp.backprop import GradientNorms
 from fbp.errors import unknown_name
-from fbp.flow.prediction import Plain, predict
+from fbp.flow.prediction import Plain, Prediction, predict
 from fbp.flow.statistics import Interval, Mean, interval, log_interval
 from fbp.flow.verdict import Diagnosis, Verdict, diagnose, verdict
 
@@ -106,11 +106,27 @@ class Flow:
         Args:
             scale: which of `scales`.
         """
-        curves = self._hidden(scale)
-        if isinstance(self.plain, str):
-            return diagnose(curves, None, self.plain)
-        first = float(np.mean(10.0 ** self.log10_mean_square[scale][:, self.plain.start].astype(np.float64)))
-        return diagnose(curves, *predict(self.plain, float(self.scales[scale]), first, curves.shape[1]))
+        return diagnose(self._hidden(scale), *self._prediction(scale))
+
+    def expected(self, scale: int = 0) -> np.ndarray:
+        """log10 ||dZ_l|| by mean-field theory, from the measured median at the last layer of equal width on.
+
+        Args:
+            scale: which of `scales`.
+
+        Returns:
+            (L,), of width without bound; NaN where no theory holds (`plain` says why). Medians of networks of width n
+            lie below, by about kappa / 4n a layer in the natural logarithm.
+        """
+        line = np.full(self.log10.dZ.shape[2], np.nan)
+        predicted, _ = self._prediction(scale)
+        if predicted is not None and isinstance(self.plain, Plain):
+            last = self.plain.stop - 1
+            with np.errstate(divide="ignore"):
+                decades = np.log10(predicted.factors) / 2
+            line[last] = self.quantiles("dZ", scale)[1][last]
+            line[self.plain.start : last] = line[last] + np.cumsum(decades[::-1])[::-1]
+        return line
 
     def records(self, **labels: Any) -> Iterator[dict[str, Any]]:
         """Tidy rows: one for each scale, seed and layer, with the given labels in front.
@@ -123,6 +139,15 @@ class Flow:
         for s, seed, l in np.ndindex(self.log10.dZ.shape):
             measured = {name: float(x[s, seed, l]) for name, x in columns.items()}
             yield {**labels, "scale": float(self.scales[s]), "seed": seed, "layer": l + 1, **measured}
+
+    def _prediction(self, scale: int) -> tuple[Prediction | None, str]:
+        run = self.plain
+        if isinstance(run, str):
+            return None, run
+        if run.stop - run.start < 2:
+            return None, "no theory: one layer"
+        first = float(np.mean(10.0 ** self.log10_mean_square[scale][:, run.start].astype(np.float64)))
+        return predict(run, float(self.scales[scale]), first, run.stop - run.start)
 
     def _hidden(self, scale: int) -> np.ndarray:
         curves = np.asarray(self.log10.dZ[scale])

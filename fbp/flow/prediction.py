@@ -45,11 +45,16 @@ class Prediction(NamedTuple):
 
     Attributes:
         field: the mean-field description.
-        rate: its mean over these layers.
+        factors: of each of these layers but the last, (layers - 1,).
     """
 
     field: MeanField
-    rate: float
+    factors: np.ndarray
+
+    @property
+    def rate(self) -> float:
+        """The mean of the factors."""
+        return float(self.factors.mean())
 
 
 def plain(net: Layer) -> Plain | str:
@@ -105,7 +110,7 @@ def weight_sigma(rule: Initializer, width: int) -> float | None:
 
 
 def predict(run: Plain, scale: float, q_first: float, layers: int) -> tuple[Prediction | None, str]:
-    """The rate that theory predicts for a run of layers: the mean of chi_l = sigma_w^2 E g'(sqrt(q_l) x)^2 over them.
+    """What theory predicts for a run of layers: chi_l = sigma_w^2 E g'(sqrt(q_l) x)^2.
 
     Args:
         run: the layers.
@@ -126,8 +131,7 @@ def predict(run: Plain, scale: float, q_first: float, layers: int) -> tuple[Pred
     except FbpError as error:
         return None, f"no theory: {error}"
     followed = factors[: layers - 1]
-    rate = (followed.sum() + (layers - 1 - len(followed)) * field.chi_1) / (layers - 1)
-    return Prediction(field, float(rate)), ""
+    return Prediction(field, np.append(followed, np.full(layers - 1 - len(followed), field.chi_1))), ""
 
 
 @lru_cache(maxsize=256)

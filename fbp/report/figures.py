@@ -12,21 +12,26 @@ from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
 from fbp.errors import FbpError
-from fbp.report.look import FONT, MUTED, WIDTH, Look, canvas, darker, look, style
+from fbp.report.look import FONT, INK, MUTED, WIDTH, Look, canvas, darker, look, style
 
 _LONGEST_END = 24
 _REFERENCE_DASH = (0, (2, 2))
+_THEORY: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": "-", "zorder": 2.5}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A line y over x, with the band from `low` to `high` where both are given."""
+    """A line y over x, with the band from `low` to `high` where both are given.
+
+    `expected` is what theory says at x: a thin line over the band, named "theory" in the legend.
+    """
 
     label: str
     x: ArrayLike
     y: ArrayLike
     low: ArrayLike | None = None
     high: ArrayLike | None = None
+    expected: ArrayLike | None = None
 
 
 class _End(NamedTuple):
@@ -70,7 +75,7 @@ def curves(
         if title is not None:
             axes.set_title(title)
         figure.draw_without_rendering()
-        if _ends_are_free(axes, ends):
+        if not _has_theory(curves) and _ends_are_free(axes, ends):
             for end in ends:
                 axes.annotate(
                     end.text,
@@ -83,7 +88,7 @@ def curves(
                     annotation_clip=False,
                 )
         else:
-            _legend(figure, looks, reference)
+            _legend(figure, looks, reference, _has_theory(curves))
     return figure
 
 
@@ -120,7 +125,8 @@ def panels(
     with style():
         figure = canvas(WIDTH, 0.9 + (2.1 if across > 1 else 3.0) * down)
         grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-        looks = _looks([curve for _, part in panels for curve in part])
+        every = [curve for _, part in panels for curve in part]
+        looks = _looks(every)
         for index, axes in enumerate(grid.flat):
             if index >= len(panels):
                 axes.remove()
@@ -133,10 +139,12 @@ def panels(
         figure.supylabel(ylabel, fontsize=FONT)
         if title is not None:
             figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
-        legend = _legend(figure, looks, reference)
+        legend = _legend(figure, looks, reference, _has_theory(every))
         figure.draw_without_rendering()
         # The layout engine would put the legend and the common label in one place: stack them by hand.
-        foot = legend.get_window_extent().height / figure.bbox.height
+        inches = legend.get_window_extent().height / figure.dpi
+        figure.set_figheight(figure.get_figheight() + max(0.0, inches - 0.45))
+        foot = inches / figure.get_figheight()
         legend.set_in_layout(False)
         engine: Any = figure.get_layout_engine()
         engine.set(rect=(0, foot, 1, 1 - foot))
@@ -199,6 +207,8 @@ def _draw(axes: Axes, curve: Curve, look: Look, log_x: bool, log_y: bool) -> _En
         markeredgecolor="white",
         markeredgewidth=0.5,
     )
+    if curve.expected is not None:
+        axes.plot(x, _visible(curve.expected, log_y), **_THEORY)
     shown = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
     last = shown[-1] if len(shown) else None
     return _End(
@@ -226,10 +236,16 @@ def _ends_are_free(axes: Axes, ends: Sequence[_End]) -> bool:
     return bool(np.all(np.diff(heights) >= line))
 
 
-def _legend(figure: Figure, looks: dict[str, Look], reference: tuple[str, float] | None) -> Legend:
+def _has_theory(curves: Iterable[Curve]) -> bool:
+    return any(curve.expected is not None and np.isfinite(np.asarray(curve.expected)).any() for curve in curves)
+
+
+def _legend(figure: Figure, looks: dict[str, Look], reference: tuple[str, float] | None, theory: bool) -> Legend:
     handles: list[Any] = [
         Line2D([], [], color=v.color, linestyle=v.dash, marker=v.marker, label=label) for label, v in looks.items()
     ]
+    if theory:
+        handles.append(Line2D([], [], label="theory", **_THEORY))
     if reference is not None:
         handles.append(Line2D([], [], color=MUTED, linewidth=1.2, linestyle=_REFERENCE_DASH, label=reference[0]))
     longest = max((len(handle.get_label()) for handle in handles), default=1)

@@ -58,6 +58,8 @@ def hidden_verdict(flow: Flow) -> Verdict:
 def flow_figure(name: str, caption: str, flows: Mapping[str, Mapping[str, Flow]], quantity: str = "dZ") -> Figure:
     """Small multiples of log10 gradient norms over layers: medians, and bands from 10 % to 90 % of the seeds.
 
+    Beside dZ stands mean-field theory where it holds, from the last hidden layer on.
+
     Args:
         name: of the figure's files.
         caption: what is to be seen.
@@ -68,7 +70,8 @@ def flow_figure(name: str, caption: str, flows: Mapping[str, Mapping[str, Flow]]
     def curve(label: str, flow: Flow) -> Curve:
         # A norm that is zero has no logarithm; the curve has a gap there.
         low, median, high = (np.where(np.isfinite(x), x, np.nan)[:-1] for x in flow.quantiles(quantity))
-        return Curve(label, np.arange(1, len(median) + 1), median, low, high)
+        expected = flow.expected()[:-1] if quantity == "dZ" else None
+        return Curve(label, np.arange(1, len(median) + 1), median, low, high, expected)
 
     drawn = [(title, [curve(label, flow) for label, flow in each.items()]) for title, each in flows.items()]
     return Figure(
@@ -77,7 +80,7 @@ def flow_figure(name: str, caption: str, flows: Mapping[str, Mapping[str, Flow]]
 
 
 def flow_table(caption: str, flows: Mapping[str, Mapping[str, Flow]], columns: tuple[str, str]) -> Table:
-    """A verdict for each curve.
+    """A verdict for each curve, and the factor of ||dZ|| that mean-field theory predicts.
 
     Args:
         caption: what is to be seen.
@@ -88,6 +91,7 @@ def flow_table(caption: str, flows: Mapping[str, Mapping[str, Flow]], columns: t
     for title, each in flows.items():
         for label, flow in each.items():
             v = hidden_verdict(flow)
+            theory = flow.diagnosis().theory
             rows.append(
                 (
                     _unbroken(title),
@@ -95,10 +99,11 @@ def flow_table(caption: str, flows: Mapping[str, Mapping[str, Flow]], columns: t
                     v.kind,
                     v.rate,
                     _unbroken(f"{v.low:.3f} to {v.high:.3f}"),
+                    None if theory is None else theory**0.5,
                     v.decades,
                 )
             )
-    heading = (*columns, "verdict", "factor a layer", _unbroken("95 % interval"), "decades")
+    heading = (*columns, "verdict", "factor a layer", _unbroken("95 % interval"), "theory", "decades")
     return Table(caption, heading, tuple(rows))
 
 

@@ -11,6 +11,7 @@ from fbp.theory.fluctuations import (
     kappa,
     linear_second_moment,
     log_norm,
+    log_variance,
     relu_log_norm,
 )
 from fbp.theory.heads import Head, softmax_head
@@ -30,6 +31,7 @@ __all__ = [
     "length_map",
     "linear_second_moment",
     "log_norm",
+    "log_variance",
     "mean_field",
     "propagation",
     "relu_log_norm",

@@ -12,7 +12,7 @@ from scipy.stats import binom
 from fbp.activations import Nonlinearity
 from fbp.errors import FbpError, unknown_name
 from fbp.theory.maps import slope_moment
-from fbp.theory.quadrature import Floats, row
+from fbp.theory.quadrature import Floats, derivative_of, function_of, limited, normal_nodes, row
 
 _SPECTRUM = {"gaussian": -1.0, "orthogonal": 0.0}
 
@@ -28,7 +28,8 @@ def kappa(activation: str | Nonlinearity, q: ArrayLike) -> Floats:
     """3 mu_2 / mu_1^2 - 1: n times the variance of log ||J v||^2 that a layer of n units adds, for large n.
 
     A layer multiplies ||v||^2 by the mean of n independent g'(z)^2 x^2 with Gaussian weights: E x^4 = 3. It is 2 for
-    linear layers, 5 for relu and near 3 for tanh at criticality.
+    linear layers, 5 for relu and near 3 for tanh at criticality. The lengths q_l are taken as fixed; `log_variance`
+    lets them fluctuate.
 
     Args:
         activation: a name or a row.
@@ -48,7 +49,8 @@ def log_norm(activation: str | Nonlinearity, q: ArrayLike, widths: Iterable[int]
 
         variance = sum_l kappa / n_l,    mean = L log(rate) - variance / 2
 
-    so the mean of logs lies below the log of the mean.
+    so the mean of logs lies below the log of the mean. The lengths are taken as fixed, which is exact for relu and
+    linear layers; see `log_variance`.
 
     Args:
         activation: a name or a row.
@@ -67,6 +69,44 @@ def log_norm(activation: str | Nonlinearity, q: ArrayLike, widths: Iterable[int]
         raise FbpError(f"rate is the factor of a mean square, positive; received {rate}")
     variance = float(np.sum(kappa(activation, q) / n))
     return LogNorm(len(n) * math.log(rate) - variance / 2, variance)
+
+
+def log_variance(activation: str | Nonlinearity, sigma_w: float, q: float, depth: int) -> float:
+    """n Var log ||J v||^2 / L to first order in 1/n, where the lengths q_l fluctuate about their fixed point as well.
+
+    With F and G the maps of lengths and of slopes, a layer multiplies by G(q_l) (1 + a_l) and q_{l+1} = F(q_l) + e_l,
+    where a_l and e_l are means over the same n units, and what e_l does to the layers behind it adds up:
+
+        log ||J v||^2 = const + sum_l a_l + s T_l e_l,    s = G'/G,    T_l = sum_{k < L-1-l} F'^k
+
+    so n Var a_l = kappa is not all, unless G is constant (relu, linear). Derivatives by q are moments too:
+    d/dq E f(sqrt(q) x) = E (x^2 - 1) f(sqrt(q) x) / 2q.
+
+    Args:
+        activation: a name or a row.
+        sigma_w: Var W = sigma_w^2 / fan_in.
+        q: the fixed point of the lengths, where the first layer is too.
+        depth: L.
+
+    Returns:
+        The variance a layer, times the width of the layers.
+
+    Raises:
+        FbpError: depth is not positive, or as for `kappa`.
+    """
+    if depth < 1:
+        raise FbpError(f"depth is a number of layers, at least 1; received {depth}")
+    found, near = row(activation), float(limited(q))
+    x, weight = normal_nodes(near)
+    h, d = (function(math.sqrt(near) * x) ** 2 for function in (function_of(found), derivative_of(found)))
+    mean = lambda values: float(np.sum(weight * values))
+    by_q = lambda values: mean((x**2 - 1) * values) / (2 * near)
+    slope, contraction = by_q(d) / mean(d), sigma_w**2 * by_q(h)
+    shared = sigma_w**2 * (mean(h * d) / mean(d) - mean(h))
+    noise = sigma_w**4 * (mean(h**2) - mean(h) ** 2)
+    # T_l for the last layer first.
+    carried = slope * np.cumsum([0.0, *contraction ** np.arange(depth - 1)])
+    return float(kappa(found, near) + np.mean(2 * carried * shared + carried**2 * noise))
 
 
 def relu_log_norm(widths: Iterable[int]) -> LogNorm:

@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 
 from fbp.activations import Nonlinearity
 from fbp.errors import FbpError
+from fbp.theory import fluctuations
 from fbp.theory.fixed_points import NEAR, critical_point, length_fixed_points, length_limit
 from fbp.theory.maps import (
     angle,
@@ -72,8 +73,16 @@ class MeanField:
 
     @property
     def kappa(self) -> float:
-        """3 mu_2 / mu_1^2 - 1 at q*: n Var log ||J v||^2 a layer, for large width n."""
-        return 3 * self.moment(2) / self.moment(1) ** 2 - 1
+        """3 mu_2 / mu_1^2 - 1 at q*: n Var log ||J v||^2 a layer, for large width n and lengths that stay at q*."""
+        return float(fluctuations.kappa(self.activation, min(self.q_star, MOST)))
+
+    def log_variance(self, depth: int) -> float:
+        """n Var log ||J v||^2 / depth for large width n, the fluctuations of the lengths included.
+
+        Args:
+            depth: the number of layers, at least 1; all at q*.
+        """
+        return fluctuations.log_variance(self.activation, self.sigma_w, self.q_star, depth)
 
     def lengths(self, depth: int, q_0: float | None = None) -> Floats:
         """q_l for l = 0, ..., depth.
