@@ -7,23 +7,20 @@ seconds on two cores; compilation, draws and the table of 508,800 rows are count
 dependency of fbp: without it its rows are left out, with `pip install torch` they are there.
 """
 
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import cyclopts
 import jax
 import numpy as np
-from results import Record, Row
+from results import Record, Row, start
 from rich.console import Console
 
 import fbp
 from fbp.errors import FbpError
 from fbp.flow.measure import standard_inputs
 from fbp.flow.plan import Plan
-from fbp.terminal import run as run_command
 
 try:
     import flow_torch
@@ -179,18 +176,8 @@ def main(*, out: Path | None = None, quick: bool = False, resume: bool = False) 
         resume: continue the unfinished run in `out`.
     """
     record = Record("flow_grid", markdown, out, quick, resume)
-    try:
-        run(QUICK if quick else PLAN, 1 if quick else ROUNDS, record, Console(stderr=True))
-    except KeyboardInterrupt:
-        kept = "continue with --resume" if out is not None else "without --out they are not kept"
-        print(f"interrupted after {len(record.rows)} rows; {kept}", file=sys.stderr)
-        return 130
-    print(markdown(record.rows))
-    for path in record.finish():
-        print(f"wrote {path}")
-    return 0
+    return record.complete(lambda: run(QUICK if quick else PLAN, 1 if quick else ROUNDS, record, Console(stderr=True)))
 
 
 if __name__ == "__main__":
-    app = cyclopts.App(name="flow_grid", default_command=main, result_action="return_value")
-    sys.exit(run_command("flow_grid", lambda: app(exit_on_error=False, print_error=False)))
+    start("flow_grid", main)

@@ -11,17 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cyclopts
 import jax
 from grid import AGREE_UP_TO, FULL, QUICK, REMAT_SEGMENT, Checkpointed, Network, Plan
 from measure import Disagreement, counted, timed
 from peers import autodiff, by_fbp, by_scan
-from results import Record
+from results import Record, start
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from tables import markdown, tables
-
-from fbp.terminal import run as run_command
 
 COMPILES = 3
 """How often the rows about compile time compile; the median counts."""
@@ -101,19 +98,11 @@ def main(*, out: Path | None = None, quick: bool = False, resume: bool = False) 
     # The first compilation of a process pays for starting the compiler.
     counted(plan.compile[0], [by_fbp(plan.compile[0])])
     try:
-        run(plan, record, console)
+        return record.complete(lambda: run(plan, record, console), show=False)
     except Disagreement as error:
         print(error, file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        kept = "continue with --resume" if out is not None else "without --out they are not kept"
-        print(f"interrupted after {len(record.rows)} rows; {kept}", file=sys.stderr)
-        return 130
-    for path in record.finish():
-        print(f"wrote {path}")
-    return 0
 
 
 if __name__ == "__main__":
-    app = cyclopts.App(name="gradient_step", default_command=main, result_action="return_value")
-    sys.exit(run_command("gradient_step", lambda: app(exit_on_error=False, print_error=False)))
+    start("gradient_step", main)

@@ -4,14 +4,17 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import cyclopts
 import jax
 
 from fbp.errors import FbpError
+from fbp.terminal import run as run_command
 
 Row = dict[str, Any]
 
@@ -84,6 +87,25 @@ class Record:
         _write(readme, with_tables(self.name, readme.read_text(), self.markdown()))
         return [whole, readme]
 
+    def complete(self, measure: Callable[[], None], show: bool = True) -> int:
+        """Measure what is missing, print the tables, write them; the exit status.
+
+        Args:
+            measure: adds the missing rows; an interruption keeps those that are there.
+            show: whether the tables are printed, where `measure` has not done so.
+        """
+        try:
+            measure()
+        except KeyboardInterrupt:
+            kept = "continue with --resume" if self.folder is not None else "without --out they are not kept"
+            print(f"interrupted after {len(self.rows)} rows; {kept}", file=sys.stderr)
+            return 130
+        if show:
+            print(self.tables(self.rows))
+        for path in self.finish():
+            print(f"wrote {path}")
+        return 0
+
     def markdown(self) -> str:
         """Where and when, then every table."""
         e = self.environment
@@ -112,6 +134,12 @@ class Record:
         if changed := [name for name, value in self.environment.items() if then.get(name) != value]:
             differs = ", ".join(f"{name} {then.get(name)} then, {self.environment[name]} now" for name in changed)
             raise FbpError(f"a run is continued where it was begun; {differs}; begin again: delete {self._partial}")
+
+
+def start(name: str, main: Callable[..., int]) -> NoReturn:
+    """Run a benchmark as a command of that name, its options those of `main`."""
+    app = cyclopts.App(name=name, default_command=main, result_action="return_value")
+    sys.exit(run_command(name, lambda: app(exit_on_error=False, print_error=False)))
 
 
 def with_tables(name: str, text: str, generated: str) -> str:

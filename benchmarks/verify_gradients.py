@@ -16,19 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import chex
-import cyclopts
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.test_util import check_grads
-from results import Record, Row
+from results import Record, Row, start
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from verify_grid import DTYPES, FAULTS, LOSSES, SCALES, Architecture, architectures, arguments
 
 from fbp.backprop import loss_value
 from fbp.precision import cast
-from fbp.terminal import run as run_command
 from fbp.verify.equations import equations, points
 from fbp.verify.faults import mutants
 from fbp.verify.judges import judge_against, point
@@ -344,18 +342,8 @@ def main(*, out: Path | None = None, quick: bool = False, resume: bool = False) 
         resume: continue the unfinished run in `out`.
     """
     record = Record("verify_gradients", markdown, out, quick, resume)
-    try:
-        run(quick, record, Console(stderr=True))
-    except KeyboardInterrupt:
-        kept = "continue with --resume" if out is not None else "without --out they are not kept"
-        print(f"interrupted after {len(record.rows)} rows; {kept}", file=sys.stderr)
-        return 130
-    print(markdown(record.rows))
-    for path in record.finish():
-        print(f"wrote {path}")
-    return 0
+    return record.complete(lambda: run(quick, record, Console(stderr=True)))
 
 
 if __name__ == "__main__":
-    app = cyclopts.App(name="verify_gradients", default_command=main, result_action="return_value")
-    sys.exit(run_command("verify_gradients", lambda: app(exit_on_error=False, print_error=False)))
+    start("verify_gradients", main)

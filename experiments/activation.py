@@ -20,7 +20,7 @@ FAMILIES = {
     "rectified": ("relu", "leaky_relu(0.2)", "elu", "selu", "softplus"),
     "smooth gates": ("gelu", "silu", "linear"),
 }
-VARIANCES = {"lecun_normal": "n Var W = 1", "he_normal": "n Var W = 2"}
+VARIANCES = {"lecun_normal": "1/n", "he_normal": "2/n"}
 WIDTH = 128
 
 

@@ -17,6 +17,7 @@ from fbp.report import (
     flow_verdicts,
     hidden_verdict,
     script,
+    theory_rate,
 )
 
 ACTIVATIONS = ("relu", "tanh")
@@ -48,9 +49,8 @@ def study(quick, tell) -> Report:
         dial[activation] = fbp.flow.measure(net, X, Y, loss, seeds=max(seeds // 2, 4), scales=np.sqrt(variances))
 
     def rates(flow):
-        found = [flow.diagnosis(i) for i in range(len(variances))]
-        theory = [each.theory**0.5 for each in found]
-        verdicts = [each.verdict for each in found]
+        theory = [theory_rate(flow, i) for i in range(len(variances))]
+        verdicts = [flow.verdict(i) for i in range(len(variances))]
         return [v.rate for v in verdicts], [v.low for v in verdicts], [v.high for v in verdicts], theory
 
     measured = {activation: rates(flow) for activation, flow in dial.items()}

@@ -7,8 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fbp.combinators import Checkpoint, Combinator, Repeat
-from fbp.typing import Layer
+from fbp.combinators import Checkpoint, Combinator, Repeat, Serial
+from fbp.layers import Dense
+from fbp.typing import Layer, Params
+
+ROLLED_FROM = 4
+"""Equal blocks from which `rolled` makes a loop of them."""
+LONGEST_BLOCK = 8
+"""Layers of a block that `rolled` finds."""
 
 
 def rebuild(net: Layer, replacement: Callable[[Layer], Layer]) -> Layer:
@@ -21,6 +27,54 @@ def rebuild(net: Layer, replacement: Callable[[Layer], Layer]) -> Layer:
     if not isinstance(net, Combinator):
         return replacement(net)
     return net.with_children([rebuild(child, replacement) for child in net.children])
+
+
+def rolled(net: Layer, params: Params, axis: int = 0) -> tuple[Layer, Params]:
+    """The same function with neighbouring equal blocks as `Repeat`: compile time then does not grow with depth.
+
+    Args:
+        net: a network.
+        params: its parameters.
+        axis: where the axis of depth goes in their leaves: behind those of `vmap`.
+
+    Returns:
+        The network and its parameters, with the same simple layers in the same order.
+    """
+    if isinstance(net, Repeat) or not isinstance(net, Combinator):
+        return net, params
+    pairs = [rolled(child, part, axis) for child, part in zip(net.children, net.split(params), strict=True)]
+    if isinstance(net, Serial):
+        pairs = list(_with_loops(pairs, axis))
+    return net.with_children([layer for layer, _ in pairs]), net.join([part for _, part in pairs])
+
+
+def _with_loops(pairs: list[tuple[Layer, Params]], axis: int) -> Iterator[tuple[Layer, Params]]:
+    kinds = [(layer, jax.tree.structure(p), [x.shape for x in jax.tree.leaves(p)]) for layer, p in pairs]
+    i = 0
+    while i < len(pairs):
+        # A block keeps one array where it ends in its dense layer, two where it begins with it.
+        sizes = (1,) if isinstance(pairs[i][0], Dense) else range(1, LONGEST_BLOCK + 1)
+        runs = [(size, copies) for size in sizes if (copies := _copies(kinds, i, size)) >= ROLLED_FROM]
+        if not runs:
+            yield pairs[i]
+            i += 1
+            continue
+        size, copies = max(runs, key=lambda run: run[0] * run[1])
+        unit = pairs[i : i + size]
+        parts = [
+            jax.tree.map(lambda *xs: jnp.stack(xs, axis), *(p for _, p in pairs[j : i + size * copies : size]))
+            for j in range(i, i + size)
+        ]
+        block = unit[0][0] if size == 1 else Serial(*(layer for layer, _ in unit))
+        yield Repeat(block, copies), parts[0] if size == 1 else tuple(parts)
+        i += size * copies
+
+
+def _copies(kinds: list[Any], start: int, size: int) -> int:
+    unit, copies = kinds[start : start + size], 1
+    while len(unit) == size and kinds[start + copies * size : start + (copies + 1) * size] == unit:
+        copies += 1
+    return copies
 
 
 def observed(net: Layer, observer: Callable[[Layer], Layer]) -> Layer:

@@ -12,6 +12,7 @@ import pytest
 import fbp
 from fbp import Activation, Checkpoint, Dense, Dropout, Repeat, Residual, Serial
 from fbp.cotangent import log10_norm
+from fbp.walk import rolled, unstacked
 
 LOSS = fbp.SoftmaxCrossEntropy()
 NET = fbp.mlp((5, 6, 6, 6, 4), "gelu", dropout=0.3, repeat=True)
@@ -291,3 +292,29 @@ def test_batches_refused(X, Y, said, batch):
     with pytest.raises(fbp.FbpError) as error:
         fbp.value_and_grad(NET, LOSS)(batch[0], X, Y)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("net", "children"),
+    [
+        (fbp.mlp((5,) * 9, "tanh"), 2),
+        (fbp.mlp((7, *[5] * 9, 2), "tanh", norm="layer"), 5),
+        (fbp.mlp((5,) * 11, ["tanh", "relu"] * 4 + ["gelu"]), 4),
+        (fbp.mlp((7, *[5] * 6, 2), "relu", norm="batch", residual=0.5), 5),
+        (fbp.Serial(*[fbp.Dense(5)] * 6, fbp.Activation("tanh"), shape=(5,)), 2),
+        (fbp.Serial(fbp.Residual(fbp.Serial(*[fbp.Dense(5), fbp.Activation("tanh")] * 5)), shape=(5,)), 1),
+        (fbp.mlp((5,) * 9, "tanh", repeat=True), 2),
+        (fbp.mlp((7, 6, 5, 4), "tanh"), 5),
+    ],
+)
+def test_rolled_is_the_same_function_of_the_same_layers(net, children):
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = jax.vmap(lambda key: net.init(key)[0])(keys)
+    loop, loop_params = rolled(net, params, axis=1)
+    assert len(loop.children) == children
+    X = jax.random.normal(jax.random.key(1), (4, *net.shape))
+    one, loop_one = (jax.tree.map(lambda x: x[1], tree) for tree in (params, loop_params))
+    np.testing.assert_allclose(loop.forward(loop_one, X)[0], net.forward(one, X)[0], rtol=1e-5, atol=1e-6)
+    ours, theirs = (list(unstacked(*pair)) for pair in ((net, one), (loop, loop_one)))
+    assert [layer for layer, _ in ours] == [layer for layer, _ in theirs]
+    jax.tree.map(np.testing.assert_array_equal, [p for _, p in ours], [p for _, p in theirs])

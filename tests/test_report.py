@@ -415,14 +415,15 @@ def test_theory_is_one_entry_of_the_legend():
 
 
 STUDY = """
-import sys
+import sys, time
 import numpy as np
 from fbp.report import Report, script
 
 def study(quick, tell):
     draw = np.random.default_rng({seed})
     rows = tuple({{"i": i, "x": float(draw.normal())}} for i in range(3))
-    return Report("T", "Q?", ("found",), (("n", 3),), (), "python study.py --quick", rows, {{"sum": rows[0]["x"]}}, 0)
+    return Report("T", "Q?", ("found",), (("n", 3),), (), "python study.py --quick", rows, {{"sum": rows[0]["x"]}}, 0,
+                  timings={{"now": time.time()}})
 
 script(study)
 """

@@ -13,6 +13,7 @@ from fbp.report.sections import (
     flow_table,
     flow_verdicts,
     hidden_verdict,
+    theory_rate,
 )
 from fbp.report.write import check_target, write
 
@@ -38,5 +39,6 @@ __all__ = [
     "rerun",
     "script",
     "style",
+    "theory_rate",
     "write",
 ]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib.figure import Figure as Drawing
@@ -88,6 +88,7 @@ class Report:
         results: the summary for `result.json`; whatever JSON cannot hold is written by its `str`.
         seed: the seed of every random number in the report.
         data: (name, sha256) of each data set that was read.
+        timings: what depends on the clock, for `result.json`; a repetition is not expected to give it again.
 
     Raises:
         FbpError: two figures share a name, or two lines of the setting share a label.
@@ -103,6 +104,7 @@ class Report:
     results: dict[str, Any]
     seed: int
     data: tuple[tuple[str, str], ...] = ()
+    timings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # On a file system that ignores case, names that differ in case alone would share a file.

@@ -139,16 +139,16 @@ def panels(
         figure.supylabel(ylabel, fontsize=FONT)
         if title is not None:
             figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
-        legend = _legend(figure, looks, reference, _has_theory(every))
-        figure.draw_without_rendering()
         # The layout engine would put the legend and the common label in one place: stack them by hand.
+        legend = _legend(figure, looks, reference, _has_theory(every), loc="lower center")
+        figure.draw_without_rendering()
         inches = legend.get_window_extent().height / figure.dpi
         figure.set_figheight(figure.get_figheight() + max(0.0, inches - 0.45))
-        foot = inches / figure.get_figheight()
-        legend.set_in_layout(False)
+        tall = figure.get_figheight()
+        foot = (inches + 0.22) / tall
         engine: Any = figure.get_layout_engine()
         engine.set(rect=(0, foot, 1, 1 - foot))
-        figure.supxlabel(xlabel, y=foot + 0.12 / figure.get_figheight(), fontsize=FONT)
+        figure.supxlabel(xlabel, y=(inches + 0.04) / tall, fontsize=FONT, va="bottom")
     return figure
 
 
@@ -240,7 +240,13 @@ def _has_theory(curves: Iterable[Curve]) -> bool:
     return any(curve.expected is not None and np.isfinite(np.asarray(curve.expected)).any() for curve in curves)
 
 
-def _legend(figure: Figure, looks: dict[str, Look], reference: tuple[str, float] | None, theory: bool) -> Legend:
+def _legend(
+    figure: Figure,
+    looks: dict[str, Look],
+    reference: tuple[str, float] | None,
+    theory: bool,
+    loc: str = "outside lower center",
+) -> Legend:
     handles: list[Any] = [
         Line2D([], [], color=v.color, linestyle=v.dash, marker=v.marker, label=label) for label, v in looks.items()
     ]
@@ -250,4 +256,4 @@ def _legend(figure: Figure, looks: dict[str, Look], reference: tuple[str, float]
         handles.append(Line2D([], [], color=MUTED, linewidth=1.2, linestyle=_REFERENCE_DASH, label=reference[0]))
     longest = max((len(handle.get_label()) for handle in handles), default=1)
     fitting = max(1, min(5, int(WIDTH * 72 / (5.6 * longest + 44))))
-    return figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), fitting))
+    return figure.legend(handles=handles, loc=loc, ncols=min(len(handles), fitting))

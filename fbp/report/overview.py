@@ -100,6 +100,7 @@ def overview(
         results=_results(comparison, training, flows),
         seed=seed,
         data=((data.name, data.sha256),),
+        timings={"comparison": comparison.to_dict()["cost"]},
     )
 
 
@@ -247,7 +248,7 @@ def _records(training: _Training, flows: _Flows) -> Iterator[dict[str, Any]]:
 
 def _results(comparison: Comparison, training: _Training, flows: _Flows) -> dict[str, Any]:
     return {
-        "comparison": comparison.to_dict(),
+        "comparison": {name: found for name, found in comparison.to_dict().items() if name != "cost"},
         "training": {
             "test_accuracy": training.accuracy,
             "test_loss": training.loss,

@@ -55,6 +55,21 @@ def hidden_verdict(flow: Flow) -> Verdict:
     return verdict(flow.log10.dZ[0][:, :-1])
 
 
+def theory_rate(flow: Flow, scale: int = 0) -> float | None:
+    """The factor of ||dZ|| a layer that mean-field theory predicts, read as a verdict reads it off the curves.
+
+    Args:
+        flow: what was measured.
+        scale: which of its scales.
+
+    Returns:
+        The factor, or None where no theory holds.
+    """
+    line = flow.expected(scale)
+    known = line[np.isfinite(line)]
+    return verdict(known[None]).rate if len(known) > 1 else None
+
+
 def flow_figure(name: str, caption: str, flows: Mapping[str, Mapping[str, Flow]], quantity: str = "dZ") -> Figure:
     """Small multiples of log10 gradient norms over layers: medians, and bands from 10 % to 90 % of the seeds.
 
@@ -91,7 +106,6 @@ def flow_table(caption: str, flows: Mapping[str, Mapping[str, Flow]], columns: t
     for title, each in flows.items():
         for label, flow in each.items():
             v = hidden_verdict(flow)
-            theory = flow.diagnosis().theory
             rows.append(
                 (
                     _unbroken(title),
@@ -99,8 +113,8 @@ def flow_table(caption: str, flows: Mapping[str, Mapping[str, Flow]], columns: t
                     v.kind,
                     v.rate,
                     _unbroken(f"{v.low:.3f} to {v.high:.3f}"),
-                    None if theory is None else theory**0.5,
-                    v.decades,
+                    theory_rate(flow),
+                    round(v.decades, 2),
                 )
             )
     heading = (*columns, "verdict", "factor a layer", _unbroken("95 % interval"), "theory", "decades")

@@ -198,6 +198,7 @@ def _json(report: Report) -> str:
         "findings": report.findings,
         "setting": dict(report.setting),
         "results": report.results,
+        "timings": report.timings,
         "command": report.command,
         "seed": report.seed,
         "versions": versions(),
