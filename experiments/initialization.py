@@ -49,7 +49,7 @@ def study(quick, tell) -> Report:
         dial[activation] = fbp.flow.measure(net, X, Y, loss, seeds=max(seeds // 2, 4), scales=np.sqrt(variances))
 
     def rates(flow):
-        theory = [theory_rate(flow, i) for i in range(len(variances))]
+        theory = [theory_rate(flow, i) or np.nan for i in range(len(variances))]
         verdicts = [flow.verdict(i) for i in range(len(variances))]
         return [v.rate for v in verdicts], [v.low for v in verdicts], [v.high for v in verdicts], theory
 

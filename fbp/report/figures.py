@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -245,7 +245,7 @@ def _legend(
     looks: dict[str, Look],
     reference: tuple[str, float] | None,
     theory: bool,
-    loc: str = "outside lower center",
+    loc: Literal["outside lower center", "lower center"] = "outside lower center",
 ) -> Legend:
     handles: list[Any] = [
         Line2D([], [], color=v.color, linestyle=v.dash, marker=v.marker, label=label) for label, v in looks.items()
