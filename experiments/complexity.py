@@ -50,7 +50,12 @@ def study(quick, tell) -> Report:
                 found, expected = measured(widths, m, activation), predicted(widths, m)
                 labels = ("forward", "gradient", "memory")
                 records.append(
-                    {"network": name, "batch": m, "activation": activation, "sum_n": sum(widths[1:])}
+                    {
+                        "network": name,
+                        "batch": m,
+                        "activation": activation,
+                        "width": predicted(widths, 1)[0] / 2 / sum(widths[1:]),
+                    }
                     | {f"{label}_measured": float(x) for label, x in zip(labels, found, strict=True)}
                     | {f"{label}_predicted": float(x) for label, x in zip(labels, expected, strict=True)}
                 )
@@ -79,16 +84,15 @@ def study(quick, tell) -> Report:
 
     def draw():
         lines = []
-        for activation in ("linear", "tanh"):
-            chosen = sorted(
-                (r for r in records if r["activation"] == activation), key=lambda r: r["gradient_predicted"]
-            )
-            x = np.array([r["gradient_predicted"] for r in chosen])
-            lines.append(Curve(activation, x, np.array([r["gradient_measured"] for r in chosen]) / x))
+        for activation in ("linear", "relu", "tanh"):
+            chosen = [r for r in records if (r["activation"], r["batch"]) == (activation, BATCHES[-1])]
+            chosen.sort(key=lambda r: r["width"])
+            y = [r["gradient_measured"] / r["gradient_predicted"] for r in chosen]
+            lines.append(Curve(activation, [r["width"] for r in chosen], y))
         return curves(
             lines,
-            "predicted operations of value and gradient",
-            "counted / predicted",
+            "sum n_l n_(l-1) / sum n_l, the width of the network",
+            "operations, counted / predicted",
             log_x=True,
             reference=("theory", 1.0),
         )
@@ -100,7 +104,11 @@ def study(quick, tell) -> Report:
             "products, dW = A^T dZ and dA = dZ W^T. What is kept is one array of m n_l numbers a "
             "layer. The counts are those of XLA for the compiled, unrolled program."
         ),
-        Figure("operations", "Counted over predicted operations: one, as soon as the layers are not tiny.", draw),
+        Figure(
+            "operations",
+            "Counted over predicted operations: what is not a product falls like one over the width.",
+            draw,
+        ),
         Table(
             "Counts of relu networks beside the sums; operations in millions, memory in KiB.",
             ("network", "batch", "forward", "predicted", "gradient", "predicted", "memory", "4 m sum n"),

@@ -35,7 +35,7 @@ def study(quick, tell) -> Report:
             )
         )
         records += flow.records(width=width)
-    slope = float(np.polyfit(np.log(widths), np.log([row[1] for row in rows]), 1)[0])
+    slope, of_law = (float(np.polyfit(np.log(widths), np.log([row[i] for row in rows]), 1)[0]) for i in (1, 3))
     tell("one step of standard and muP networks")
     check_widths = (64, 128, 256) if quick else (64, 128, 256, 512, 1024)
     changes = coordinate_check(check_widths, 6 if quick else 20)
@@ -44,8 +44,9 @@ def study(quick, tell) -> Report:
         for name, each in changes.items()
     }
     findings = (
-        f"The variance of ln ||dZ_1||^2 falls like n^{slope:.2f} (theory: -1); at width {widths[0]}, depth {depth} "
-        f"it is {rows[0][1]:.2f}, at width {widths[-1]} {rows[-1][1]:.3f} (law of relu networks {rows[-1][3]:.3f}).",
+        f"The variance of ln ||dZ_1||^2 falls like n^{slope:.2f} (law of relu networks: n^{of_law:.2f} over these "
+        f"widths, 1/n for large ones); at width {widths[0]}, depth {depth} it is {rows[0][1]:.2f}, at width "
+        f"{widths[-1]} {rows[-1][1]:.3f} (law {rows[-1][3]:.3f}).",
         f"The typical gradient is smaller than the mean one: the mean of ln ||dZ_1||^2 is {rows[0][4]:.2f} at width "
         f"{widths[0]} (law {rows[0][5]:.2f}), although He initialization keeps E ||dZ||^2.",
         f"One step of gradient descent changes the logits like n^{slopes['standard']:.2f} in standard parametrization "
@@ -72,7 +73,11 @@ def study(quick, tell) -> Report:
             "Gradients of random networks scatter; Hanin & Nica (2018) give the law for relu: the variance of the "
             "logarithm is about 5 L / n. Bands are 95 % intervals over networks."
         ),
-        Figure("spread", "Fluctuations fall like one over the width.", spread),
+        Figure(
+            "spread",
+            "Fluctuations fall like one over the width; the thin black line is the law of relu networks.",
+            spread,
+        ),
         Table(
             "ln ||dZ_1||^2 over networks.",
             ("width", "variance", "95 % interval", "law", "mean", "law"),

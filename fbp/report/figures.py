@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter
 from numpy.typing import ArrayLike
 
 from fbp.errors import FbpError
@@ -179,8 +180,7 @@ def _plot(
         low, high = axis.get_view_interval()
         if log and low >= 1e-3 and high < 2e4:
             axis.set_major_formatter("{x:g}")
-            if high < 10 * low:
-                axis.set_minor_formatter("{x:g}")
+            axis.set_minor_formatter(_PlainLog())
     return ends
 
 
@@ -217,6 +217,13 @@ def _draw(axes: Axes, curve: Curve, look: Look, log_x: bool, log_y: bool) -> _En
         np.nan if last is None else float(y[last]),
         darker(look.color),
     )
+
+
+class _PlainLog(LogFormatter):
+    """Names as many ticks as matplotlib does, as plain numbers: 0.6, not 6e-01."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def _visible(values: ArrayLike, log: bool) -> np.ndarray:

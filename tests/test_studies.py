@@ -1,0 +1,55 @@
+"""Every study of `experiments/`, small: it runs, its figures can be drawn, and its report is whole."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from fbp.report import write
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+STUDIES = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
+SMALLER = {
+    "WIDTH": 24,
+    "FAMILIES": {"bounded": ("tanh",), "rectified": ("relu",)},
+    "INITIALIZERS": ("lecun_normal", "he_normal"),
+    "BATCHES": (64,),
+}
+
+
+@pytest.fixture
+def as_users():
+    """JAX's own rules of promotion."""
+    before = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", before[0])
+    jax.config.update("jax_numpy_rank_promotion", before[1])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("as_users")
+@pytest.mark.parametrize("name", [name for name in STUDIES if name != "papers"])
+def test_a_study(name, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    study = importlib.import_module(name)
+    for constant, value in SMALLER.items():
+        if hasattr(study, constant):
+            monkeypatch.setattr(study, constant, value)
+    told = []
+    report = study.study(True, told.append)
+    assert told
+    folder = write(report, tmp_path / "report")
+    assert report.command == f"python experiments/{name}.py --quick"
+    assert all(figure.caption.endswith(".") for figure in report.figures())
+    assert report.findings
+    assert not any(word in finding for finding in report.findings for word in ("nan", "inf ", "None"))
+    rows = (folder / "data.csv").read_text().splitlines()
+    assert len(rows) == len(report.records) + 1 > 2
+    assert json.loads((folder / "result.json").read_text())["results"]
+    assert {path.stem for path in (folder / "figures").iterdir()} == {figure.name for figure in report.figures()}
+    sys.modules.pop(name)
