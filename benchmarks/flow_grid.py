@@ -136,14 +136,14 @@ def markdown(rows: list[Row]) -> str:
     lines = [
         "| version | what is read off | seconds for the grid | measured | ratio to fbp |",
         "| :--- | :--- | ---: | ---: | ---: |",
-        f"| fbp | {READINGS['everything']} | {np.median(ours):.3g} | {len(ours)} times, whole | 1 |",
+        f"| fbp | {READINGS['everything']} | {_seconds(ours)} | {len(ours)} times, whole | 1 |",
     ]
     ratios = {}
     for name, what in READINGS.items():
         if theirs := seconds[name]:
             ratios[name] = float(np.median(np.divide(theirs, ours)))
             lines.append(
-                f"| PyTorch loop | {what} | {np.median(theirs):.3g} | {len(theirs)} times, one seed of "
+                f"| PyTorch loop | {what} | {_seconds(theirs)} | {len(theirs)} times, one seed of "
                 f"{rows[-1]['scale']} | {ratios[name]:.1f} |"
             )
     lines += [
@@ -161,6 +161,11 @@ def markdown(rows: list[Row]) -> str:
             f"(PyTorch {versions['torch']})",
         ]
     return "\n".join(lines)
+
+
+def _seconds(found: list[float]) -> str:
+    median = float(np.median(found))
+    return f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
 
 
 def _word(yes: object) -> str:
