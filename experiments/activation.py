@@ -49,7 +49,11 @@ def study(quick, tell) -> Report:
         "under another.",
     )
     body = (
-        Text("Each activation with weights of variance 1/n and 2/n, biases zero."),
+        Text(
+            "Each activation with weights of variance 1/n and 2/n, biases zero. Theory is that of infinite width. "
+            "Where activations have a mean (softplus), the part of the gradient along it, one part in n, shrinks more "
+            "slowly than the rest and takes over on a long way."
+        ),
         flow_figure(
             "activation",
             "Gradient norms by layer, for each activation and two variances of the weights. Lines are medians over "

@@ -58,44 +58,51 @@ def network(output: SigmoidOutput) -> fbp.Serial:
     return fbp.Serial(fbp.Dense(HIDDEN, "glorot_normal"), fbp.Activation("sigmoid"), output, shape=(784,))
 
 
-def train(rule: str, rate: float, epochs: int, X, Y, seed: int) -> list[dict]:
-    """Plain gradient descent by a rule; every epoch, the loss and the cosine of the rule with the gradient."""
+def train(rule: str, rates, epochs: int, X, Y, seeds: int) -> list[dict]:
+    """Plain descent by a rule, every rate and seed at once; each epoch, the loss and the cosine with the gradient."""
     net, true = network(RULES[rule]), network(RULES["gradient"])
-    params, _ = net.init(jax.random.key(seed))
     step, gradient = fbp.value_and_grad(net, LOSS), fbp.value_and_grad(true, LOSS)
 
-    @jax.jit
-    def epoch(params, order):
+    def epoch(params, order, rate):
         def update(params, rows):
             _, d = step(params, X[rows], Y[rows])
             return jax.tree.map(lambda p, g: p - rate * g, params, d), None
 
-        params, _ = jax.lax.scan(update, params, order)
-        return params
+        return jax.lax.scan(update, params, order)[0]
 
-    @jax.jit
     def look(params):
         loss, d_true = gradient(params, X, Y)
         _, d_rule = step(params, X, Y)
-        cosines = [
-            jnp.vdot(a["W"], b["W"]) / (jnp.linalg.norm(a["W"]) * jnp.linalg.norm(b["W"]))
-            for a, b in ((d_rule[0], d_true[0]), (d_rule[2], d_true[2]))
-        ]
+        cosines = [cosine(d_rule[i]["W"], d_true[i]["W"]) for i in (0, 2)]
         wrong = jnp.argmax(net.forward(params, X)[0], axis=-1) != jnp.argmax(Y, axis=-1)
         return loss, jnp.mean(wrong), *cosines
 
-    rows = []
-    keys = jax.random.split(jax.random.key(seed + 1), epochs)
-    for number in range(epochs + 1):
-        loss, error, first, second = (float(x) for x in look(params))
-        rows.append(
-            {"rule": rule, "rate": rate, "seed": seed, "epoch": number, "loss": loss, "error": error}
-            | {"cosine_W1": first, "cosine_W2": second}
-        )
-        if number < epochs:
-            order = jax.random.permutation(keys[number], len(X))
-            params = epoch(params, order[: len(X) // BATCH * BATCH].reshape(-1, BATCH))
-    return rows
+    runs = [(rate, seed) for rate in rates for seed in range(seeds)]
+    params = jax.vmap(lambda seed: net.init(jax.random.key(seed))[0])(jnp.array([seed for _, seed in runs]))
+    found = descend(epoch, look, params, epochs, len(X), runs)
+    names = ("loss", "error", "cosine_W1", "cosine_W2")
+    return [
+        {"rule": rule, "rate": rate, "seed": seed, "epoch": t}
+        | {name: float(x[i, t]) for name, x in zip(names, found, strict=True)}
+        for i, (rate, seed) in enumerate(runs)
+        for t in range(epochs + 1)
+    ]
+
+
+def descend(epoch, look, params, epochs, examples, runs):
+    """What `look` sees before every epoch and after the last, with an axis of runs, (rate, seed), and one of epochs."""
+    epoch, look = jax.jit(jax.vmap(epoch)), jax.jit(jax.vmap(look))
+    draws, rates = [np.random.default_rng(seed) for _, seed in runs], jnp.array([rate for rate, _ in runs])
+    found = [look(params)]
+    for _ in range(epochs):
+        orders = [draw.permutation(examples)[: examples // BATCH * BATCH].reshape(-1, BATCH) for draw in draws]
+        params = epoch(params, jnp.asarray(np.array(orders)), rates)
+        found.append(look(params))
+    return [np.stack(x, axis=1) for x in zip(*found, strict=True)]
+
+
+def cosine(a, b):
+    return jnp.vdot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
 
 
 DEEP = fbp.mlp((784, 64, 64, 64, 10), "tanh", "lecun_normal")
@@ -131,39 +138,37 @@ def sent_back_by(rule):
 DEEP_RULES = ("gradient", "sign-symmetric", "feedback alignment", "direct feedback alignment")
 
 
-def align(rule, epochs, X, Y, seed):
-    """Gradient descent by a rule: every epoch, loss, error rate and the cosine with the gradient, layer by layer."""
-    params, _ = DEEP.init(jax.random.key(seed))
-    other, _ = DEEP.init(jax.random.key(1000 + seed))
-    draw = np.random.default_rng(seed)
-    B = tuple(
-        b if isinstance(layer, fbp.Dense) else {"E": jnp.asarray(draw.normal(size=(10, 64)) / 10**0.5, jnp.float32)}
-        for layer, b in zip(DEEP.layers, other, strict=True)
-    )
+def align(rule, epochs, X, Y, seeds):
+    """Descent by a rule: by seed and epoch, loss, error rate and the cosine with the gradient, layer by layer."""
     send, gradient = sent_back_by(rule), fbp.value_and_grad(DEEP, CROSS_ENTROPY)
 
-    @jax.jit
-    def epoch(params, order):
+    def init(seed):
+        key, other = jax.random.key(seed), jax.random.key(1000 + seed)
+        B = [
+            b
+            if isinstance(layer, fbp.Dense)
+            else {"E": jax.random.normal(jax.random.fold_in(other, i), (10, 64)) / 10**0.5}
+            for i, (layer, b) in enumerate(zip(DEEP.layers, DEEP.init(other)[0], strict=True))
+        ]
+        return DEEP.init(key)[0], tuple(B)
+
+    def epoch(state, order, rate):
+        params, B = state
+
         def update(params, rows):
-            return jax.tree.map(lambda p, g: p - 0.1 * g, params, send(params, B, X[rows], Y[rows])), None
+            return jax.tree.map(lambda p, g: p - rate * g, params, send(params, B, X[rows], Y[rows])), None
 
-        return jax.lax.scan(update, params, order)[0]
+        return jax.lax.scan(update, params, order)[0], B
 
-    @jax.jit
-    def look(params):
+    def look(state):
+        params, B = state
         loss, true = gradient(params, X, Y)
         found = send(params, B, X, Y)
-        pairs = [(a["W"], b["W"]) for a, b in zip(found, true, strict=True) if a]
-        cosines = [jnp.vdot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b)) for a, b in pairs]
-        return loss, jnp.mean(jnp.argmax(DEEP.forward(params, X)[0], axis=-1) != Y), jnp.stack(cosines)
+        cosines = [cosine(a["W"], b["W"]) for a, b in zip(found, true, strict=True) if a]
+        return loss, jnp.mean(jnp.argmax(DEEP.forward(params, X)[0], axis=-1) != Y), *cosines
 
-    rows = []
-    for number in range(epochs + 1):
-        loss, error, cosines = look(params)
-        rows.append((float(loss), float(error), *map(float, cosines)))
-        if number < epochs:
-            params = epoch(params, draw.permutation(len(X))[: len(X) // BATCH * BATCH].reshape(-1, BATCH))
-    return rows
+    state = jax.vmap(init)(jnp.arange(seeds))
+    return np.stack(descend(epoch, look, state, epochs, len(X), [(0.1, seed) for seed in range(seeds)]), axis=-1)
 
 
 def alignment(epochs, seeds, X, Y, tell):
@@ -171,7 +176,7 @@ def alignment(epochs, seeds, X, Y, tell):
     runs = {}
     for rule in DEEP_RULES:
         tell(f"training by {rule}")
-        runs[rule] = np.array([align(rule, epochs, X, Y, seed) for seed in range(seeds)])
+        runs[rule] = align(rule, epochs, X, Y, seeds)
     t = np.arange(epochs + 1)
 
     def curve(label, values):
@@ -233,10 +238,8 @@ def study(quick, tell) -> Report:
 
     records = []
     for rule in RULES:
-        for rate in rates:
-            tell(f"training by {rule}, learning rate {rate}")
-            for seed in range(seeds):
-                records += train(rule, rate, epochs, X, Y, seed)
+        tell(f"training by {rule}")
+        records += train(rule, rates, epochs, X, Y, seeds)
 
     deeper, deep_records, deep_finding = alignment(epochs, seeds, X, jnp.asarray(digits.train_Y[:2000]), tell)
 

@@ -11,7 +11,7 @@ from fbp.combinators import Checkpoint, Combinator, Repeat, Serial
 from fbp.layers import Dense
 from fbp.typing import Layer, Params
 
-ROLLED_FROM = 4
+ROLLED_FROM = 2
 """Equal blocks from which `rolled` makes a loop of them."""
 LONGEST_BLOCK = 8
 """Layers of a block that `rolled` finds."""

@@ -13,10 +13,14 @@ from fbp.report import write
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 STUDIES = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
 SMALLER = {
-    "WIDTH": 24,
-    "FAMILIES": {"bounded": ("tanh",), "rectified": ("relu",)},
-    "INITIALIZERS": ("lecun_normal", "he_normal"),
-    "BATCHES": (64,),
+    "activation": {"WIDTH": 24, "FAMILIES": {"bounded": ("tanh",), "rectified": ("relu",)}},
+    "complexity": {"BATCHES": (64,)},
+    "depth": {"WIDTH": 24, "NETWORKS": (("tanh", "glorot_normal"),)},
+    "initialization": {"WIDTH": 24, "INITIALIZERS": ("lecun_normal", "he_normal")},
+    "normalization": {"WIDTH": 24},
+    "phase_diagram": {"WIDTH": 24},
+    "remedies": {"DEPTH": 6},
+    "residual": {"WIDTH": 24},
 }
 
 
@@ -37,9 +41,10 @@ def as_users():
 def test_a_study(name, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
     study = importlib.import_module(name)
-    for constant, value in SMALLER.items():
-        if hasattr(study, constant):
-            monkeypatch.setattr(study, constant, value)
+    for constant, value in SMALLER.get(name, {}).items():
+        monkeypatch.setattr(study, constant, value)
+    if name == "remedies":
+        monkeypatch.setattr(study, "NETWORKS", dict(list(study.NETWORKS.items())[:2]))
     told = []
     report = study.study(True, told.append)
     assert told

@@ -351,26 +351,21 @@ def test_a_bias_before_batch_norm_is_zero_up_to_rounding():
     assert next(leaf for leaf in found.leaves if leaf.path == "[0]['b']").is_zero
 
 
-@pytest.fixture(scope="module")
-def mutated():
+def test_every_effective_mutant_is_killed_and_the_others_are_recognised():
     net = Serial(Dense(3), fbp.LayerNorm(), Activation("relu"), Residual(Dense(3)), Activation("leaky_relu"), Dense(3))
     params, _ = net.init(jax.random.key(0), (3,))
     params = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), params)
-    return verify.mutate(net, fbp.SoftmaxCrossEntropy(), params, X, LABELS)
-
-
-def test_every_effective_mutant_is_killed(mutated):
+    mutated = verify.mutate(net, fbp.SoftmaxCrossEntropy(), params, X, LABELS)
     assert not mutated.survivors
     assert mutated.exit_status == 0
     killed = {each.fault for each in mutated.mutants if each.state == "killed"}
     assert len(killed) >= 15
     assert all(each.judges["equations"] == "FAIL" for each in mutated.mutants if each.fault == "sign")
-
-
-def test_mutants_that_change_nothing_are_recognised(mutated):
     equivalent = {(each.fault, each.place) for each in mutated.mutants if each.state == "equivalent"}
     assert ("wrong mask", "4 > Activation") in equivalent
     assert ("missing transpose", "0 > Dense") in equivalent
+    assert json.loads(mutated.to_json())["survived"] == 0
+    assert "equivalent" in str(mutated)
 
 
 def test_every_fault_applies_somewhere():
@@ -379,7 +374,7 @@ def test_every_fault_applies_somewhere():
     assert EXAMPLES > 1
 
 
-def test_results_print_and_are_json(mutated):
+def test_results_print_and_are_json():
     found = verify.gradient(changed("W", lambda g: -g), loss, PARAMS, X)
     data = json.loads(found.to_json())
     assert data["verdict"] == "FAIL"
@@ -387,8 +382,6 @@ def test_results_print_and_are_json(mutated):
     assert data["leaves"][1]["judges"]["autodiff"][0] == "FAIL"
     assert "the sign: equal to minus the gradient" in str(found)
     assert "equal to minus the gradient" in found._repr_html_()
-    assert json.loads(mutated.to_json())["survived"] == 0
-    assert "equivalent" in str(mutated)
 
 
 def test_assert_gradient_fails_with_the_table():
