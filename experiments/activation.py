@@ -41,12 +41,16 @@ def study(quick, tell) -> Report:
 
     verdicts = {(panel, name): hidden_verdict(flow) for panel, each in flows.items() for name, flow in each.items()}
     stable = [f"{name} ({panel.split(', ')[1]})" for (panel, name), v in verdicts.items() if v.kind == "stable"]
+    kinds = {}
+    for (_, name), v in verdicts.items():
+        kinds.setdefault(name, set()).add(v.kind)
+    swayed, fixed = ([name for name, found in kinds.items() if (len(found) > 1) is more] for more in (True, False))
     (worst_panel, worst), slowest = min(verdicts.items(), key=lambda item: item[1].rate)
     findings = (
         f"Stable over {depth} layers: {', '.join(stable) if stable else 'none'}.",
         f"The fastest to vanish is **{worst}** ({worst_panel.split(', ')[1]}): x{slowest.rate:.3f} a layer.",
-        "No activation is good or bad by itself: the same one vanishes under one variance and is stable or explodes "
-        "under another.",
+        f"The variance changes the verdict on {', '.join(swayed) if swayed else 'none'}; "
+        f"{', '.join(fixed) if fixed else 'none'} {'keeps' if len(fixed) == 1 else 'keep'} it under both.",
     )
     body = (
         Text(

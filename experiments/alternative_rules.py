@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from papers_rows.learning import descend
 
 import fbp
 from fbp.report import Curve, Figure, Report, Section, Table, Text, curves, panels, script
@@ -79,7 +80,7 @@ def train(rule: str, rates, epochs: int, X, Y, seeds: int) -> list[dict]:
 
     runs = [(rate, seed) for rate in rates for seed in range(seeds)]
     params = jax.vmap(lambda seed: net.init(jax.random.key(seed))[0])(jnp.array([seed for _, seed in runs]))
-    found = descend(epoch, look, params, epochs, len(X), runs)
+    found = descend(epoch, look, params, epochs, len(X), BATCH, runs)
     names = ("loss", "error", "cosine_W1", "cosine_W2")
     return [
         {"rule": rule, "rate": rate, "seed": seed, "epoch": t}
@@ -87,18 +88,6 @@ def train(rule: str, rates, epochs: int, X, Y, seeds: int) -> list[dict]:
         for i, (rate, seed) in enumerate(runs)
         for t in range(epochs + 1)
     ]
-
-
-def descend(epoch, look, params, epochs, examples, runs):
-    """What `look` sees before every epoch and after the last, with an axis of runs, (rate, seed), and one of epochs."""
-    epoch, look = jax.jit(jax.vmap(epoch)), jax.jit(jax.vmap(look))
-    draws, rates = [np.random.default_rng(seed) for _, seed in runs], jnp.array([rate for rate, _ in runs])
-    found = [look(params)]
-    for _ in range(epochs):
-        orders = [draw.permutation(examples)[: examples // BATCH * BATCH].reshape(-1, BATCH) for draw in draws]
-        params = epoch(params, jnp.asarray(np.array(orders)), rates)
-        found.append(look(params))
-    return [np.stack(x, axis=1) for x in zip(*found, strict=True)]
 
 
 def cosine(a, b):
@@ -168,7 +157,7 @@ def align(rule, epochs, X, Y, seeds):
         return loss, jnp.mean(jnp.argmax(DEEP.forward(params, X)[0], axis=-1) != Y), *cosines
 
     state = jax.vmap(init)(jnp.arange(seeds))
-    return np.stack(descend(epoch, look, state, epochs, len(X), [(0.1, seed) for seed in range(seeds)]), axis=-1)
+    return np.stack(descend(epoch, look, state, epochs, len(X), BATCH, [(0.1, seed) for seed in range(seeds)]), axis=-1)
 
 
 def alignment(epochs, seeds, X, Y, tell):
@@ -216,7 +205,7 @@ def alignment(epochs, seeds, X, Y, tell):
         Figure("deep", "Training by four rules from the same weights and batches.", losses),
         Table(
             "Cosine with the gradient of W1, and where training ended (medians over seeds).",
-            ("rule", "cosine, start", "cosine, end", "loss, end", "error rate, end"),
+            ("rule", "cosine, start", "cosine, end", "loss, end", "training error rate, end"),
             rows,
         ),
     )
@@ -300,7 +289,7 @@ def study(quick, tell) -> Report:
         Figure("training", "Training by both rules at two learning rates; bands span the seeds.", losses),
         Table(
             "Cosine with the gradient of W1, and where training ended (medians over seeds).",
-            ("rule", "learning rate", "cosine, start", "cosine, end", "loss, end", "error rate, end"),
+            ("rule", "learning rate", "cosine, start", "cosine, end", "loss, end", "training error rate, end"),
             summary,
         ),
     )

@@ -60,9 +60,8 @@ def study(quick, tell) -> Report:
                     | {f"{label}_predicted": float(x) for label, x in zip(labels, expected, strict=True)}
                 )
 
-    def ratio(label, activation=None):
-        chosen = [r for r in records if activation in (None, r["activation"])]
-        return np.array([r[f"{label}_measured"] / r[f"{label}_predicted"] for r in chosen])
+    def ratio(label):
+        return np.array([r[f"{label}_measured"] / r[f"{label}_predicted"] for r in records])
 
     backward = [
         (r["gradient_measured"] - r["forward_measured"]) / r["forward_measured"]
@@ -100,9 +99,8 @@ def study(quick, tell) -> Report:
     body = (
         Text(
             "A dense layer multiplies an (m, n_{l-1}) by an (n_{l-1}, n_l) matrix: 2 m n_{l-1} n_l operations. "
-            "Backward there are two such "
-            "products, dW = A^T dZ and dA = dZ W^T. What is kept is one array of m n_l numbers a "
-            "layer. The counts are those of XLA for the compiled, unrolled program."
+            "Backward there are two such products, dW = A^T dZ and dA = dZ W^T. What is kept is one array of m n_l "
+            "numbers a layer. The counts are those of XLA for the compiled, unrolled program."
         ),
         Figure(
             "operations",

@@ -35,13 +35,14 @@ def study(quick, tell) -> Report:
     """Six networks of one depth: measured norms of dZ over layers, and what mean-field theory says."""
     depth, seeds = (12, 10) if quick else (32, 40)
     draw = np.random.default_rng(0).standard_normal((EXAMPLES, WIDTH))
-    X = jnp.asarray(draw / np.sqrt(np.mean(draw**2, axis=1, keepdims=True)), jnp.float32)
+    # Half the mean square of the lengths to come: He's variance makes it 1 in the first layer.
+    X = jnp.asarray(draw / np.sqrt(2 * np.mean(draw**2, axis=1, keepdims=True)), jnp.float32)
     found, totals, rows, records = {}, {}, [], []
     for name, (net, asked) in networks(depth).items():
         tell(name)
         flow = fbp.flow.measure(net, X, seeds=seeds)
         batch = EXAMPLES if asked["norm"] == "batch" else None
-        theory = fbp.theory.propagation("relu", 2**0.5, depth=depth, q_0=2.0, batch=batch, **asked)
+        theory = fbp.theory.propagation("relu", 2**0.5, depth=depth, batch=batch, **asked)
         # Mean-field theory predicts the mean of ||dZ||^2; the interval is that of its root, in decades.
         measured = flow.interval("dZ", mean="arithmetic")
         last = depth
@@ -55,7 +56,7 @@ def study(quick, tell) -> Report:
             expected[0] = np.nan
         found[name] = (value, low, high, expected)
         totals[name] = float(10 ** (2 * value[0])), float(10 ** (2 * expected[0]))
-        # The first layer's inputs were not rectified: its factor is another one.
+        # The first layer has inputs of another kind: the rate is that from the last block to the first.
         rate, predicted = (float(10 ** (2 * x[1] / (last - 1))) for x in (value, expected))
         rows.append((name, rate, predicted, flow.verdict().kind))
         records += flow.records(network=name)
@@ -94,7 +95,7 @@ def study(quick, tell) -> Report:
             drawn,
         ),
         Table(
-            "Factor of ||dZ||^2 a layer, towards the input, from the last block to the second.",
+            "Factor of ||dZ||^2 a layer, the mean from the last block to the first.",
             ("network", "measured", "theory", "verdict"),
             tuple(rows),
         ),

@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 import fbp
+from fbp.flow.statistics import interval
 from fbp.report import Curve, Figure, Report, Section, Table, Text, curves, script
 
 WIDTH, BURN_IN = 200, 8
@@ -13,11 +14,11 @@ def measured_chi(sigma_b, sigmas_w, depth, seeds):
     """The factor of E ||dZ||^2 a layer, for every sigma_w: (value, low, high), each (sigmas,)."""
     net = fbp.mlp((WIDTH,) * (depth + 1), "tanh", f"mean_field(1,{sigma_b})", repeat=True)
     flow = fbp.flow.measure(net, seeds=seeds, scales=sigmas_w)
-    # Behind the burn-in every layer is at q*; a network's rate is the mean over its layers.
+    # A network's rate is the mean over the layers behind the burn-in.
     logs = 2 * np.log(10) * np.asarray(flow.log10.dZ, np.float64)[:, :, BURN_IN:-1]
     ratios = np.exp(logs[..., :-1] - logs[..., 1:]).mean(axis=-1)
-    half = 1.96 * ratios.std(axis=1, ddof=1) / seeds**0.5
-    return ratios.mean(axis=1), ratios.mean(axis=1) - half, ratios.mean(axis=1) + half, flow
+    low, value, high = interval(ratios.T)
+    return value, low, high, flow
 
 
 def chi_map(variances_w, variances_b, layers=200):
@@ -90,9 +91,14 @@ def study(quick, tell) -> Report:
     body = (
         Text(
             f"tanh networks of width {WIDTH} and depth {depth}, {seeds} networks a point; the rate is that behind the "
-            f"first {BURN_IN} layers, where lengths have come to q*. Poole et al. (2016), Schoenholz et al. (2017)."
+            f"first {BURN_IN} layers, where lengths have come to q*, save near sigma_w = 1 without "
+            "biases. Poole et al. (2016), Schoenholz et al. (2017)."
         ),
-        Figure("map", "chi_1 by theory as colour, the measured rate as dots: dots that vanish agree.", diagram),
+        Figure(
+            "map",
+            "chi_1 by theory as colour, the measured rate as dots: where their fill is that of the ground, both agree.",
+            diagram,
+        ),
         Figure("lines", "The rate along lines of equal sigma_b; bands are 95 % intervals over networks.", along),
         Table(
             "The edge of chaos, by theory and where the measured rate crosses one.",

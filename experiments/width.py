@@ -12,7 +12,7 @@ def study(quick, tell) -> Report:
     """The spread of log ||dZ_1||^2 over networks of several widths; the change of the logits in one step."""
     depth, seeds = (10, 60) if quick else (20, 300)
     widths = (16, 32, 64) if quick else (16, 32, 64, 128, 256)
-    rows, records = [], []
+    rows, halves, records = [], [], []
     for width in widths:
         tell(f"width {width}")
         net = fbp.mlp((width,) * (depth + 1), "relu", "he_normal", repeat=True)
@@ -23,6 +23,7 @@ def study(quick, tell) -> Report:
         variance = gains.var(ddof=1)
         # The variance of a variance of nearly normal numbers.
         half = 1.96 * variance * (2 / (len(gains) - 1)) ** 0.5
+        halves.append(half)
         law = fbp.theory.relu_log_norm((width,) * (depth - 1))
         rows.append(
             (
@@ -44,10 +45,10 @@ def study(quick, tell) -> Report:
         for name, each in changes.items()
     }
     findings = (
-        f"The variance of ln ||dZ_1||^2 falls like n^{slope:.2f} (law of relu networks: n^{of_law:.2f} over these "
-        f"widths, 1/n for large ones); at width {widths[0]}, depth {depth} it is {rows[0][1]:.2f}, at width "
-        f"{widths[-1]} {rows[-1][1]:.3f} (law {rows[-1][3]:.3f}).",
-        f"The typical gradient is smaller than the mean one: the mean of ln ||dZ_1||^2 is {rows[0][4]:.2f} at width "
+        f"The variance of the log-gain, ln ||dZ_1||^2 / ||dZ_L||^2, falls like n^{slope:.2f} (law of relu networks: "
+        f"n^{of_law:.2f} over these widths, 1/n for large ones); at width {widths[0]}, depth {depth} it is "
+        f"{rows[0][1]:.2f}, at width {widths[-1]} {rows[-1][1]:.3f} (law {rows[-1][3]:.3f}).",
+        f"The typical gradient is smaller than the mean one: the mean log-gain is {rows[0][4]:.2f} at width "
         f"{widths[0]} (law {rows[0][5]:.2f}), although He initialization keeps E ||dZ||^2.",
         f"One step of gradient descent changes the logits like n^{slopes['standard']:.2f} in standard parametrization "
         f"and like **n^{slopes['muP']:.2f} in muP** (theory 1 and 0).",
@@ -56,10 +57,9 @@ def study(quick, tell) -> Report:
     def spread():
         n = np.array(widths)
         measured = np.array([row[1] for row in rows])
-        half = 1.96 * measured * (2 / (seeds - 1)) ** 0.5
         law = np.array([row[3] for row in rows])
-        drawn = [Curve("measured", n, measured, measured - half, measured + half, law)]
-        return curves(drawn, "width n", "variance of ln ||dZ_1||^2", log_x=True, log_y=True)
+        drawn = [Curve("measured", n, measured, measured - halves, measured + halves, law)]
+        return curves(drawn, "width n", "variance of ln ||dZ_1||^2 / ||dZ_L||^2", log_x=True, log_y=True)
 
     def coordinates():
         drawn = [
@@ -79,14 +79,18 @@ def study(quick, tell) -> Report:
             spread,
         ),
         Table(
-            "ln ||dZ_1||^2 over networks.",
+            "ln ||dZ_1||^2 / ||dZ_L||^2 over networks.",
             ("width", "variance", "95 % interval", "law", "mean", "law"),
             tuple(rows),
         ),
     )
     check = (
         Text("Two hidden relu layers, one step of gradient descent with a small rate; Yang & Hu (2021, 2022)."),
-        Figure("coordinates", "The coordinate check: level lines are what muP is for.", coordinates),
+        Figure(
+            "coordinates",
+            "The coordinate check: level lines are what muP is for. Bands go from 10 % to 90 % of the networks.",
+            coordinates,
+        ),
     )
     return Report(
         title="Width and the gradient",

@@ -1,5 +1,6 @@
 """How commands and scripts meet the person at the terminal: progress, mistakes, exit status."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,12 +33,26 @@ def run(name: str, command: Callable[[], object]) -> int:
 
 @contextmanager
 def telling() -> Iterator[Callable[[str], None]]:
-    """What a long command is doing, on standard error: one line that changes on a terminal, plain lines elsewhere."""
+    """What a long command is doing, on standard error: plain lines, or on a terminal a bar beside the last line.
+
+    A line that begins with "3 of 36" says how far the bar is.
+    """
     from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda line: print(line, file=sys.stderr, flush=True)
         return
-    with console.status("starting") as status:
-        yield status.update
+    columns = (BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=None)
+
+        def tell(line: str) -> None:
+            counted = re.match(r"(\d+) of (\d+)\b", line)
+            progress.update(task, description=line)
+            if counted:
+                # What comes behind the last step is one more: a full bar stops its clock.
+                progress.update(task, completed=int(counted[1]), total=int(counted[2]) + 1)
+
+        yield tell

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
-from fbp.combinators import Checkpoint, Combinator, Repeat, Serial
+from fbp.combinators import Checkpoint, Combinator, Repeat, Residual, Serial
 from fbp.layers import Dense
 from fbp.typing import Layer, Params
 
@@ -29,43 +30,67 @@ def rebuild(net: Layer, replacement: Callable[[Layer], Layer]) -> Layer:
     return net.with_children([rebuild(child, replacement) for child in net.children])
 
 
-def rolled(net: Layer, params: Params, axis: int = 0) -> tuple[Layer, Params]:
-    """The same function with neighbouring equal blocks as `Repeat`: compile time then does not grow with depth.
+def rolled(net: Layer, params: Params, A: jax.ShapeDtypeStruct | Array, axis: int = 0) -> tuple[Layer, Params]:
+    """The same function, as it runs without a key, with neighbouring equal blocks as `Repeat`.
+
+    Compile time then does not grow with depth.
 
     Args:
         net: a network.
         params: its parameters.
-        axis: where the axis of depth goes in their leaves: behind those of `vmap`.
+        A: the shape and the dtype of its input, batch included: a block is repeated where it keeps them.
+        axis: where the axis of depth goes in the leaves of the parameters: behind those of `vmap`.
 
     Returns:
         The network and its parameters, with the same simple layers in the same order.
     """
-    if isinstance(net, Repeat) or not isinstance(net, Combinator):
+    if isinstance(net, (Residual, Checkpoint)):
+        (child,), (part,) = net.children, net.split(params)
+        inside, part = rolled(child, part, A, axis)
+        return net.with_children([inside]), net.join([part])
+    if not isinstance(net, Serial):
         return net, params
-    pairs = [rolled(child, part, axis) for child, part in zip(net.children, net.split(params), strict=True)]
-    if isinstance(net, Serial):
-        pairs = list(_with_loops(pairs, axis))
-    return net.with_children([layer for layer, _ in pairs]), net.join([part for _, part in pairs])
+    found: list[_Placed] = []
+    for layer, part in zip(net.layers, params, strict=True):
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[axis:], x.dtype), part)
+        found.append(
+            _Placed(
+                *rolled(layer, part, A, axis), (layer, jax.tree.structure(one), jax.tree.leaves(one), A.shape, A.dtype)
+            )
+        )
+        A = jax.eval_shape(lambda p, A, layer=layer: layer.forward(p, A)[0], one, A)
+    pairs = list(_with_loops(found, axis))
+    return net.with_children([layer for layer, _ in pairs]), tuple(part for _, part in pairs)
 
 
-def _with_loops(pairs: list[tuple[Layer, Params]], axis: int) -> Iterator[tuple[Layer, Params]]:
-    kinds = [(layer, jax.tree.structure(p), [x.shape for x in jax.tree.leaves(p)]) for layer, p in pairs]
+class _Placed(NamedTuple):
+    """A layer and its parameters; `kind` is equal where the layer, the shapes of its parameters and its input are."""
+
+    layer: Layer
+    params: Params
+    kind: Any
+
+
+def _with_loops(found: list[_Placed], axis: int) -> Iterator[tuple[Layer, Params]]:
+    kinds = [each.kind for each in found]
     i = 0
-    while i < len(pairs):
+    while i < len(found):
         # A block keeps one array where it ends in its dense layer, two where it begins with it.
-        sizes = (1,) if isinstance(pairs[i][0], Dense) else range(1, LONGEST_BLOCK + 1)
+        sizes = (1,) if isinstance(found[i].layer, Dense) else range(1, LONGEST_BLOCK + 1)
         runs = [(size, copies) for size in sizes if (copies := _copies(kinds, i, size)) >= ROLLED_FROM]
         if not runs:
-            yield pairs[i]
+            yield found[i].layer, found[i].params
             i += 1
             continue
         size, copies = max(runs, key=lambda run: run[0] * run[1])
-        unit = pairs[i : i + size]
+        unit = found[i : i + size]
         parts = [
-            jax.tree.map(lambda *xs: jnp.stack(xs, axis), *(p for _, p in pairs[j : i + size * copies : size]))
+            jax.tree.map(
+                lambda *xs: jnp.stack(xs, axis), *(each.params for each in found[j : i + size * copies : size])
+            )
             for j in range(i, i + size)
         ]
-        block = unit[0][0] if size == 1 else Serial(*(layer for layer, _ in unit))
+        block = unit[0].layer if size == 1 else Serial(*(each.layer for each in unit))
         yield Repeat(block, copies), parts[0] if size == 1 else tuple(parts)
         i += size * copies
 

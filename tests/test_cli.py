@@ -275,3 +275,18 @@ def test_verify_mutants(run, monkeypatch):
     assert status == 0
     assert "1 of 1 effective faults killed" in out
     assert command.GALLERY
+
+
+def test_progress_is_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch, capsys):
+    from fbp.terminal import telling
+
+    with telling() as tell:
+        tell("1 of 2: half")
+    assert capsys.readouterr().err == "1 of 2: half\n"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with telling() as tell:
+        tell("1 of 2: [red]half")
+    shown = capsys.readouterr().err
+    assert "1 of 2: [red]half" in shown
+    assert "━" in shown

@@ -1,6 +1,7 @@
 """Combinators and whole networks inside JAX: transformations, checkpoints, memory, caches, probes."""
 
 import itertools
+from dataclasses import dataclass
 from functools import cache, partial
 
 import chex
@@ -294,6 +295,18 @@ def test_batches_refused(X, Y, said, batch):
     assert said in str(error.value)
 
 
+@dataclass(frozen=True)
+class Halve(fbp.Layer):
+    def init(self, key, shape):
+        return (), (shape[0] // 2,)
+
+    def forward(self, params, A, key=None):
+        return A[..., ::2], A
+
+    def backward(self, params, cache, dA_out):
+        return (), jnp.zeros_like(cache).at[..., ::2].set(dA_out)
+
+
 @pytest.mark.parametrize(
     ("net", "children"),
     [
@@ -305,14 +318,16 @@ def test_batches_refused(X, Y, said, batch):
         (fbp.Serial(fbp.Residual(fbp.Serial(*[fbp.Dense(5), fbp.Activation("tanh")] * 5)), shape=(5,)), 1),
         (fbp.mlp((5,) * 9, "tanh", repeat=True), 2),
         (fbp.mlp((7, 6, 5, 4), "tanh"), 5),
+        # Neighbours that are equal, but do not keep the shape.
+        (fbp.Serial(fbp.Dense(8), Halve(), Halve(), fbp.Dense(4), shape=(8,)), 4),
     ],
 )
 def test_rolled_is_the_same_function_of_the_same_layers(net, children):
     keys = jax.random.split(jax.random.key(0), 3)
     params = jax.vmap(lambda key: net.init(key)[0])(keys)
-    loop, loop_params = rolled(net, params, axis=1)
-    assert len(loop.children) == children
     X = jax.random.normal(jax.random.key(1), (4, *net.shape))
+    loop, loop_params = rolled(net, params, X, axis=1)
+    assert len(loop.children) == children
     one, loop_one = (jax.tree.map(lambda x: x[1], tree) for tree in (params, loop_params))
     np.testing.assert_allclose(loop.forward(loop_one, X)[0], net.forward(one, X)[0], rtol=1e-5, atol=1e-6)
     ours, theirs = (list(unstacked(*pair)) for pair in ((net, one), (loop, loop_one)))

@@ -17,6 +17,31 @@ CLASSES = 10
 LOSS = fbp.SoftmaxCrossEntropy(reduction="sum")
 
 
+def descend(epoch, look, states, epochs: int, examples: int, batch: int, runs) -> list[np.ndarray]:
+    """Several runs at once: what is seen before every epoch and after the last.
+
+    Args:
+        epoch: (state, order, rate) -> state, for an order of examples (steps, batch).
+        look: state -> a tuple of arrays.
+        states: where the runs begin, with an axis of runs.
+        epochs: how many.
+        examples: how many there are.
+        batch: the size of a batch.
+        runs: (rate, seed) of each; the seed is that of the order.
+
+    Returns:
+        What `look` gives, each with an axis of runs and one of epochs in front.
+    """
+    epoch, look = jax.jit(jax.vmap(epoch)), jax.jit(jax.vmap(look))
+    draws, rates = [np.random.default_rng(seed) for _, seed in runs], jnp.array([rate for rate, _ in runs])
+    found = [look(states)]
+    for _ in range(epochs):
+        orders = [rng.permutation(examples)[: examples // batch * batch].reshape(-1, batch) for rng in draws]
+        states = epoch(states, jnp.asarray(np.array(orders)), rates)
+        found.append(look(states))
+    return [np.stack(x, axis=1) for x in zip(*found, strict=True)]
+
+
 def learning(quick: bool) -> Iterator[Row]:
     """Cross-entropy at initialization, and the width in a step."""
     yield from _zero_head()

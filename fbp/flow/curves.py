@@ -115,8 +115,8 @@ class Flow:
             scale: which of `scales`.
 
         Returns:
-            (L,), of width without bound; NaN where no theory holds (`plain` says why). Medians of networks of width n
-            lie below, by about kappa / 4n a layer in the natural logarithm.
+            (L,), of width without bound; NaN where no theory holds (`plain` says why). With Gaussian weights and width
+            n, ln ||dZ|| of one example has a mean that lies below by about `log_variance` / 4n a layer.
         """
         line = np.full(self.log10.dZ.shape[2], np.nan)
         predicted, _ = self._prediction(scale)

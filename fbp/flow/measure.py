@@ -77,7 +77,7 @@ def measure(
     biased = any(isinstance(x, Dense) and initializer(x.initializer).bias_stddev > 0 for x in layers_of(net))
     rule = replace(zeros, bias_stddev=1.0) if biased else zeros
     shape_only = rebuild(net, lambda layer: replace(layer, initializer=rule) if isinstance(layer, Dense) else layer)
-    shape_only, params = rolled(shape_only, params, axis=1)
+    shape_only, params = rolled(shape_only, params, X, axis=1)
     seen = _seen(shape_only, loss, params, keys, jnp.asarray(scales), X, targets)
     singular = log10_singular_values(shape_only, params, scales, X[:1]) if spectrum else None
     return _flow(net, seen, scales, singular)

@@ -104,7 +104,8 @@ def _report(plan: Plan, flows: Mapping[Cell, Flow], command: str, tell: Callable
             (
                 flow_figure(
                     f"flow-{index}",
-                    f"{name}: log10 of ||dZ|| by layer. Lines are medians over networks, bands go from 10 % to 90 %.",
+                    f"{name}: log10 of ||dZ|| by layer. Lines are medians over networks, bands go from 10 % to 90 %, "
+                    "thin black lines are mean-field theory of infinite width.",
                     {
                         f"depth {depth}": {init: flows[Cell(name, init, depth)] for init in plan.initializers}
                         for depth in plan.depths

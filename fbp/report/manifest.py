@@ -1,6 +1,5 @@
 """What a run depended on and what it left, so that it can be repeated: versions, device, data, command, hashes."""
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -12,12 +11,12 @@ from fbp.report.document import Report
 SCHEMA, SCHEMA_VERSION = "fbp.manifest", 1
 
 
-def manifest(report: Report, files: Mapping[str, bytes]) -> dict[str, Any]:
+def manifest(report: Report, sha256: Mapping[str, str]) -> dict[str, Any]:
     """What `manifest.json` says of a report.
 
     Args:
         report: the report.
-        files: those whose bits a repetition should give again, by their path in the folder.
+        sha256: of the files whose bits a repetition should give again, by their path in the folder.
     """
     return {
         "schema": SCHEMA,
@@ -28,7 +27,7 @@ def manifest(report: Report, files: Mapping[str, bytes]) -> dict[str, Any]:
         "data": dict(report.data),
         "versions": versions(),
         "device": device(),
-        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        "sha256": dict(sha256),
     }
 
 

@@ -200,9 +200,10 @@ def _training_section(training: _Training, data: Dataset) -> Section:
 def _flow_sections(flows: _Flows) -> tuple[Section, ...]:
     note = Text(
         "For each curve, many networks are drawn and one batch of digits is sent forward and backward. Lines are "
-        "medians over networks, bands go from 10 % to 90 %. The norm is that of dZ over the batch. The verdict is "
-        "**vanishing** or **exploding** where the norm at the first layer is a tenth or ten times that at the last "
-        "hidden one; the factor is that of one layer, towards the input."
+        "medians over networks, bands go from 10 % to 90 %, thin black lines are mean-field theory of infinite width. "
+        "The norm is that of dZ over the batch. The verdict is **vanishing** or **exploding** where the norm at the "
+        "first layer is a tenth or ten times that at the last hidden one; the factor is that of one layer, towards the "
+        "input."
     )
     depth = (
         flow_figure(

@@ -63,17 +63,17 @@ def theory_rate(flow: Flow, scale: int = 0) -> float | None:
         scale: which of its scales.
 
     Returns:
-        The factor, or None where no theory holds.
+        The factor, 0 where theory lets no gradient pass, or None where no theory holds.
     """
     line = flow.expected(scale)
-    known = line[np.isfinite(line)]
+    known = line[~np.isnan(line)]
     return verdict(known[None]).rate if len(known) > 1 else None
 
 
 def flow_figure(name: str, caption: str, flows: Mapping[str, Mapping[str, Flow]], quantity: str = "dZ") -> Figure:
     """Small multiples of log10 gradient norms over layers: medians, and bands from 10 % to 90 % of the seeds.
 
-    Beside dZ stands mean-field theory where it holds, from the last hidden layer on.
+    Beside dZ stands mean-field theory where it holds, from the last of the layers of equal width on.
 
     Args:
         name: of the figure's files.

@@ -1,6 +1,7 @@
 """A report's folder: rendered whole in memory, built beside its place, and swapped in at once."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -44,7 +45,7 @@ def write(report: Report, folder: str | os.PathLike[str], overwrite: bool = True
         FbpError: the folder cannot be a report's (see `check_target`), or cannot be written.
     """
     check_target(folder, overwrite)
-    files = _files(report, _csv(report).encode("utf-8") if table is None else table.read_bytes())
+    files = _files(report)
     target = Path(folder).resolve()
     try:
         with _swapped_in(target) as building:
@@ -52,6 +53,14 @@ def write(report: Report, folder: str | os.PathLike[str], overwrite: bool = True
                 path = building / name
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(content)
+            rows = building / "data.csv"
+            if table is None:
+                rows.write_text(_csv(report), encoding="utf-8", newline="")
+            else:
+                shutil.copyfile(table, rows)
+            with rows.open("rb") as file:
+                hashes = {rows.name: hashlib.file_digest(file, "sha256").hexdigest()}
+            (building / "manifest.json").write_text(_strict(manifest(report, hashes)), encoding="utf-8")
     except OSError as error:
         raise _unwritable(folder, error) from error
     return Path(folder)
@@ -159,8 +168,8 @@ def _keep_others(source: Path, building: Path) -> None:
             shutil.copy2(path, building / path.name, follow_symlinks=False)
 
 
-def _files(report: Report, table: bytes) -> dict[str, bytes]:
-    """All files of the report, by their path in its folder."""
+def _files(report: Report) -> dict[str, bytes]:
+    """The files of the report but its table and the manifest, by their path in its folder."""
     pictures = {}
     for figure in report.figures():
         with style():
@@ -175,8 +184,7 @@ def _files(report: Report, table: bytes) -> dict[str, bytes]:
     }
     images = {f"figures/{name}.svg": picture.svg for name, picture in pictures.items()}
     images |= {f"figures/{name}.png": picture.png for name, picture in pictures.items()}
-    texts["manifest.json"] = _strict(manifest(report, {"data.csv": table}))
-    return {name: text.encode("utf-8") for name, text in texts.items()} | {"data.csv": table} | images
+    return {name: text.encode("utf-8") for name, text in texts.items()} | images
 
 
 def _csv(report: Report) -> str:
