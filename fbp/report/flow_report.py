@@ -182,7 +182,7 @@ def _table(name: str, diagnoses: Mapping[Cell, Diagnosis]) -> Table:
             d.rate,
             f"{d.low:.3f} to {d.high:.3f}".replace(" ", "\N{NO-BREAK SPACE}"),
             d.theory,
-            d.verdict.decades,
+            round(d.verdict.decades, 2),
             None if d.trainable is None or d.trainable > 1e4 else round(d.trainable),
         )
         for cell, d in diagnoses.items()
