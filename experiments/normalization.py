@@ -47,15 +47,17 @@ def study(quick, tell) -> Report:
         measured = flow.interval("dZ", mean="arithmetic")
         last = depth
         low, value, high = (x[: last + 1] - measured.mean[last] for x in measured)
-        expected = theory.log10_dZ / 2
+        expected, behind = theory.log10_dZ / 2, 0.0
         if asked.get("post_norm"):
             # These dense layers stand before the norm, which divides by the root of q + F(q) = 2 q.
             decades = np.log10(2 * theory.q[:-1]) / 2
-            expected = expected + decades[-1] - np.append(0, decades)
+            behind = decades[-1]
+            expected = expected + behind - np.append(0, decades)
         if asked["norm"] == "batch":
             expected[0] = np.nan
         found[name] = (value, low, high, expected)
-        totals[name] = float(10 ** (2 * value[0])), float(10 ** (2 * expected[0]))
+        # Over whole blocks: from the last one's output, behind its norm, to the first one's input.
+        totals[name] = float(10 ** (2 * (value[0] - behind))), float(10 ** theory.log10_dZ[0])
         # The first layer has inputs of another kind: the rate is that from the last block to the first.
         rate, predicted = (float(10 ** (2 * x[1] / (last - 1))) for x in (value, expected))
         rows.append((name, rate, predicted, flow.verdict().kind))
