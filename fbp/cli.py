@@ -21,6 +21,8 @@ app = App(
     # Markdown would cost a parser at every start.
     help_format="plaintext",
     result_action="return_value",
+    # `fbp.terminal.run` says what an interruption leaves.
+    suppress_keyboard_interrupt=False,
 )
 
 Network = Annotated[Recipe, Parameter(name="*", group=Group("Network", sort_key=1))]

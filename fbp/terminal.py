@@ -26,7 +26,9 @@ def run(name: str, command: Callable[[], object]) -> int:
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; nothing half-written is left", file=sys.stderr)
+        print(
+            f"{name}: interrupted; nothing half-written is left, --resume goes on where it is offered", file=sys.stderr
+        )
         return 130
     return status if isinstance(status, int) else 0
 

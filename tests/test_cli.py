@@ -277,6 +277,19 @@ def test_verify_mutants(run, monkeypatch):
     assert command.GALLERY
 
 
+def test_an_interruption_is_one_line_and_status_130(run, monkeypatch, tmp_path):
+    from fbp.report import flow_report
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(flow_report, "grid", stopped)
+    status, out, err = run("flow", "--quick", "--out", tmp_path / "flow")
+    assert (status, out) == (130, "")
+    assert err.startswith("fbp: interrupted; nothing half-written is left")
+    assert len(err.splitlines()) == 1
+
+
 def test_progress_is_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch, capsys):
     from fbp.terminal import telling
 

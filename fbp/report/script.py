@@ -27,6 +27,7 @@ def script(build: Build) -> None:
         help=sys.modules["__main__"].__doc__,
         default_parameter=Parameter(negative=()),
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
     )
 
     @app.default
