@@ -55,7 +55,7 @@ def by_fbp(network: Network, repeat: bool | None = None, name: str = "fbp") -> V
         name,
         fbp.value_and_grad(net, fbp.SoftmaxCrossEntropy()),
         layout=lambda layers: _filled(net, iter(layers)),
-        layers=lambda tree: [part for layer, part in fbp.walk.unstacked(net, tree) if isinstance(layer, fbp.Dense)],
+        layers=lambda tree: [part for layer, part in fbp.tree.unstack(net, tree) if isinstance(layer, fbp.Dense)],
         loop=any(isinstance(layer, fbp.Repeat) for layer in net.layers),
     )
 

@@ -3,17 +3,8 @@
 import jax.numpy as jnp
 
 import fbp
-from fbp.report import (
-    Report,
-    Section,
-    Text,
-    flow_figure,
-    flow_records,
-    flow_table,
-    flow_verdicts,
-    hidden_verdict,
-    script,
-)
+from fbp.report import Report, Section, Text
+from fbp.studies import flow_figure, flow_records, flow_table, flow_verdicts, hidden_verdict, script
 
 FAMILIES = {
     "bounded": ("sigmoid", "tanh", "scaled_tanh", "hard_tanh", "erf"),

@@ -16,7 +16,8 @@ import numpy as np
 from papers_rows.learning import descend
 
 import fbp
-from fbp.report import Curve, Figure, Report, Section, Table, Text, curves, panels, script
+from fbp.report import Curve, Figure, Report, Section, Table, Text, curves, panels
+from fbp.studies import script
 
 HIDDEN = 30
 BATCH = 32

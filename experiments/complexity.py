@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbp
-from fbp.report import Curve, Figure, Report, Section, Table, Text, curves, script
+from fbp.report import Curve, Figure, Report, Section, Table, Text, curves
+from fbp.studies import script
 
 LOSS = fbp.HalfSquaredError()
 NETWORKS = (

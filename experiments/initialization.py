@@ -4,21 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbp
-from fbp.report import (
-    Curve,
-    Figure,
-    Report,
-    Section,
-    Text,
-    curves,
-    flow_figure,
-    flow_records,
-    flow_table,
-    flow_verdicts,
-    hidden_verdict,
-    script,
-    theory_rate,
-)
+from fbp.report import Curve, Figure, Report, Section, Text, curves
+from fbp.studies import flow_figure, flow_records, flow_table, flow_verdicts, hidden_verdict, script, theory_rate
 
 ACTIVATIONS = ("relu", "tanh")
 INITIALIZERS = ("normal(0.01)", "lecun_normal", "glorot_normal", "he_normal", "orthogonal", "inverse_sqrt_uniform")

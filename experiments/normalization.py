@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbp
-from fbp.report import Curve, Figure, Report, Section, Table, Text, panels, script
+from fbp.report import Curve, Figure, Report, Section, Table, Text, panels
+from fbp.studies import script
 
 WIDTH, EXAMPLES = 128, 64
 

@@ -8,7 +8,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from papers_rows import GROUPS, HOLDS, Row, agreement, edge_of_chaos, gradients
 
-from fbp.report import Figure, Report, Section, Table, Text, script
+from fbp.report import Figure, Report, Section, Table, Text
+from fbp.studies import script
 
 COLUMNS = ("claim", "quantity", "stated", "theory", "measured", "95 % interval", "networks", "verdict")
 

@@ -5,7 +5,8 @@ from matplotlib.figure import Figure as Drawing
 
 import fbp
 from fbp.flow.statistics import interval
-from fbp.report import Curve, Figure, Report, Section, Table, Text, curves, script
+from fbp.report import Curve, Figure, Report, Section, Table, Text, curves
+from fbp.studies import script
 
 WIDTH, BURN_IN = 200, 8
 

@@ -7,7 +7,8 @@ import optax
 from papers_rows.learning import descend
 
 import fbp
-from fbp.report import Curve, Figure, Report, Section, Table, Text, curves, panels, script
+from fbp.report import Curve, Figure, Report, Section, Table, Text, curves, panels
+from fbp.studies import script
 
 DEPTH, WIDTH, BATCH = 64, 64, 50
 RATES = (1e-3, 1e-4)

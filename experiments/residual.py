@@ -3,7 +3,8 @@
 import numpy as np
 
 import fbp
-from fbp.report import Curve, Figure, Report, Section, Table, Text, curves, script
+from fbp.report import Curve, Figure, Report, Section, Table, Text, curves
+from fbp.studies import script
 
 WIDTH = 128
 

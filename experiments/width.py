@@ -5,7 +5,8 @@ import numpy as np
 from papers_rows.learning import coordinate_check
 
 import fbp
-from fbp.report import Curve, Figure, Report, Section, Table, Text, curves, script
+from fbp.report import Curve, Figure, Report, Section, Table, Text, curves
+from fbp.studies import script
 
 
 def study(quick, tell) -> Report:

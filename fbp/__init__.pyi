@@ -1,11 +1,14 @@
-from . import activations, data, flow, initializers, layers, losses, report, theory, training, verify, walk
-from .architectures import mlp
+from . import activations, data, flow, initializers, layers, losses, report, studies, theory, training, tree, verify
+from .activations import Nonlinearity, activation
 from .backprop import as_function, log10_gradient_norms, loss_value, value_and_grad
 from .calibration import lsuv, with_population_statistics
 from .combinators import Checkpoint, Repeat, Residual, Serial
 from .errors import FbpError
+from .initializers import Initializer, initializer
 from .layers import Activation, Affine, BatchNorm, Dense, Dropout, Flatten, LayerNorm, RMSNorm
+from .leaf_norms import gradient_norms
 from .losses import HalfSquaredError, Loss, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
+from .networks import mlp
 from .precision import cast
 from .tracing import trace
 from .typing import Layer, Visit
@@ -21,9 +24,11 @@ __all__ = [
     "FbpError",
     "Flatten",
     "HalfSquaredError",
+    "Initializer",
     "Layer",
     "LayerNorm",
     "Loss",
+    "Nonlinearity",
     "RMSNorm",
     "Repeat",
     "Residual",
@@ -31,12 +36,15 @@ __all__ = [
     "SigmoidBinaryCrossEntropy",
     "SoftmaxCrossEntropy",
     "Visit",
+    "activation",
     "activations",
     "as_function",
     "cast",
     "compare",
     "data",
     "flow",
+    "gradient_norms",
+    "initializer",
     "initializers",
     "layers",
     "log10_gradient_norms",
@@ -45,11 +53,12 @@ __all__ = [
     "lsuv",
     "mlp",
     "report",
+    "studies",
     "theory",
     "trace",
     "training",
+    "tree",
     "value_and_grad",
     "verify",
-    "walk",
     "with_population_statistics",
 ]

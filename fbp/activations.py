@@ -1,7 +1,7 @@
-"""Activation functions: one row each, a function and its derivative by hand.
+"""Activation functions: each a function and its derivative by hand, with what other modules ask about it.
 
-A row says what its derivative is written from: the output A, where that suffices (sigmoid, tanh, relu and their kin),
-or the pre-activation Z (gelu, silu, erf, scaled variants with no simple inverse). Only that one array is kept.
+The derivative is written from the output A where that suffices (sigmoid, tanh, relu and their relatives), otherwise
+from the pre-activation Z (gelu, silu, erf). Only that one array is saved for the backward pass.
 
 At kinks: relu'(0) = 0, leaky_relu'(0) = alpha, elu'(0) = alpha, selu'(0) = scale * alpha, hard_tanh'(+-1) = 0.
 """
@@ -26,24 +26,38 @@ class Nonlinearity:
     Attributes:
         name: the name in the table.
         function: g, called as function(Z, *arguments).
-        derivative: g', called as derivative(kept, *arguments), elementwise.
-        keeps: what `kept` is, the "output" A or the "input" Z.
+        derivative: g', called as derivative(saved, *arguments), elementwise.
+        saves: which array the derivative is written from, the "output" A or the "input" Z.
         arguments: the constants of a family, e.g. the slope of a leaky relu.
+        kinks: the pre-activations at which g' jumps; integrals over g are cut there.
+        homogeneous: whether g(c z) = c g(z) for every c > 0.
+        elementwise: whether each output depends on its own input alone.
     """
 
     name: str
     function: Callable[..., Array]
     derivative: Callable[..., Array]
-    keeps: Literal["output", "input"] = "output"
+    saves: Literal["output", "input"] = "output"
     arguments: tuple[float, ...] = ()
+    kinks: tuple[float, ...] = ()
+    homogeneous: bool = False
+    elementwise: bool = True
 
     def __call__(self, Z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """A = g(Z)."""
         return self.function(Z, *self.arguments)
 
-    def pullback(self, kept: Float[Array, "*shape"], dA: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """dZ = dA * g'(Z), from the array that the row keeps."""
-        return dA * self.derivative(kept, *self.arguments)
+    def save(self, Z: Float[Array, "*shape"], A: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The array that the backward pass needs, A or Z."""
+        return A if self.saves == "output" else Z
+
+    def pullback(self, saved: Float[Array, "*shape"], dA: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """dZ = dA * g'(Z), from the saved array."""
+        return dA * self.derivative(saved, *self.arguments)
+
+    def slope(self, Z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """g'(Z), for functions that act on each entry alone."""
+        return self.pullback(self.save(Z, self(Z)), jnp.ones_like(Z))
 
     def __repr__(self) -> str:
         return self.name + (f"({', '.join(f'{a:g}' for a in self.arguments)})" if self.arguments else "")
@@ -53,9 +67,9 @@ class Nonlinearity:
 class _Softmax(Nonlinearity):
     """Softmax over the last axis: its Jacobian is not diagonal, so it overrides the pullback."""
 
-    def pullback(self, kept: Float[Array, "*shape"], dA: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def pullback(self, saved: Float[Array, "*shape"], dA: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """dZ = A * (dA - sum_k A_k dA_k)."""
-        return kept * (dA - jnp.sum(dA * kept, axis=-1, keepdims=True))
+        return saved * (dA - jnp.sum(dA * saved, axis=-1, keepdims=True))
 
 
 def _linear(Z: Array) -> Array:
@@ -201,22 +215,22 @@ def _softmax(Z: Array) -> Array:
     return jax.nn.softmax(Z, axis=-1)
 
 
-linear = Nonlinearity("linear", _linear, _d_linear)
+linear = Nonlinearity("linear", _linear, _d_linear, homogeneous=True)
 sigmoid = Nonlinearity("sigmoid", _sigmoid, _d_sigmoid)
 tanh = Nonlinearity("tanh", _tanh, _d_tanh)
-relu = Nonlinearity("relu", _relu, _d_relu)
-selu = Nonlinearity("selu", _selu, _d_selu)
+relu = Nonlinearity("relu", _relu, _d_relu, kinks=(0.0,), homogeneous=True)
+selu = Nonlinearity("selu", _selu, _d_selu, kinks=(0.0,))
 """Self-normalizing unit; Klambauer, Unterthiner, Mayr & Hochreiter (2017)."""
 softplus = Nonlinearity("softplus", _softplus, _d_softplus)
-gelu = Nonlinearity("gelu", _gelu, _d_gelu, keeps="input")
+gelu = Nonlinearity("gelu", _gelu, _d_gelu, saves="input")
 """Z Phi(Z) with the exact normal distribution function; Hendrycks & Gimpel (2016)."""
-gelu_tanh = Nonlinearity("gelu_tanh", _gelu_tanh, _d_gelu_tanh, keeps="input")
+gelu_tanh = Nonlinearity("gelu_tanh", _gelu_tanh, _d_gelu_tanh, saves="input")
 """The tanh approximation of gelu; Hendrycks & Gimpel (2016)."""
-silu = Nonlinearity("silu", _silu, _d_silu, keeps="input")
+silu = Nonlinearity("silu", _silu, _d_silu, saves="input")
 """Z sigmoid(Z), also called swish."""
-erf = Nonlinearity("erf", _erf, _d_erf, keeps="input")
-hard_tanh = Nonlinearity("hard_tanh", _hard_tanh, _d_hard_tanh)
-softmax = _Softmax("softmax", _softmax, _d_sigmoid)
+erf = Nonlinearity("erf", _erf, _d_erf, saves="input")
+hard_tanh = Nonlinearity("hard_tanh", _hard_tanh, _d_hard_tanh, kinks=(-1.0, 1.0))
+softmax = _Softmax("softmax", _softmax, _d_sigmoid, elementwise=False)
 
 
 def leaky_relu(alpha: float = 0.01) -> Nonlinearity:
@@ -227,7 +241,14 @@ def leaky_relu(alpha: float = 0.01) -> Nonlinearity:
     """
     if not 0 <= alpha < math.inf:
         raise FbpError(f"the slope of leaky_relu is a number of at least 0; received {alpha}; use 0.01, the usual one")
-    return Nonlinearity("leaky_relu", _leaky_relu, _d_leaky_relu, arguments=(alpha,))
+    return Nonlinearity(
+        "leaky_relu",
+        _leaky_relu,
+        _d_leaky_relu,
+        arguments=(alpha,),
+        kinks=(0.0,) if alpha != 1 else (),
+        homogeneous=True,
+    )
 
 
 def elu(alpha: float = 1.0) -> Nonlinearity:
@@ -238,7 +259,7 @@ def elu(alpha: float = 1.0) -> Nonlinearity:
     """
     if not 0 < alpha < math.inf:
         raise FbpError(f"the alpha of elu is finite and positive; received {alpha}; use 1, the usual one")
-    return Nonlinearity("elu", _elu, _d_elu, arguments=(alpha,))
+    return Nonlinearity("elu", _elu, _d_elu, arguments=(alpha,), kinks=(0.0,) if alpha != 1 else ())
 
 
 def scaled_tanh(amplitude: float = 1.7159, slope: float = 2 / 3) -> Nonlinearity:
@@ -261,6 +282,6 @@ activation: Registry[Nonlinearity] = Registry(
     "activation",
     Nonlinearity,
     {"leaky_relu": leaky_relu, "elu": elu, "scaled_tanh": scaled_tanh},
-    {row.name: row for row in _FIXED},
+    {each.name: each for each in _FIXED},
 )
 """Activations by name: `activation("relu")`, `activation("leaky_relu(0.2)")`."""

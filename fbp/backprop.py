@@ -11,8 +11,8 @@ from fbp.cotangent import Cotangent, log10_norm
 from fbp.errors import FbpError
 from fbp.layers import Dense
 from fbp.losses import Loss
+from fbp.tree import stack
 from fbp.typing import Activations, Key, Layer, Params, Probe, Visit
-from fbp.walk import stacked
 
 
 def loss_value(
@@ -39,7 +39,7 @@ def value_and_grad(net: Layer, loss: Loss, probe: Probe | None = None) -> Callab
     Returns:
         A pure function (params, X, Y, weights=None, key=None) -> (value, d_params), where d_params has the structure,
         shapes and dtypes of params. With a probe, ((value, readings), d_params): readings have the network's shape
-        (see `fbp.walk`). X is (m, n_0), Y what the loss takes, weights (m,), key the randomness of dropout.
+        (see `fbp.tree`). X is (m, n_0), Y what the loss takes, weights (m,), key the randomness of dropout.
     """
 
     def compute(
@@ -137,7 +137,7 @@ def sweep_norms(net: Layer, params: Params, cache: Any, dZ: Activations) -> Grad
     """`GradientNorms` for any cotangent dZ of the network's output, from the cache of its forward pass."""
     start = Cotangent(dZ, jnp.int32(0)).normalized()
     _, _, readings = net.sweep(params, cache, start, _norms_of_dense)
-    norms = stacked(net, readings)
+    norms = stack(net, readings)
     if norms is None:
         raise FbpError("gradient norms are those of dense layers; received a network without one")
     return norms

@@ -10,8 +10,8 @@ from fbp.errors import FbpError
 from fbp.layers import Affine, BatchNorm, Dense
 from fbp.layers.axes import example_axes
 from fbp.precision import widened
+from fbp.tree import instrument, map_layers, rebuild
 from fbp.typing import Activations, Cache, Key, Layer, Params
-from fbp.walk import map_layers, observed, rebuild
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def lsuv(net: Layer, params: Params, X: Activations) -> Params:
         Parameters with which every dense layer's output has variance 1 over this batch. A layer whose output is
         constant stays as it is.
     """
-    watched = observed(net, lambda layer: _UnitVariance(layer) if isinstance(layer, Dense) else _Silent(layer))
+    watched = instrument(net, lambda layer: _UnitVariance(layer) if isinstance(layer, Dense) else _Silent(layer))
     _, found = jax.jit(watched.forward)(params, X)
     return map_layers(lambda layer, old, new: new if isinstance(layer, Dense) else old, net, params, found)
 
@@ -114,6 +114,6 @@ def with_population_statistics(
 
 @jax.jit(static_argnums=0)
 def _population_statistics(net: Layer, params: Params, batches: Activations) -> Any:
-    watched = observed(net, lambda layer: _BatchStatistics(layer) if isinstance(layer, BatchNorm) else _Silent(layer))
+    watched = instrument(net, lambda layer: _BatchStatistics(layer) if isinstance(layer, BatchNorm) else _Silent(layer))
     found = jax.lax.map(lambda X: watched.forward(params, X)[1], batches)
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), found)

@@ -146,7 +146,7 @@ class HalfSquaredError(Loss):
     """1/2 sum_k (A_k - Y_k)**2 with A = g_L(Z); dZ = (A - Y) g_L'(Z) per example.
 
     Attributes:
-        activation: the output activation g_L, by name or as a row.
+        activation: the output activation g_L, by name or as a `Nonlinearity`.
     """
 
     activation: Nonlinearity | str = "linear"
@@ -168,7 +168,7 @@ class HalfSquaredError(Loss):
 
     def _delta(self, Z: Array, Y: Array) -> Array:
         A = self._g(Z)
-        return self._g.pullback(A if self._g.keeps == "output" else Z, A - Y.astype(Z.dtype))
+        return self._g.pullback(self._g.save(Z, A), A - Y.astype(Z.dtype))
 
 
 def _are_labels(Y: Array) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from fbp.verify.conform import Row
+    from fbp.verify.conform.report import Row
 
 _USAGE = "@pytest.mark.conformance(op, make_args), make_args a tuple or a function that gives one"
 
@@ -37,7 +37,7 @@ class RowCheck:
         Raises:
             pytest.UsageError: `make_args` gives no tuple.
         """
-        from fbp.verify.conform import conformance_row
+        from fbp.verify.conform.report import conformance_row
 
         args = self.make_args() if callable(self.make_args) else self.make_args
         if not isinstance(args, tuple):
@@ -63,7 +63,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         name = metafunc.definition.name
         raise pytest.UsageError(f"{name} has the mark conformance but checks nothing; write def {name}(conformance)")
     if takes_fixture and metafunc.definition.get_closest_marker("conformance"):
-        from fbp.verify.conform_rows import ROWS
+        from fbp.verify.conform.rows import ROWS
 
         metafunc.parametrize("conformance", list(ROWS), indirect=True)
 

@@ -13,8 +13,8 @@ from fbp.cotangent import Cotangent
 from fbp.errors import FbpError, unknown_name
 from fbp.layers import Dense
 from fbp.losses import Loss
+from fbp.tree import instrument, unstack
 from fbp.typing import Activations, Cache, Key, Layer, Params, Visit
-from fbp.walk import observed, unstacked
 
 
 class LayerTrace(NamedTuple):
@@ -66,7 +66,7 @@ class Trace:
     @cached_property
     def layers(self) -> tuple[LayerTrace, ...]:
         """All layers in forward order, the copies of `Repeat` one by one, as numpy arrays."""
-        found = unstacked(self.net, jax.device_get(self.readings))
+        found = unstack(self.net, jax.device_get(self.readings))
         return tuple(LayerTrace(layer, **reading) for layer, reading in found)
 
     @cached_property
@@ -186,7 +186,7 @@ def trace(
 
 @jax.jit(static_argnums=(0, 1))
 def _trace(net: Layer, loss: Loss, params: Params, X: Array, Y: Array, weights: Array | None, key: Key | None) -> Trace:
-    recorded = observed(net, _Recorded)
+    recorded = instrument(net, _Recorded)
     check_batch(X, Y)
     Z, cache = recorded.forward(params, X, key)
     value, dZ = loss.value_and_dZ(Z, Y, weights)

@@ -70,6 +70,16 @@ class Layer:
         return d_params, dA_out.propagate(dA_in), reading
 
     @property
+    def mixes_examples(self) -> bool:
+        """Whether one example's output depends on the others of its batch."""
+        return False
+
+    @property
+    def homogeneous(self) -> bool:
+        """Whether f(c A) = c f(A) for every c > 0 with freshly initialized parameters."""
+        return False
+
+    @property
     def recomputes(self) -> bool:
         """Whether `recompute` gives the output from the cache at elementwise cost.
 

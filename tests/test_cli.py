@@ -254,7 +254,7 @@ def test_verify_misused_is_one_line(rules, run, words, said):
 
 
 def test_verify_the_builtin_networks(run, monkeypatch):
-    import fbp.verify.command as command
+    import fbp.cli.verify as command
 
     some = [each for each in command.builtin() if each.name.startswith(("relu", "all layers, bfloat16"))]
     monkeypatch.setattr(command, "builtin", lambda: some)
@@ -266,7 +266,7 @@ def test_verify_the_builtin_networks(run, monkeypatch):
 
 
 def test_verify_mutants(run, monkeypatch):
-    import fbp.verify.command as command
+    import fbp.cli.verify as command
     import fbp.verify.mutations as mutations
 
     every = mutations.mutants
@@ -278,12 +278,12 @@ def test_verify_mutants(run, monkeypatch):
 
 
 def test_an_interruption_is_one_line_and_status_130(run, monkeypatch, tmp_path):
-    from fbp.report import flow_report
+    from fbp.studies import flow_grid
 
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(flow_report, "grid", stopped)
+    monkeypatch.setattr(flow_grid, "grid", stopped)
     status, out, err = run("flow", "--quick", "--out", tmp_path / "flow")
     assert (status, out) == (130, "")
     assert err.startswith("fbp: interrupted; nothing half-written is left")

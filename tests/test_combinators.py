@@ -13,7 +13,7 @@ import pytest
 import fbp
 from fbp import Activation, Checkpoint, Dense, Dropout, Repeat, Residual, Serial
 from fbp.cotangent import log10_norm
-from fbp.walk import rolled, unstacked
+from fbp.tree import roll_blocks, unstack
 
 LOSS = fbp.SoftmaxCrossEntropy()
 NET = fbp.mlp((5, 6, 6, 6, 4), "gelu", dropout=0.3, repeat=True)
@@ -326,10 +326,10 @@ def test_rolled_is_the_same_function_of_the_same_layers(net, children):
     keys = jax.random.split(jax.random.key(0), 3)
     params = jax.vmap(lambda key: net.init(key)[0])(keys)
     X = jax.random.normal(jax.random.key(1), (4, *net.shape))
-    loop, loop_params = rolled(net, params, X, axis=1)
+    loop, loop_params = roll_blocks(net, params, X, axis=1)
     assert len(loop.children) == children
     one, loop_one = (jax.tree.map(lambda x: x[1], tree) for tree in (params, loop_params))
     np.testing.assert_allclose(loop.forward(loop_one, X)[0], net.forward(one, X)[0], rtol=1e-5, atol=1e-6)
-    ours, theirs = (list(unstacked(*pair)) for pair in ((net, one), (loop, loop_one)))
+    ours, theirs = (list(unstack(*pair)) for pair in ((net, one), (loop, loop_one)))
     assert [layer for layer, _ in ours] == [layer for layer, _ in theirs]
     jax.tree.map(np.testing.assert_array_equal, [p for _, p in ours], [p for _, p in theirs])

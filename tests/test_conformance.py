@@ -15,9 +15,9 @@ from jax.experimental import io_callback
 from jax.sharding import SingleDeviceSharding
 
 import fbp
-from fbp.verify.conform import conformance, conformance_row
-from fbp.verify.conform_case import Case, Differs
-from fbp.verify.conform_rows import ROWS
+from fbp.verify.conform.case import Case, Differs
+from fbp.verify.conform.report import conformance, conformance_row
+from fbp.verify.conform.rows import ROWS
 
 pytest_plugins = ["pytester"]
 

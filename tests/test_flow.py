@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import fbp
-from fbp.flow import Plan, diagnose, draws, grid, measure, verdict, watch
+from fbp import gradient_norms
+from fbp.flow import Plan, diagnose, draws, grid, measure, verdict
 from fbp.flow.statistics import interval, log_interval
 from fbp.flow.watched import see, watched
-from fbp.report.flow_report import run_flow
+from fbp.studies.flow_grid import run_flow
 
 SB = math.sqrt(0.05)
 TANH = {1.3: (0.8802, 0.3153), 2.5: (1.1335, 1.0640), 4.0: (1.3424, 2.1955)}
@@ -381,7 +382,7 @@ def test_watch_gives_the_norms_of_autodiff(compiled):
     key = jax.random.key(0)
     params = {"first": {"W": jax.random.normal(key, (3, 4))}, "second": [jax.random.normal(key, (4, 2))]}
     batch = jax.random.normal(key, (5, 3)), jnp.ones((5, 2))
-    found = watch(affine_loss, params, batch)
+    found = gradient_norms(affine_loss, params, batch)
     gradient = jax.grad(affine_loss)(params, batch)
     assert [leaf.path for leaf in found.leaves] == ["first/W", "second/0"]
     for path, g, p in (("first/W", gradient["first"]["W"], params["first"]["W"]),):
@@ -391,9 +392,9 @@ def test_watch_gives_the_norms_of_autodiff(compiled):
     np.testing.assert_allclose(10**found.log10_norm, total, rtol=1e-5)
     assert found.value == pytest.approx(float(affine_loss(params, batch)))
     assert [line.split()[0] for line in str(found).splitlines()] == ["leaf", "first/W", "second/0", "all"]
-    before = compiled("_gradient_norms")
-    watch(affine_loss, params, batch)
-    assert compiled("_gradient_norms") == before == 1
+    before = compiled("_leaf_norms")
+    gradient_norms(affine_loss, params, batch)
+    assert compiled("_leaf_norms") == before == 1
 
 
 def test_watch_takes_models_whole():
@@ -404,19 +405,19 @@ def test_watch_takes_models_whole():
         out = model["activation"](X @ model["W"] + model["b"][None]) * model["count"].astype("float32")[None]
         return jnp.sum(out[:, 1:]) / model["steps"], "aux"
 
-    found = watch(loss, model, jnp.ones((3, 2)), has_aux=True)
+    found = gradient_norms(loss, model, jnp.ones((3, 2)), has_aux=True)
     assert [leaf.path for leaf in found.leaves] == ["W", "b"]
     assert found["b"].relative == math.inf
     assert found["W"].zeros == 0.5
     with pytest.raises(fbp.FbpError, match="a loss is one real number"):
-        watch(lambda p, x: p * x, jnp.ones(3), jnp.ones(3))
+        gradient_norms(lambda p, x: p * x, jnp.ones(3), jnp.ones(3))
     with pytest.raises(fbp.FbpError, match="without one"):
-        watch(lambda p, x: x, {"n": 1}, jnp.ones(()))
+        gradient_norms(lambda p, x: x, {"n": 1}, jnp.ones(()))
     with pytest.raises(fbp.FbpError, match="known are W, b"):
         found["w"]
 
 
 def test_watch_sees_what_is_not_finite():
-    found = watch(lambda p, x: jnp.sum(jnp.log(p) * x), jnp.array([0.0, 1.0]), jnp.ones(2))
+    found = gradient_norms(lambda p, x: jnp.sum(jnp.log(p) * x), jnp.array([0.0, 1.0]), jnp.ones(2))
     assert not found.leaves[0].finite
     assert "not finite" in str(found)

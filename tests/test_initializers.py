@@ -7,8 +7,8 @@ import pytest
 
 import fbp
 from fbp import Activation, BatchNorm, Dense, Dropout, LayerNorm, Repeat, Residual, Serial
-from fbp.architectures import REPEAT_FROM
 from fbp.initializers import Initializer, constant, initializer, lecun_normal, mean_field, normal, orthogonal
+from fbp.networks import REPEAT_FROM
 
 FANS = (120, 80)
 

@@ -417,7 +417,8 @@ def test_theory_is_one_entry_of_the_legend():
 STUDY = """
 import sys, time
 import numpy as np
-from fbp.report import Report, script
+from fbp.report import Report
+from fbp.studies import script
 
 def study(quick, tell):
     draw = np.random.default_rng({seed})

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fbp.architectures import mlp
 from fbp.backprop import loss_value, value_and_grad
 from fbp.combinators import Serial
 from fbp.data import load
 from fbp.layers import Activation, Dense
 from fbp.losses import HalfSquaredError, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
+from fbp.networks import mlp
 
 pytestmark = pytest.mark.usefixtures("x64")
 

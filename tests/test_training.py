@@ -9,7 +9,6 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fbp.architectures import mlp
 from fbp.backprop import loss_value
 from fbp.calibration import with_population_statistics
 from fbp.combinators import Serial
@@ -17,6 +16,7 @@ from fbp.data import load
 from fbp.errors import FbpError
 from fbp.layers import Activation, Dense
 from fbp.losses import HalfSquaredError, Loss, SoftmaxCrossEntropy
+from fbp.networks import mlp
 from fbp.precision import cast
 from fbp.training import (
     Diverged,

@@ -13,9 +13,9 @@ from faulty import FlippedSign
 
 import fbp
 from fbp import Activation, Dense, Residual, Serial, verify
+from fbp.cli.builtin import EXAMPLES, GALLERY, Builtin
 from fbp.precision import cast
 from fbp.verify import slopes
-from fbp.verify.builtin import EXAMPLES, GALLERY, Builtin
 from fbp.verify.faults import FAULTS, mutants
 from fbp.verify.operations import without_rules
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 import fbp
 from fbp.initializers import Initializer, initializer
-from fbp.walk import map_layers
+from fbp.tree import map_layers
 
 UNIT = "mean_field(1, 1)"
 """Var W = 1 / fan_in and Var b = 1, for settings to scale."""

@@ -30,6 +30,30 @@ class Combinator(Layer):
         """The same combinator of other layers."""
         raise NotImplementedError
 
+    @property
+    def copies(self) -> int | None:
+        """The length of the axis of copies in front of its trees; None where there is no such axis."""
+        return None
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether its output is that of its children, each applied to the output of the one before."""
+        return False
+
+    @property
+    def mixes_examples(self) -> bool:
+        """Whether one of its children does."""
+        return any(child.mixes_examples for child in self.children)
+
+    @property
+    def homogeneous(self) -> bool:
+        """Where it is a chain of layers that are."""
+        return self.is_chain and all(child.homogeneous for child in self.children)
+
+    def without_checkpoint(self) -> Layer:
+        """The same function with every cache kept, so that caches have the network's shape."""
+        return self
+
     def split(self, tree: Any) -> tuple[Any, ...]:
         """A tree that belongs to this combinator, as one tree per child."""
         return (tree,)

@@ -66,6 +66,20 @@ class Repeat(Combinator):
         """As many copies of another block."""
         return replace(self, block=children[0])
 
+    @property
+    def copies(self) -> int:
+        """The depth."""
+        return self.depth
+
+    @property
+    def is_chain(self) -> bool:
+        """Always."""
+        return True
+
+    def without_checkpoint(self) -> "Repeat":
+        """The same loop, not cut into segments."""
+        return replace(self, checkpoint=None)
+
     def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
         """The block's parameters with a leading axis of length `depth`, each copy drawn by itself."""
         out_shapes = []

@@ -66,6 +66,11 @@ class Serial(Combinator):
         """`Serial` of other layers, for the same input."""
         return Serial(*children, shape=self.shape)
 
+    @property
+    def is_chain(self) -> bool:
+        """Always."""
+        return True
+
     def split(self, tree: Any) -> tuple[Any, ...]:
         """The tuple itself."""
         return tree

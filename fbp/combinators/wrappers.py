@@ -84,6 +84,15 @@ class Checkpoint(Combinator):
         """A checkpoint around another layer."""
         return Checkpoint(children[0])
 
+    @property
+    def is_chain(self) -> bool:
+        """Always: it is the inside."""
+        return True
+
+    def without_checkpoint(self) -> Layer:
+        """The inside."""
+        return self.inside
+
     def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
         """The inside's parameters."""
         return self.inside.init(key, shape)

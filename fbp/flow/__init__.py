@@ -6,7 +6,6 @@ from fbp.flow.measure import measure
 from fbp.flow.plan import Plan
 from fbp.flow.statistics import Interval
 from fbp.flow.verdict import Diagnosis, Verdict, diagnose, verdict
-from fbp.flow.watch import Watch, watch
 
 __all__ = [
     "Cell",
@@ -15,10 +14,8 @@ __all__ = [
     "Interval",
     "Plan",
     "Verdict",
-    "Watch",
     "diagnose",
     "grid",
     "measure",
     "verdict",
-    "watch",
 ]

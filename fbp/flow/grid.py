@@ -19,7 +19,6 @@ from fbp.flow.plan import Group, Plan
 from fbp.flow.prediction import Plain, weight_sigma
 from fbp.flow.prefixes import Networks, Readings, Setting, read
 from fbp.flow.stream import Stream, field, lines, numbers
-from fbp.flow.watched import HOMOGENEOUS
 from fbp.initializers import initializer
 
 COLUMNS = (*(f"log10_norm_{name}" for name in NORMS), *OTHERS)
@@ -119,7 +118,7 @@ def _networks(plan: Plan, kind: draws.Distribution, seeds: range) -> Networks:
 
 def _setting(plan: Plan, group: Group) -> Setting:
     rule, row = initializer(group.init), activation(group.activation)
-    rescale = row.name in HOMOGENEOUS and rule.bias_stddev == 0
+    rescale = row.homogeneous and rule.bias_stddev == 0
     gain = draws.gain(rule, plan.width)
     index = plan.activations.index(group.activation)
     return Setting(jnp.int32(index), jnp.float32(gain), jnp.float32(rule.bias_stddev), jnp.bool_(rescale))

@@ -14,12 +14,12 @@ from fbp.errors import FbpError, check_count
 from fbp.flow.curves import Flow
 from fbp.flow.prediction import plain
 from fbp.flow.spectrum import log10_singular_values
-from fbp.flow.watched import Seen, layers_of, see, watched
+from fbp.flow.watched import Seen, see, watched
 from fbp.initializers import initializer, zeros
 from fbp.layers import Activation, Dense
 from fbp.losses import Loss
+from fbp.tree import list_layers, map_layers, rebuild, roll_blocks
 from fbp.typing import Activations, Key, Layer, Params
-from fbp.walk import map_layers, rebuild, rolled
 
 EXAMPLES = 16
 
@@ -74,10 +74,10 @@ def measure(
     # Not compiled as one program: draws of equal shape are then compiled once for all networks of a study.
     params = jax.vmap(lambda key: net.init(key, X.shape[1:])[0])(keys)
     # The initializer has done its work; without it, networks of one shape share the compiled program below.
-    biased = any(isinstance(x, Dense) and initializer(x.initializer).bias_stddev > 0 for x in layers_of(net))
+    biased = any(isinstance(x, Dense) and initializer(x.initializer).bias_stddev > 0 for x in list_layers(net))
     rule = replace(zeros, bias_stddev=1.0) if biased else zeros
     shape_only = rebuild(net, lambda layer: replace(layer, initializer=rule) if isinstance(layer, Dense) else layer)
-    shape_only, params = rolled(shape_only, params, X, axis=1)
+    shape_only, params = roll_blocks(shape_only, params, X, axis=1)
     seen = _seen(shape_only, loss, params, keys, jnp.asarray(scales), X, targets)
     singular = log10_singular_values(shape_only, params, scales, X[:1]) if spectrum else None
     return _flow(net, seen, scales, singular)
@@ -135,7 +135,7 @@ def _flow(net: Layer, seen: Seen, scales: np.ndarray, singular: np.ndarray | Non
     if units is not None:
         # The first activation behind each dense layer, if one is there before the next.
         ours, number, l, saturated = [], -1, -1, nothing.copy()
-        for layer in layers_of(net):
+        for layer in list_layers(net):
             l += isinstance(layer, Dense)
             if watched(layer) is not layer and isinstance(layer, Activation):
                 number += 1

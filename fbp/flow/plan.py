@@ -58,7 +58,7 @@ class Plan:
         if self.seed < 0:
             raise FbpError(f"a seed is an integer of at least 0; received {self.seed}; use 0")
         for name in self.activations:
-            if activation(name).name == "softmax":
+            if not activation(name).elementwise:
                 raise FbpError(
                     "the activations of a grid act on each entry alone; received 'softmax'; it belongs to the loss"
                 )

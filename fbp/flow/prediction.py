@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from fbp.activations import Nonlinearity, activation
-from fbp.combinators import Checkpoint, Combinator, Repeat, Serial
+from fbp.combinators import Combinator
 from fbp.errors import FbpError
-from fbp.flow.watched import layers_of
 from fbp.initializers import Initializer, initializer
 from fbp.layers import Activation, Dense
 from fbp.theory import MeanField, mean_field
+from fbp.tree import list_layers
 from fbp.typing import Layer
 
 FOLLOWED = 256
@@ -68,7 +68,7 @@ def plain(net: Layer) -> Plain | str:
     """
     if not _is_chain(net):
         return "no theory: residual connections; fbp.theory.propagation knows some"
-    layers = layers_of(net)
+    layers = list_layers(net)
     for layer in layers:
         if not isinstance(layer, (Dense, Activation)):
             return f"no theory: {type(layer).__name__} layers; fbp.theory.propagation knows some"
@@ -91,7 +91,7 @@ def plain(net: Layer) -> Plain | str:
         return "no theory: fewer than three layers of equal width, activation and initializer"
     row, rule = links[start]
     sigma_w = weight_sigma(rule, dense[start].width)
-    if sigma_w is None or row.name == "softmax":
+    if sigma_w is None or not row.elementwise:
         return f"no theory: {row!r} with {rule.distribution} weights"
     return Plain(row, sigma_w, rule.bias_stddev, start, stop)
 
@@ -143,4 +143,4 @@ def _field(row: Nonlinearity, sigma_w: float, sigma_b: float, q: float) -> tuple
 def _is_chain(net: Layer) -> bool:
     if not isinstance(net, Combinator):
         return True
-    return isinstance(net, (Serial, Repeat, Checkpoint)) and all(_is_chain(child) for child in net.children)
+    return net.is_chain and all(_is_chain(child) for child in net.children)

@@ -38,7 +38,7 @@ class Choice(Layer):
         """dZ = dA * g_i'(Z)."""
 
         def pullback(row: Nonlinearity) -> Any:
-            return lambda Z, dA: row.pullback(row(Z) if row.keeps == "output" else Z, dA)
+            return lambda Z, dA: row.pullback(row.save(Z, row(Z)), dA)
 
         return (), jax.lax.switch(params["index"], [pullback(row) for row in self.rows], cache, dA_out)
 

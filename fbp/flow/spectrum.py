@@ -9,10 +9,9 @@ from jaxtyping import Array, Float
 
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError
-from fbp.flow.watched import layers_of
-from fbp.layers import BatchNorm, Dense
+from fbp.layers import Dense
+from fbp.tree import map_layers
 from fbp.typing import Activations, Layer, Params
-from fbp.walk import map_layers
 
 MOST = 4096
 
@@ -37,7 +36,7 @@ def log10_singular_values(
     Raises:
         FbpError: examples see one another, or the Jacobian is too large.
     """
-    if any(isinstance(layer, BatchNorm) for layer in layers_of(net)):
+    if net.mixes_examples:
         raise FbpError(
             "a Jacobian of one example needs examples that do not see one another; received a network with batch "
             "normalization; take with_population_statistics(net, ...) first, or spectrum=False"

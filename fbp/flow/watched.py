@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from fbp.activations import activation
-from fbp.combinators import Checkpoint, Combinator, Repeat, Serial
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError
 from fbp.flow.readings import (
@@ -20,13 +19,9 @@ from fbp.flow.readings import (
     see_units,
     steepest,
 )
-from fbp.initializers import initializer
-from fbp.layers import Activation, Dense, Dropout, Flatten
+from fbp.layers import Activation, Dense
+from fbp.tree import map_layers, rebuild, stack
 from fbp.typing import Activations, Cache, Key, Layer, Params, Shape, Visit
-from fbp.walk import map_layers, rebuild, stacked, unstacked
-
-HOMOGENEOUS = ("linear", "relu", "leaky_relu")
-"""The activations with g(cz) = c g(z) for c > 0."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +87,12 @@ def watched(net: Layer) -> Layer:
     Args:
         net: a network.
     """
-    rescale = homogeneous(net)
+    rescale = net.homogeneous
 
     def observer(layer: Layer) -> Layer:
         if isinstance(layer, Dense):
             return _WatchedDense(layer, rescale)
-        if isinstance(layer, Activation) and activation(layer.function).name != "softmax":
+        if isinstance(layer, Activation) and activation(layer.function).elementwise:
             return _WatchedActivation(layer)
         return layer
 
@@ -138,28 +133,4 @@ def _probe(visit: Visit) -> Any:
 
 
 def _stacked_of(kind: type, net: Layer, readings: Any) -> Any:
-    return stacked(net, map_layers(lambda layer, r: r if isinstance(layer, kind) else None, net, readings))
-
-
-def homogeneous(net: Layer) -> bool:
-    """Whether the network is dense layers without biases and activations with g(cz) = c g(z) for c > 0.
-
-    Args:
-        net: a network, freshly initialized: biases are told from the initializers.
-    """
-    if isinstance(net, Combinator):
-        return isinstance(net, (Serial, Repeat, Checkpoint)) and all(homogeneous(child) for child in net.children)
-    if isinstance(net, Dense):
-        return initializer(net.initializer).bias_stddev == 0
-    if isinstance(net, Activation):
-        return activation(net.function).name in HOMOGENEOUS
-    return isinstance(net, (Dropout, Flatten))
-
-
-def layers_of(net: Layer) -> list[Layer]:
-    """The simple layers in forward order, the copies of `Repeat` one by one.
-
-    Args:
-        net: a network.
-    """
-    return [layer for layer, _ in unstacked(net, map_layers(lambda layer: (), net))]
+    return stack(net, map_layers(lambda layer, r: r if isinstance(layer, kind) else None, net, readings))

@@ -58,13 +58,18 @@ class Dense(Layer):
         db = jnp.sum(dZ, axis=examples)
         return {"W": dW, "b": db}, dZ @ params["W"].T
 
+    @property
+    def homogeneous(self) -> bool:
+        """Where its biases are initialized to zero."""
+        return initializer(self.initializer).bias_stddev == 0
+
 
 @dataclass(frozen=True)
 class Activation(Layer):
     """A = g(Z).
 
     Attributes:
-        function: the activation function, by name or as a row of `fbp.activations`.
+        function: the activation function, by name or as a `Nonlinearity`.
     """
 
     function: Nonlinearity | str
@@ -83,7 +88,7 @@ class Activation(Layer):
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         """g(Z); keeps the one array that g' is written from, A or Z."""
         Z, A_out = A, self._g(A)
-        return A_out, A_out if self._g.keeps == "output" else Z
+        return A_out, self._g.save(Z, A_out)
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
         """dZ = dA * g'(Z)."""
@@ -96,7 +101,12 @@ class Activation(Layer):
 
     def recompute(self, params: Params, cache: Cache) -> Activations:
         """A, from what is kept."""
-        return cache if self._g.keeps == "output" else self._g(cache)
+        return cache if self._g.saves == "output" else self._g(cache)
+
+    @property
+    def homogeneous(self) -> bool:
+        """Where its function is."""
+        return self._g.homogeneous
 
 
 @dataclass(frozen=True)
@@ -160,6 +170,11 @@ class Dropout(Layer):
         """dA_in = dA * mask / (1 - rate), with the same mask."""
         return (), dA_out if cache is None else self._drop(dA_out, cache)
 
+    @property
+    def homogeneous(self) -> bool:
+        """Always: it multiplies each entry by a constant."""
+        return True
+
     def _drop(self, A: Array, mask: Array) -> Array:
         return jnp.where(mask, A / (1 - self.rate), jnp.zeros_like(A))
 
@@ -189,3 +204,8 @@ class Flatten(Layer):
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
         """The cotangent in the shape of the input."""
         return (), dA_out.reshape(dA_out.shape[0], *cache.shape)
+
+    @property
+    def homogeneous(self) -> bool:
+        """Always: it moves entries."""
+        return True

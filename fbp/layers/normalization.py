@@ -108,6 +108,11 @@ class BatchNorm(_Normalization):
     an `Affine` one. Ioffe & Szegedy (2015), Algorithms 1 and 2.
     """
 
+    @property
+    def mixes_examples(self) -> bool:
+        """Always: through the statistics of the batch."""
+        return True
+
     def _axes(self, ndim: int) -> tuple[int, ...]:
         return tuple(range(ndim - 1))
 

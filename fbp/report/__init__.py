@@ -5,16 +5,6 @@ from fbp.report.figures import Curve, curves, panels
 from fbp.report.images import digits
 from fbp.report.look import style
 from fbp.report.rerun import Repetition, rerun
-from fbp.report.script import script
-from fbp.report.sections import (
-    comparison_tables,
-    flow_figure,
-    flow_records,
-    flow_table,
-    flow_verdicts,
-    hidden_verdict,
-    theory_rate,
-)
 from fbp.report.write import check_target, write
 
 __all__ = [
@@ -27,18 +17,10 @@ __all__ = [
     "Table",
     "Text",
     "check_target",
-    "comparison_tables",
     "curves",
     "digits",
-    "flow_figure",
-    "flow_records",
-    "flow_table",
-    "flow_verdicts",
-    "hidden_verdict",
     "panels",
     "rerun",
-    "script",
     "style",
-    "theory_rate",
     "write",
 ]

@@ -24,8 +24,6 @@ from fbp.theory.quadrature import (
     row,
 )
 
-_HOMOGENEOUS = ("linear", "relu", "leaky_relu")
-
 
 def check_sigmas(sigma_w: float, sigma_b: float) -> None:
     """Refuse standard deviations that are none."""
@@ -119,7 +117,7 @@ def length_slope(activation: Nonlinearity, sigma_w: float, q: float) -> float:
 @lru_cache(maxsize=256)
 def homogeneous_slope(activation: Nonlinearity) -> float | None:
     """The slope a of an activation that is z above 0 and a z below; None for any other."""
-    if activation.name not in _HOMOGENEOUS:
+    if not activation.homogeneous:
         return None
     return float(derivative_of(activation)(np.array([-1.0]))[0])
 

@@ -53,9 +53,9 @@ def row(activation: str | Nonlinearity) -> Nonlinearity:
         FbpError: the name is unknown, or the activation is softmax.
     """
     found = activations(activation)
-    if found.name == "softmax":
+    if not found.elementwise:
         raise FbpError(
-            "mean-field theory needs an activation that acts on each entry alone; received 'softmax', whose outputs "
+            f"mean-field theory needs an activation that acts on each entry alone, received {found!r}, whose outputs "
             "depend on the whole layer; softmax_head has what is known of an output layer"
         )
     return found
@@ -76,8 +76,7 @@ def derivative_of(row: Nonlinearity) -> Function:
 
     def derivative(Z: Floats) -> Floats:
         with jax.enable_x64(True):
-            Zs = jnp.asarray(Z, jnp.float64)
-            return np.asarray(row.pullback(row(Zs) if row.keeps == "output" else Zs, jnp.ones_like(Zs)))
+            return np.asarray(row.slope(jnp.asarray(Z, jnp.float64)))
 
     return derivative
 

@@ -12,8 +12,8 @@ from fbp.layers import Affine, BatchNorm
 from fbp.losses import Loss
 from fbp.training.inputs import prepared
 from fbp.training.step import Metrics, measure
+from fbp.tree import rebuild
 from fbp.typing import Activations, Layer, Params
-from fbp.walk import rebuild
 
 
 class Evaluation(NamedTuple):
@@ -99,7 +99,7 @@ def batches(
 
 
 def summed(loss: Loss, metrics: Metrics) -> Totals:
-    """The totals of all batches, from their metrics, stacked."""
+    """The totals of all batches, from their metrics, stack."""
     per_batch = metrics.loss * metrics.examples if loss.reduction == "mean" else metrics.loss
     return Totals(jnp.sum(per_batch), None if metrics.correct is None else jnp.sum(metrics.correct))
 

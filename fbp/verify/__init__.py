@@ -1,8 +1,8 @@
 """Gradients verified: three judges, equation by equation, and what a gradient costs beside `jax.grad`."""
 
+from fbp.cost import Cost, CostComparison, Timed, compare_cost, compiled
 from fbp.verify.comparison import Comparison, LeafComparison, compare
 from fbp.verify.conform import Conformance, conformance
-from fbp.verify.cost import Cost, CostComparison, Timed, compare_cost, compiled
 from fbp.verify.gradients import assert_gradient, gradient
 from fbp.verify.measures import LeafDifference, differences
 from fbp.verify.mutations import MutantVerdict, MutationReport, mutate

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from fbp.backprop import check_batch, value_and_grad
+from fbp.cost import CostComparison, compare_cost, compiled
 from fbp.losses import Loss
 from fbp.typing import Activations, Key, Layer, Params
-from fbp.verify.cost import CostComparison, compare_cost, compiled
 from fbp.verify.hints import hint
 from fbp.verify.judges import by_autodiff, point
 from fbp.verify.measures import LeafDifference, difference, differences

@@ -17,6 +17,7 @@ from jaxtyping import Array
 from fbp.combinators import Combinator, Repeat
 from fbp.layers import Activation, Dense
 from fbp.losses import Loss
+from fbp.tree import instrument, map_layers, unstack
 from fbp.typing import Activations, Cache, Key, Layer, Params
 from fbp.verify.faults import FaultyLayer
 from fbp.verify.hints import hint
@@ -26,7 +27,6 @@ from fbp.verify.opinion import Opinion
 from fbp.verify.result import EquationVerdict, LeafVerdict
 from fbp.verify.rounding import DRAWS, Allowance, distance, in_float64, moved, norm, on_host
 from fbp.verify.structure import by_path, is_floating
-from fbp.walk import map_layers, observed, unstacked
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def points(
     """
     params, X, Y, weights = on_host((params, X, Y, weights))
     Z, met, cotangents = on_host(_met(net, loss, params, X, Y, weights, key))
-    found = unstacked(net, map_layers(lambda layer, p, m, d: (p, m, d), net, params, met, cotangents))
+    found = unstack(net, map_layers(lambda layer, p, m, d: (p, m, d), net, params, met, cotangents))
     layers = tuple(Point(p, A, layer_key, _in_range(dA, A.dtype)) for _, (p, (A, layer_key, _), dA) in found)
     return Points(layers, Z, Y, weights)
 
@@ -99,7 +99,7 @@ def equations(net: Layer, loss: Loss, params: Params, at: Points, seed: int = 0)
     """
     found = []
     l = 0
-    for i, ((layer, _), point) in enumerate(zip(unstacked(net, on_host(params)), at.layers, strict=True)):
+    for i, ((layer, _), point) in enumerate(zip(unstack(net, on_host(params)), at.layers, strict=True)):
         l += isinstance(_bare(layer), Dense)
         found += [
             EquationVerdict(f"{i} {_name(layer)}", _quantity(layer, path, l), leaf)
@@ -115,7 +115,7 @@ def _met_in_float64(
 ) -> Any:
     def value(deltas: Any) -> Array:
         joined = map_layers(lambda layer, p, d: (p, d), net, params, deltas)
-        return loss.value(observed(net, _Met).forward(joined, X, key)[0], Y, weights)
+        return loss.value(instrument(net, _Met).forward(joined, X, key)[0], Y, weights)
 
     return jax.grad(value)(deltas)
 
@@ -123,7 +123,7 @@ def _met_in_float64(
 @partial(jax.jit, static_argnums=0)
 def _forward(net: Layer, params: Params, X: Array, key: Key | None) -> tuple[Array, Any]:
     without = map_layers(lambda layer, p: (p, None), net, params)
-    return observed(net, _Met).forward(without, X, key)
+    return instrument(net, _Met).forward(without, X, key)
 
 
 def _met(

@@ -227,7 +227,8 @@ def _wrong_mask(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -
 
 def _derivative_elsewhere(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
     g = activation(layer.function)
-    return (), g.pullback(A if g.keeps == "output" else g(A), dA)
+    # A_in is Z: what is saved of g(Z) and Z in this order is the other array.
+    return (), g.pullback(g.save(g(A), A), dA)
 
 
 def _missing_derivative(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
@@ -333,12 +334,12 @@ FAULTS = {
         Fault(
             "wrong mask",
             "the kink's mask lets zeros through, A >= 0 for A > 0",
-            _in_activation(lambda g: g.name in ("relu", "leaky_relu", "elu", "selu"), _wrong_mask),
+            _in_activation(lambda g: g.kinks == (0.0,) and g.saves == "output", _wrong_mask),
         ),
         Fault(
             "derivative elsewhere",
             "g' written for A is taken at Z, or the other way round",
-            _in_activation(lambda g: g.name not in ("linear", "softmax"), _derivative_elsewhere),
+            _in_activation(lambda g: g.elementwise and g.name != "linear", _derivative_elsewhere),
         ),
         Fault(
             "missing derivative",

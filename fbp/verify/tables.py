@@ -13,9 +13,9 @@ from fbp.verify.opinion import JUDGES, worst
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fbp.cost import CostComparison
     from fbp.verify.comparison import Comparison
-    from fbp.verify.conform import Conformance
-    from fbp.verify.cost import CostComparison
+    from fbp.verify.conform.report import Conformance
     from fbp.verify.mutations import MutationReport
     from fbp.verify.result import EquationVerdict, LeafVerdict, Verification
 

@@ -13,8 +13,8 @@ from fbp.flow import Cell, Flow, Plan, grid
 from fbp.flow.grid import TABLE
 from fbp.flow.verdict import Diagnosis
 from fbp.report.document import Report, Section, Table, Text
-from fbp.report.sections import flow_figure
 from fbp.report.write import check_target, write
+from fbp.studies.flows import flow_figure
 
 _QUICK = {"depths": (5, 10), "width": 64, "seeds": 8}
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class NetworkConfig:
     """What network to build."""
 
     layers: str = "784,128,64,10"
@@ -45,7 +45,7 @@ class Recipe:
         Raises:
             FbpError: a width, a name or a number of activations does not fit.
         """
-        from fbp.architectures import mlp
+        from fbp.networks import mlp
 
         found = names(self.activation)
         return mlp(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from fbp.verify.conform_case import Case, Differs, Leaves, Unavailable, not_finite
+from fbp.verify.conform.case import Case, Differs, Leaves, Unavailable, not_finite
 
 Outcome = tuple[Literal["PASS", "NOTE"], str]
 

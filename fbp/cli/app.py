@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Group, Parameter
 
+from fbp.config import NetworkConfig
 from fbp.errors import FbpError
-from fbp.recipes import Recipe
 
 if TYPE_CHECKING:
     from fbp.data import Dataset
@@ -25,8 +25,8 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-Network = Annotated[Recipe, Parameter(name="*", group=Group("Network", sort_key=1))]
-_DEFAULT = Recipe()
+Network = Annotated[NetworkConfig, Parameter(name="*", group=Group("Network", sort_key=1))]
+_DEFAULT = NetworkConfig()
 
 
 @app.command
@@ -44,8 +44,8 @@ def report(*, out: Path = Path("fbp-report"), data_dir: Path | None = None, seed
     """
     from fbp.data import load
     from fbp.report import check_target, write
-    from fbp.report.overview import overview
-    from fbp.report.script import announce, typed
+    from fbp.studies.overview import overview
+    from fbp.studies.script import announce, typed
     from fbp.terminal import telling
 
     check_target(out)
@@ -94,9 +94,9 @@ def flow(
     quick
         A small grid, for a first look.
     """
-    from fbp.recipes import integers, names
-    from fbp.report.flow_report import run_flow
-    from fbp.report.script import announce, typed
+    from fbp.config import integers, names
+    from fbp.studies.flow_grid import run_flow
+    from fbp.studies.script import announce, typed
     from fbp.terminal import telling
 
     grid = integers("depth", depth), names(activation), names(init)
@@ -213,7 +213,7 @@ def verify(
     json
         Print JSON instead of tables.
     """
-    from fbp.verify.command import verify_builtin, verify_mutants, verify_target
+    from fbp.cli.verify import verify_builtin, verify_mutants, verify_target
 
     if target is None:
         given = [name for name, value in (("--loss", loss), ("--args", args), ("--reference", reference)) if value]
@@ -308,7 +308,7 @@ def _print_training(fitted: "Fitted", tested: "Evaluation", as_json: bool) -> No
     print(f"test loss {tested.loss:.4f}{accuracy}")
 
 
-def _data(folder: Path | None, network: Recipe) -> "Dataset":
+def _data(folder: Path | None, network: NetworkConfig) -> "Dataset":
     """The data, once the network is known to be sound: a slip in its words is told before anything is read."""
     from fbp.data import load
 

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from fbp.architectures import mlp
+from fbp.config import NetworkConfig
 from fbp.data import Dataset
 from fbp.flow import Flow, measure
-from fbp.recipes import Recipe
+from fbp.networks import mlp
 from fbp.report.document import Figure, Report, Section, Table, Text
 from fbp.report.figures import Curve, curves
 from fbp.report.images import digits
-from fbp.report.sections import (
+from fbp.studies.flows import (
     comparison_tables,
     flow_figure,
     flow_records,
@@ -67,7 +67,7 @@ def overview(
         command: what remakes the report.
         tell: called with a line about what happens next.
     """
-    recipe = Recipe(seed=seed)
+    recipe = NetworkConfig(seed=seed)
     tell("comparing the hand-written gradient with jax.grad")
     comparison = _compared(recipe, data)
     tell(f"training 784-128-64-10 on {len(data.train_X):,} digits, once with each gradient")
@@ -104,12 +104,12 @@ def overview(
     )
 
 
-def _compared(recipe: Recipe, data: Dataset) -> Comparison:
+def _compared(recipe: NetworkConfig, data: Dataset) -> Comparison:
     X, Y = jnp.asarray(data.train_X[:128]), jnp.asarray(data.train_Y[:128])
     return compare(recipe.network(), recipe.objective(), recipe.parameters(X), X, Y)
 
 
-def _trained(recipe: Recipe, data: Dataset) -> _Training:
+def _trained(recipe: NetworkConfig, data: Dataset) -> _Training:
     net, loss = recipe.network(), recipe.objective()
     params = recipe.parameters(jnp.asarray(data.train_X[:256]))
     run = partial(
@@ -131,7 +131,7 @@ def _flows(data: Dataset, seed: int, tell: Callable[[str], None]) -> _Flows:
         if (activation, init, depth) not in found:
             tell(f"measuring gradient norms: {activation}, {init}, depth {depth}")
             net = mlp((784,) + (WIDTH,) * depth + (10,), activation, init, repeat=True)
-            found[activation, init, depth] = measure(net, X, Y, Recipe().objective(), seeds=SEEDS, seed=seed)
+            found[activation, init, depth] = measure(net, X, Y, NetworkConfig().objective(), seeds=SEEDS, seed=seed)
         return found[activation, init, depth]
 
     pairs = (("sigmoid", "glorot_normal"), ("tanh", "glorot_normal"), ("relu", "he_normal"))

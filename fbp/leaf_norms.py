@@ -1,4 +1,4 @@
-"""Gradient norms of any JAX loss, leaf by leaf: Flax, Equinox, plain functions. By autodiff, as they are not ours."""
+"""Gradient norms of any JAX loss, leaf by leaf: Flax, Equinox, plain functions. Autodiff computes these gradients."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Watch:
+class LeafNorms:
     """The gradient norms of one loss at one batch; a table by `str`.
 
     Attributes:
@@ -95,20 +95,20 @@ class Watch:
         return "\n".join(line.rstrip() for line in lines)
 
 
-def watch(loss_fn: Callable[..., Any], params: Any, batch: Any, has_aux: bool = False) -> Watch:
+def gradient_norms(loss_fn: Callable[..., Any], params: Any, *data: Any, has_aux: bool = False) -> LeafNorms:
     """The norm of the gradient at every leaf of the parameters, also relative to the parameter.
 
     A function that is given again is not compiled again.
 
     Args:
-        loss_fn: any function (params, batch) -> loss that JAX can differentiate, a scalar.
+        loss_fn: any function (params, *data) -> loss that JAX can differentiate, a scalar.
         params: a pytree; leaves that are no floating-point arrays (functions, integers) are left as they are, so that
             an Equinox model or a Flax state may stand here whole.
-        batch: what the loss takes beside them.
+        data: what the loss takes beside them.
         has_aux: whether the loss returns (loss, something).
 
     Returns:
-        A `Watch`.
+        A `LeafNorms`.
 
     Raises:
         FbpError: the loss is no scalar, or there is no floating-point array among the parameters.
@@ -123,10 +123,10 @@ def watch(loss_fn: Callable[..., Any], params: Any, batch: Any, has_aux: bool = 
     fixed = tuple(None if isinstance(leaf, jax.Array) else leaf for leaf in rest)
     try:
         hash((loss_fn, fixed))
-        run = _gradient_norms_compiled
+        run = _leaf_norms_compiled
     except TypeError:
-        run = _gradient_norms
-    value, readings = run(loss_fn, treedef, differentiable, fixed, has_aux, arrays, traced, batch)
+        run = _leaf_norms
+    value, readings = run(loss_fn, treedef, differentiable, fixed, has_aux, arrays, traced, data)
     paths = [path for (path, _), mine in zip(with_paths, differentiable, strict=True) if mine]
     leaves = [
         Leaf(
@@ -139,10 +139,10 @@ def watch(loss_fn: Callable[..., Any], params: Any, batch: Any, has_aux: bool = 
         )
         for path, array, reading in zip(paths, arrays, readings, strict=True)
     ]
-    return Watch(float(value), tuple(leaves))
+    return LeafNorms(float(value), tuple(leaves))
 
 
-def _gradient_norms(
+def _leaf_norms(
     loss_fn: Callable[..., Any],
     treedef: Any,
     differentiable: tuple[bool, ...],
@@ -150,7 +150,7 @@ def _gradient_norms(
     has_aux: bool,
     arrays: Sequence[Array],
     traced: Sequence[Array],
-    batch: Any,
+    data: tuple[Any, ...],
 ) -> tuple[Array, list[tuple[Array, ...]]]:
     def loss(arrays: Sequence[Array]) -> Array:
         mine, others, kept = iter(arrays), iter(traced), iter(fixed)
@@ -158,7 +158,7 @@ def _gradient_norms(
         for is_mine in differentiable:
             leaf = next(mine) if is_mine else next(kept)
             leaves.append(next(others) if not is_mine and leaf is None else leaf)
-        out = loss_fn(jax.tree_util.tree_unflatten(treedef, leaves), batch)
+        out = loss_fn(jax.tree_util.tree_unflatten(treedef, leaves), *data)
         out = jnp.asarray(out[0] if has_aux else out)
         if out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
             raise FbpError(
@@ -175,7 +175,7 @@ def _gradient_norms(
     return value, readings
 
 
-_gradient_norms_compiled = jax.jit(_gradient_norms, static_argnums=(0, 1, 2, 3, 4))
+_leaf_norms_compiled = jax.jit(_leaf_norms, static_argnums=(0, 1, 2, 3, 4))
 
 
 def _is_float(leaf: Any) -> bool:

@@ -4,12 +4,12 @@ import json
 
 from rich.console import Console
 
+from fbp.cli.builtin import GALLERY, Builtin, builtin
+from fbp.cli.loading import arguments, load
 from fbp.errors import FbpError
 from fbp.terminal import telling
-from fbp.verify.builtin import GALLERY, Builtin, builtin
-from fbp.verify.conform import conformance
+from fbp.verify.conform.report import conformance
 from fbp.verify.gradients import gradient
-from fbp.verify.loading import arguments, load
 from fbp.verify.mutations import mutate
 from fbp.verify.networks import network
 from fbp.verify.operations import vjp

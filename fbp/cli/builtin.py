@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbp.activations import activation
-from fbp.architectures import mlp
 from fbp.combinators import Checkpoint, Repeat, Residual, Serial
 from fbp.layers import Activation, Affine, BatchNorm, Dense, Dropout, LayerNorm, RMSNorm
 from fbp.losses import HalfSquaredError, Loss, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
+from fbp.networks import mlp
 from fbp.precision import cast
 from fbp.typing import Layer
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import jax
 
 from fbp.errors import raised, unknown_name
-from fbp.verify.conform_case import Case, Differs, Unavailable
-from fbp.verify.conform_rows import ROWS
+from fbp.verify.conform.case import Case, Differs, Unavailable
+from fbp.verify.conform.rows import ROWS
 from fbp.verify.result import Printable
 
 Verdict = Literal["PASS", "FAIL", "NOTE", "SKIP"]
@@ -32,7 +32,7 @@ class Row:
     """One property of a gradient rule.
 
     Attributes:
-        name: the property; a key of `fbp.verify.conform_rows.ROWS`.
+        name: the property; a key of `fbp.verify.conform.rows.ROWS`.
         verdict: PASS, FAIL, NOTE (a measurement that nothing is asked of) or SKIP.
         detail: what was measured; what failed, and the remedy; why it was skipped.
     """
@@ -95,7 +95,7 @@ def conformance(op: Callable[..., Any], *args: Any) -> Conformance:
             Python integers, strings and the like, and what `op.nondiff_argnums` names, are constants.
 
     Returns:
-        One row per property, in the order of `fbp.verify.conform_rows.ROWS`.
+        One row per property, in the order of `fbp.verify.conform.rows.ROWS`.
 
     Raises:
         FbpError: there is no floating argument.
@@ -109,7 +109,7 @@ def conformance_row(name: str, op: Callable[..., Any], *args: Any) -> Row:
     """One row of `conformance`, and no other.
 
     Args:
-        name: which; a key of `fbp.verify.conform_rows.ROWS`.
+        name: which; a key of `fbp.verify.conform.rows.ROWS`.
         op: as in `conformance`.
         *args: as in `conformance`.
 
