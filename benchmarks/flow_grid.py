@@ -85,7 +85,7 @@ def agreement(activation: str, depth: int, width: int) -> dict[str, float]:
     net = fbp.mlp((width,) * (depth + 1), activation, "he_normal")
     key = jax.random.split(jax.random.key(0), 1)[0]
     X = standard_inputs(net, 0)
-    flow = fbp.flow.measure(net, X, seeds=1)
+    flow = fbp.flow.measure(net, X=X, seeds=1)
     params, shape = net.init(key, X.shape[1:])
     dZ = jax.random.normal(key, (len(X), *shape))
     theirs = flow_torch.network(activation, "he_normal", depth, width)

@@ -15,7 +15,7 @@ VARIANCES = {"lecun_normal": "1/n", "he_normal": "2/n"}
 WIDTH = 128
 
 
-def study(quick, tell) -> Report:
+def study(quick, progress) -> Report:
     """Every activation with two variances of the weights, at one depth."""
     depth, seeds = (16, 8) if quick else (50, 20)
     digits = fbp.data.load()
@@ -26,9 +26,9 @@ def study(quick, tell) -> Report:
         for family, activations in FAMILIES.items():
             panel = flows.setdefault(f"{family}, {variance}", {})
             for activation in activations[:2] if quick else activations:
-                tell(f"{activation}, {variance}")
+                progress(f"{activation}, {variance}")
                 net = fbp.mlp((784,) + (WIDTH,) * depth + (10,), activation, init, repeat=True)
-                panel[activation] = fbp.flow.measure(net, X, Y, fbp.SoftmaxCrossEntropy(), seeds=seeds)
+                panel[activation] = fbp.flow.measure(net, fbp.SoftmaxCrossEntropy(), X, Y, seeds=seeds)
 
     verdicts = {(panel, name): hidden_verdict(flow) for panel, each in flows.items() for name, flow in each.items()}
     stable = [f"{name} ({panel.split(', ')[1]})" for (panel, name), v in verdicts.items() if v.kind == "stable"]

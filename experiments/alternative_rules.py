@@ -161,11 +161,11 @@ def align(rule, epochs, X, Y, seeds):
     return np.stack(descend(epoch, look, state, epochs, len(X), BATCH, [(0.1, seed) for seed in range(seeds)]), axis=-1)
 
 
-def alignment(epochs, seeds, X, Y, tell):
+def alignment(epochs, seeds, X, Y, progress):
     """The deep rules: their section, their records and a finding."""
     runs = {}
     for rule in DEEP_RULES:
-        tell(f"training by {rule}")
+        progress(f"training by {rule}")
         runs[rule] = align(rule, epochs, X, Y, seeds)
     t = np.arange(epochs + 1)
 
@@ -220,7 +220,7 @@ def alignment(epochs, seeds, X, Y, tell):
     return Section("Deeper networks, other matrices", blocks), records, finding
 
 
-def study(quick, tell) -> Report:
+def study(quick, progress) -> Report:
     """Both rules from the same weights, at a modest and at a large learning rate."""
     epochs, seeds, rates = (5, 2, (0.5, 4.0)) if quick else (20, 5, (0.5, 4.0))
     digits = fbp.data.load()
@@ -228,10 +228,10 @@ def study(quick, tell) -> Report:
 
     records = []
     for rule in RULES:
-        tell(f"training by {rule}")
+        progress(f"training by {rule}")
         records += train(rule, rates, epochs, X, Y, seeds)
 
-    deeper, deep_records, deep_finding = alignment(epochs, seeds, X, jnp.asarray(digits.train_Y[:2000]), tell)
+    deeper, deep_records, deep_finding = alignment(epochs, seeds, X, jnp.asarray(digits.train_Y[:2000]), progress)
 
     def over_epochs(column: str, rule: str, rate: float) -> np.ndarray:
         found = [r[column] for r in records if r["rule"] == rule and r["rate"] == rate]

@@ -39,7 +39,7 @@ def predicted(widths, m):
     return forward, forward + backward, 4 * m * sum(widths[1:])
 
 
-def study(quick, tell) -> Report:
+def study(quick, progress) -> Report:
     """Networks of several shapes; counts, not timings, so that nothing wobbles."""
     networks = NETWORKS[:4] if quick else NETWORKS
     records = []
@@ -47,7 +47,7 @@ def study(quick, tell) -> Report:
         for m in BATCHES:
             for activation in ("linear", "relu", "tanh"):
                 name = "-".join(map(str, widths)) if len(widths) < 6 else f"{widths[0]} x {len(widths) - 1}"
-                tell(f"{name}, batch {m}, {activation}")
+                progress(f"{name}, batch {m}, {activation}")
                 found, expected = measured(widths, m, activation), predicted(widths, m)
                 labels = ("forward", "gradient", "memory")
                 records.append(

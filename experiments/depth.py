@@ -10,7 +10,7 @@ NETWORKS = (("sigmoid", "glorot_normal"), ("tanh", "glorot_normal"), ("relu", "h
 WIDTH = 128
 
 
-def study(quick, tell) -> Report:
+def study(quick, progress) -> Report:
     """Four networks at several depths, the same batch of digits through all of them."""
     depths, seeds = ((8, 32), 8) if quick else ((8, 32, 128), 20)
     digits = fbp.data.load()
@@ -20,9 +20,9 @@ def study(quick, tell) -> Report:
     for activation, init in NETWORKS:
         flows[f"{activation}, {init}"] = {}
         for depth in depths:
-            tell(f"{activation}, {init}, depth {depth}")
+            progress(f"{activation}, {init}, depth {depth}")
             net = fbp.mlp((784,) + (WIDTH,) * depth + (10,), activation, init, repeat=True)
-            measured = fbp.flow.measure(net, X, Y, fbp.SoftmaxCrossEntropy(), seeds=seeds)
+            measured = fbp.flow.measure(net, fbp.SoftmaxCrossEntropy(), X, Y, seeds=seeds)
             flows[f"{activation}, {init}"][f"depth {depth}"] = measured
 
     deepest = {name: hidden_verdict(each[f"depth {depths[-1]}"]) for name, each in flows.items()}

@@ -12,7 +12,7 @@ INITIALIZERS = ("normal(0.01)", "lecun_normal", "glorot_normal", "he_normal", "o
 WIDTH = 128
 
 
-def study(quick, tell) -> Report:
+def study(quick, progress) -> Report:
     """Named initializers at one depth, then the scale of the weights as a continuous dial."""
     depth, seeds = (16, 8) if quick else (64, 20)
     digits = fbp.data.load()
@@ -24,16 +24,16 @@ def study(quick, tell) -> Report:
     for activation in ACTIVATIONS:
         flows[activation] = {}
         for init in INITIALIZERS:
-            tell(f"{activation}, {init}")
+            progress(f"{activation}, {init}")
             net = fbp.mlp(widths, activation, init, repeat=True)
-            flows[activation][init] = fbp.flow.measure(net, X, Y, loss, seeds=seeds)
+            flows[activation][init] = fbp.flow.measure(net, loss, X, Y, seeds=seeds)
 
     variances = np.linspace(0.5, 4.0, 8 if quick else 15)
     dial = {}
     for activation in ACTIVATIONS:
-        tell(f"{activation}, n Var W from {variances[0]} to {variances[-1]}")
+        progress(f"{activation}, n Var W from {variances[0]} to {variances[-1]}")
         net = fbp.mlp(widths, activation, "lecun_normal", repeat=True)
-        dial[activation] = fbp.flow.measure(net, X, Y, loss, seeds=max(seeds // 2, 4), scales=np.sqrt(variances))
+        dial[activation] = fbp.flow.measure(net, loss, X, Y, seeds=max(seeds // 2, 4), scales=np.sqrt(variances))
 
     def rates(flow):
         theory = [theory_rate(flow, i) or np.nan for i in range(len(variances))]

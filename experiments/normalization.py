@@ -32,7 +32,7 @@ def networks(depth) -> dict[str, tuple[fbp.Layer, dict[str, Any]]]:
     }
 
 
-def study(quick, tell) -> Report:
+def study(quick, progress) -> Report:
     """Six networks of one depth: measured norms of dZ over layers, and what mean-field theory says."""
     depth, seeds = (12, 10) if quick else (32, 40)
     draw = np.random.default_rng(0).standard_normal((EXAMPLES, WIDTH))
@@ -40,8 +40,8 @@ def study(quick, tell) -> Report:
     X = jnp.asarray(draw / np.sqrt(2 * np.mean(draw**2, axis=1, keepdims=True)), jnp.float32)
     found, totals, rows, records = {}, {}, [], []
     for name, (net, asked) in networks(depth).items():
-        tell(name)
-        flow = fbp.flow.measure(net, X, seeds=seeds)
+        progress(name)
+        flow = fbp.flow.measure(net, X=X, seeds=seeds)
         batch = EXAMPLES if asked["norm"] == "batch" else None
         theory = fbp.theory.propagation("relu", 2**0.5, depth=depth, batch=batch, **asked)
         # Mean-field theory predicts the mean of ||dZ||^2; the interval is that of its root, in decades.

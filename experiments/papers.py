@@ -14,11 +14,11 @@ from fbp.studies import script
 COLUMNS = ("claim", "quantity", "stated", "theory", "measured", "95 % interval", "networks", "verdict")
 
 
-def study(quick, tell) -> Report:
+def study(quick, progress) -> Report:
     """Every row of the table of published numbers, measured on random networks."""
     found: dict[str, tuple[Row, ...]] = {}
     for title, rows in GROUPS.items():
-        tell(title)
+        progress(title)
         found[title] = tuple(rows(quick))
     rows = [row for group in found.values() for row in group]
 

@@ -30,14 +30,14 @@ def chi_map(variances_w, variances_b, layers=200):
     return variances_w * fbp.theory.slope_moment("tanh", q)
 
 
-def study(quick, tell) -> Report:
+def study(quick, progress) -> Report:
     """chi_1 over sigma_w^2 and sigma_b^2 by theory, and the measured rate along lines of equal sigma_b."""
     depth, seeds = (20, 6) if quick else (30, 20)
     variances_w = np.linspace(0.5, 4.0, 6 if quick else 15)
     variances_b = (0.0, 0.05, 0.3) if quick else (0.0, 0.01, 0.05, 0.1, 0.3)
     lines, rows, records = {}, [], []
     for b in variances_b:
-        tell(f"sigma_b^2 = {b}")
+        progress(f"sigma_b^2 = {b}")
         value, low, high, flow = measured_chi(b**0.5, np.sqrt(variances_w), depth, seeds)
         theory = np.array([fbp.theory.mean_field("tanh", w**0.5, b**0.5).chi_1 for w in variances_w])
         lines[b] = (value, low, high, theory)
@@ -46,7 +46,7 @@ def study(quick, tell) -> Report:
         rows.append((b, edge, crossing, float(np.max(np.abs(value / theory - 1)))))
         records += flow.records(sigma_b2=b)
     fine_w, fine_b = np.linspace(0.3, 4.2, 40), np.linspace(0.0, 0.35, 15)
-    tell("theory")
+    progress("theory")
     chi = chi_map(fine_w, fine_b[:, None])
     inside = np.mean([(low <= t) & (t <= high) for _, low, high, t in lines.values()])
     findings = (

@@ -60,14 +60,14 @@ def train(options, epochs, X, Y, seeds):
     return [x.reshape(len(RATES), seeds, *x.shape[1:]) for x in found]
 
 
-def study(quick, tell) -> Report:
+def study(quick, progress) -> Report:
     """Two sick networks, and six that differ from one of them in one respect."""
     epochs, examples, seeds = (3, 1000, 1) if quick else (15, 3000, 2)
     digits = fbp.data.load()
     X, Y = jnp.asarray(digits.train_X[:examples]), jnp.asarray(digits.train_Y[:examples])
     runs, best = {}, {}
     for name, options in NETWORKS.items():
-        tell(name)
+        progress(name)
         runs[name] = train(options, epochs, X, Y, seeds)
         last = np.median(runs[name][0][:, :, -1], axis=1)
         best[name] = int(np.argmin(np.where(np.isfinite(last), last, np.inf)))

@@ -32,13 +32,13 @@ def networks(depth):
     return found | {"Fixup-like": (chain(depth, fbp.Residual(fixup)), None)}
 
 
-def study(quick, tell) -> Report:
+def study(quick, progress) -> Report:
     """Six kinds of branches at one depth: the gain of the whole network, and what reaches the weights."""
     depth, seeds = (16, 10) if quick else (64, 60)
     streams, weights, rows, records = {}, {}, [], []
     blocks = np.arange(1, depth + 1)
     for name, (net, alpha) in networks(depth).items():
-        tell(name)
+        progress(name)
         flow = fbp.flow.measure(net, seeds=seeds)
         last = flow.interval("dA", mean="arithmetic").mean[-1]
         # dZ of the first and dA of the last dense layer lie on the skip path; the layers between lie in the branches.

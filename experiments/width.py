@@ -9,16 +9,16 @@ from fbp.report import Curve, Figure, Report, Section, Table, Text, curves
 from fbp.studies import script
 
 
-def study(quick, tell) -> Report:
+def study(quick, progress) -> Report:
     """The spread of log ||dZ_1||^2 over networks of several widths; the change of the logits in one step."""
     depth, seeds = (10, 60) if quick else (20, 300)
     widths = (16, 32, 64) if quick else (16, 32, 64, 128, 256)
     rows, halves, records = [], [], []
     for width in widths:
-        tell(f"width {width}")
+        progress(f"width {width}")
         net = fbp.mlp((width,) * (depth + 1), "relu", "he_normal", repeat=True)
         # One example: the norm over a batch of independent cotangents would average over them.
-        flow = fbp.flow.measure(net, jnp.ones((1, width)), seeds=seeds)
+        flow = fbp.flow.measure(net, X=jnp.ones((1, width)), seeds=seeds)
         logs = 2 * np.log(10) * np.asarray(flow.log10.dZ, np.float64)[0]
         gains = (logs[:, 0] - logs[:, -1])[np.isfinite(logs).all(axis=1)]
         variance = gains.var(ddof=1)
@@ -38,7 +38,7 @@ def study(quick, tell) -> Report:
         )
         records += flow.records(width=width)
     slope, of_law = (float(np.polyfit(np.log(widths), np.log([row[i] for row in rows]), 1)[0]) for i in (1, 3))
-    tell("one step of standard and muP networks")
+    progress("one step of standard and muP networks")
     check_widths = (64, 128, 256) if quick else (64, 128, 256, 512, 1024)
     changes = coordinate_check(check_widths, 6 if quick else 20)
     slopes = {

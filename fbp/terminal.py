@@ -34,7 +34,7 @@ def run(name: str, command: Callable[[], object]) -> int:
 
 
 @contextmanager
-def telling() -> Iterator[Callable[[str], None]]:
+def show_progress() -> Iterator[Callable[[str], None]]:
     """What a long command is doing, on standard error: plain lines, or on a terminal a bar beside the last line.
 
     A line that begins with "3 of 36" says how far the bar is.
@@ -47,14 +47,14 @@ def telling() -> Iterator[Callable[[str], None]]:
         yield lambda line: print(line, file=sys.stderr, flush=True)
         return
     columns = (BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("starting", total=None)
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
 
-        def tell(line: str) -> None:
+        def progress(line: str) -> None:
             counted = re.match(r"(\d+) of (\d+)\b", line)
-            progress.update(task, description=line)
+            bar.update(task, description=line)
             if counted:
                 # What comes behind the last step is one more: a full bar stops its clock.
-                progress.update(task, completed=int(counted[1]), total=int(counted[2]) + 1)
+                bar.update(task, completed=int(counted[1]), total=int(counted[2]) + 1)
 
-        yield tell
+        yield progress

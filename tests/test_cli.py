@@ -291,15 +291,15 @@ def test_an_interruption_is_one_line_and_status_130(run, monkeypatch, tmp_path):
 
 
 def test_progress_is_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch, capsys):
-    from fbp.terminal import telling
+    from fbp.terminal import show_progress
 
-    with telling() as tell:
-        tell("1 of 2: half")
+    with show_progress() as progress:
+        progress("1 of 2: half")
     assert capsys.readouterr().err == "1 of 2: half\n"
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    with telling() as tell:
-        tell("1 of 2: [red]half")
+    with show_progress() as progress:
+        progress("1 of 2: [red]half")
     shown = capsys.readouterr().err
     assert "1 of 2: [red]half" in shown
     assert "━" in shown

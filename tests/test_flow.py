@@ -148,7 +148,7 @@ def test_exact_at_depth_2000(activation, init):
 
 
 def test_ten_thousand_layers_have_no_zeros(optimized):
-    flow = measure(fbp.mlp((8,) * 10_001, "leaky_relu(0.2)", "lecun_normal"), jnp.eye(2, 8), seeds=1)
+    flow = measure(fbp.mlp((8,) * 10_001, "leaky_relu(0.2)", "lecun_normal"), X=jnp.eye(2, 8), seeds=1)
     for name in ("dZ", "dA", "dW", "db", "log10_mean_square"):
         assert np.isfinite(flow.values(name)).all()
     assert flow.log10.dZ[0, 0, 0] < -1000
@@ -186,7 +186,7 @@ def test_angles_and_noise_are_those_of_the_examples_gradients():
     net, loss = fbp.mlp((6, 7, 7, 3), "tanh", "mean_field(1.5, 0.1)"), fbp.SoftmaxCrossEntropy()
     X = jax.random.normal(jax.random.key(3), (5, 6))
     Y = jnp.array([0, 1, 2, 0, 1])
-    flow = measure(net, X, Y, loss, seeds=1)
+    flow = measure(net, loss, X, Y, seeds=1)
     params, _ = jax.vmap(lambda key: (net.init(key)[0], 0))(jax.random.split(jax.random.key(0), 1))
     params = jax.tree.map(lambda p: p[0], params)
     one = lambda x, y: jax.grad(lambda p: fbp.loss_value(net, loss, p, x[None], y[None]))(params)
@@ -268,11 +268,11 @@ def test_a_resumed_grid_is_the_uninterrupted_one(tmp_path, torn):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        grid(plan, tmp_path, tell=stop)
+        grid(plan, tmp_path, progress=stop)
     with (tmp_path / "data.csv").open("a") as file:
         file.write(torn)
     told = []
-    resumed = grid(plan, tmp_path, resume=True, tell=told.append)
+    resumed = grid(plan, tmp_path, resume=True, progress=told.append)
     assert told[0] == "2 of 4 groups are there"
     assert (tmp_path / "data.csv").read_bytes() == table
     for cell, flow in whole.items():
@@ -333,7 +333,7 @@ def test_bad_plans_are_refused_in_one_line(options, message):
         ({"seeds": 0}, "seeds is an integer of at least 1"),
         ({"scales": (-1.0,)}, "scales are finite factors of at least 0"),
         ({"loss": fbp.HalfSquaredError()}, "a loss takes targets"),
-        ({"inputs": jnp.ones(4)}, "inputs are a batch"),
+        ({"X": jnp.ones(4)}, "inputs are a batch"),
     ],
 )
 def test_bad_measurements_are_refused(options, message):
@@ -346,11 +346,11 @@ def test_what_cannot_be_measured_says_so():
     with pytest.raises(fbp.FbpError, match="does not say the shape"):
         measure(fbp.Serial(fbp.Dense(3)))
     with pytest.raises(fbp.FbpError, match="a network without one"):
-        measure(fbp.Serial(fbp.Activation("relu")), X)
+        measure(fbp.Serial(fbp.Activation("relu")), X=X)
     with pytest.raises(fbp.FbpError, match="batch normalization"):
-        measure(fbp.mlp((4, 4, 4), norm="batch"), X, seeds=1, spectrum=True)
+        measure(fbp.mlp((4, 4, 4), norm="batch"), X=X, seeds=1, spectrum=True)
     with pytest.raises(fbp.FbpError, match="did you mean 'dead'"):
-        measure(fbp.mlp((4, 4, 4)), X, seeds=1).values("ded")
+        measure(fbp.mlp((4, 4, 4)), X=X, seeds=1).values("ded")
     with pytest.raises(fbp.FbpError, match="two hidden layers"):
         verdict(np.zeros((3, 1)))
 

@@ -420,7 +420,7 @@ import numpy as np
 from fbp.report import Report
 from fbp.studies import script
 
-def study(quick, tell):
+def study(quick, progress):
     draw = np.random.default_rng({seed})
     rows = tuple({{"i": i, "x": float(draw.normal())}} for i in range(3))
     return Report("T", "Q?", ("found",), (("n", 3),), (), "python study.py --quick", rows, {{"sum": rows[0]["x"]}}, 0,

@@ -59,7 +59,7 @@ def losses(fitted) -> list[float]:
 def run(net=NETS["plain"], m=50, rule=ADAM, **options):
     params, _ = net.init(jax.random.key(1))
     settings = {"epochs": 3, "batch_size": 16} | options
-    return fit(net, CROSS_ENTROPY, params, rule, *data(m), **settings)
+    return fit(net, CROSS_ENTROPY, params, *data(m), optimizer=rule, **settings)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -85,9 +85,9 @@ def test_digits_are_learnt():
         net,
         CROSS_ENTROPY,
         params,
-        optimizer("adam", 0.003),
         digits.train_X[:1000],
         digits.train_Y[:1000],
+        optimizer=optimizer("adam", 0.003),
         epochs=12,
         batch_size=32,
         validation=(digits.test_X, digits.test_Y),
@@ -105,7 +105,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_all_examples(batch_size, reductio
         net, (X, Y) = NETS["plain"], data(50)
         params, _ = net.init(jax.random.key(1))
         loss = SoftmaxCrossEntropy(reduction)
-        fitted = fit(net, loss, params, optimizer("sgd", 0.0), X, Y, epochs=2, batch_size=batch_size)
+        fitted = fit(net, loss, params, X, Y, optimizer=optimizer("sgd", 0.0), epochs=2, batch_size=batch_size)
         exact = float(loss_value(net, CROSS_ENTROPY, params, jnp.asarray(X), jnp.asarray(Y)))
         right = np.mean(np.argmax(np.asarray(net.forward(params, jnp.asarray(X))[0]), -1) == Y)
         evaluation = evaluate(net, loss, params, X, Y, batch_size=batch_size)
@@ -130,7 +130,7 @@ def test_every_example_counts_once_an_epoch():
     targets = np.arange(1.0, m + 1)[:, None]
     net = Serial(Dense(1, "zeros"), shape=(m,))
     params, _ = net.init(jax.random.key(0))
-    fitted = fit(net, Linear("sum"), params, SGD, np.eye(m), targets, epochs=3, batch_size=32)
+    fitted = fit(net, Linear("sum"), params, np.eye(m), targets, optimizer=SGD, epochs=3, batch_size=32)
     np.testing.assert_array_equal(fitted.params[0]["W"], -3 * targets)
 
 
@@ -151,7 +151,7 @@ def test_the_seed_decides():
 def test_epochs_have_different_orders():
     net = mlp(WIDTHS, norm="batch")
     params, _ = net.init(jax.random.key(1))
-    fitted = fit(net, CROSS_ENTROPY, params, optimizer("sgd", 0.0), *data(50), epochs=2, batch_size=16)
+    fitted = fit(net, CROSS_ENTROPY, params, *data(50), optimizer=optimizer("sgd", 0.0), epochs=2, batch_size=16)
     # Nothing is learnt, but the statistics of a batch depend on its members.
     assert losses(fitted)[0] != losses(fitted)[1]
 
@@ -209,7 +209,7 @@ def test_regression_has_no_accuracy():
     net = mlp((6, 8, 1), "tanh")
     params, _ = net.init(jax.random.key(0))
     Y = X[:, :1] ** 2
-    fitted = fit(net, HalfSquaredError(), params, ADAM, X, Y, epochs=20, batch_size=8)
+    fitted = fit(net, HalfSquaredError(), params, X, Y, optimizer=ADAM, epochs=20, batch_size=8)
     assert losses(fitted)[-1] < 0.5 * losses(fitted)[0]
     assert fitted.history[-1].accuracy is None
     assert evaluate(net, HalfSquaredError(), fitted.params, X, Y).accuracy is None
@@ -219,11 +219,11 @@ def test_parameters_keep_their_dtype_and_the_callers_stay_alive():
     net = NETS["plain"]
     params = cast(net.init(jax.random.key(0))[0], "bfloat16")
     on_disk = jax.tree.map(np.asarray, params)
-    fitted = fit(net, CROSS_ENTROPY, params, MOMENTUM, *data(50), epochs=2, batch_size=16)
+    fitted = fit(net, CROSS_ENTROPY, params, *data(50), optimizer=MOMENTUM, epochs=2, batch_size=16)
     chex.assert_trees_all_equal_shapes_and_dtypes(fitted.params, params)
     chex.assert_trees_all_equal(params, on_disk)
     chex.assert_trees_all_equal(
-        fitted.params, fit(net, CROSS_ENTROPY, on_disk, MOMENTUM, *data(50), epochs=2, batch_size=16).params
+        fitted.params, fit(net, CROSS_ENTROPY, on_disk, *data(50), optimizer=MOMENTUM, epochs=2, batch_size=16).params
     )
 
 
@@ -242,7 +242,7 @@ def test_divergence_keeps_what_was_reached():
     # The step doubles at each update, so that the run begins well.
     rising = optax.sgd(optax.exponential_decay(0.01, 1, 4.0))
     with pytest.raises(Diverged, match=r"epoch \d+ ended with loss .*; take a smaller learning rate") as caught:
-        fit(net, CROSS_ENTROPY, params, rising, *data(64), epochs=99, batch_size=16, on_epoch=seen.append)
+        fit(net, CROSS_ENTROPY, params, *data(64), optimizer=rising, epochs=99, batch_size=16, on_epoch=seen.append)
     params, history = caught.value.fitted
     assert len(history) > 1
     assert history == tuple(seen)
@@ -255,7 +255,7 @@ def with_data(X=None, Y=None, **options):
     good_X, good_Y = data(50)
     X, Y = good_X if X is None else X, good_Y if Y is None else Y
     settings = {"epochs": 1, "batch_size": 16} | options
-    return fit(NETS["plain"], CROSS_ENTROPY, params, optimizer("sgd", 0.1), X, Y, **settings)
+    return fit(NETS["plain"], CROSS_ENTROPY, params, X, Y, optimizer=optimizer("sgd", 0.1), **settings)
 
 
 @pytest.mark.parametrize(
@@ -381,7 +381,7 @@ def test_fit_takes_sharded_data():
     net, (X, Y) = NETS["plain"], data(64)
     params, _ = net.init(jax.random.key(1))
     batch = jax.device_put((jnp.asarray(X), jnp.asarray(Y)), examples)
-    sharded = fit(net, CROSS_ENTROPY, params, ADAM, *batch, epochs=3, batch_size=16)
+    sharded = fit(net, CROSS_ENTROPY, params, *batch, optimizer=ADAM, epochs=3, batch_size=16)
     np.testing.assert_allclose(losses(sharded), losses(run(m=64)), rtol=1e-5)
 
 

@@ -46,13 +46,13 @@ def report(*, out: Path = Path("fbp-report"), data_dir: Path | None = None, seed
     from fbp.report import check_target, write
     from fbp.studies.overview import overview
     from fbp.studies.script import announce, typed
-    from fbp.terminal import telling
+    from fbp.terminal import show_progress
 
     check_target(out)
     data = load(data_dir)
     _DEFAULT.check(data.train_X.shape[1], data.classes)
-    with telling() as tell:
-        found = overview(data, seed, typed(), tell)
+    with show_progress() as progress:
+        found = overview(data, seed, typed(), progress)
         folder = write(found, out)
     announce(found, folder)
     return 0
@@ -97,11 +97,11 @@ def flow(
     from fbp.config import integers, names
     from fbp.studies.flow_grid import run_flow
     from fbp.studies.script import announce, typed
-    from fbp.terminal import telling
+    from fbp.terminal import show_progress
 
     grid = integers("depth", depth), names(activation), names(init)
-    with telling() as tell:
-        report = run_flow(*grid, width, seeds, out, resume, seed, quick, tell, typed())
+    with show_progress() as progress:
+        report = run_flow(*grid, width, seeds, out, resume, seed, quick, progress, typed())
     announce(report, out)
     return 0
 
@@ -281,9 +281,9 @@ def train(
             net,
             loss,
             params,
-            rule,
             X,
             network.targets(Y),
+            optimizer=rule,
             epochs=epochs,
             batch_size=batch_size,
             seed=network.seed,

@@ -7,7 +7,7 @@ from rich.console import Console
 from fbp.cli.builtin import GALLERY, Builtin, builtin
 from fbp.cli.loading import arguments, load
 from fbp.errors import FbpError
-from fbp.terminal import telling
+from fbp.terminal import show_progress
 from fbp.verify.conform.report import conformance
 from fbp.verify.gradients import gradient
 from fbp.verify.mutations import mutate
@@ -30,9 +30,9 @@ def verify_builtin(seed: int, as_json: bool) -> int:
         The exit status.
     """
     found: dict[str, Verification] = {}
-    with telling() as tell:
+    with show_progress() as progress:
         for each in builtin():
-            tell(each.name)
+            progress(each.name)
             found[each.name] = network(each.net, each.loss, *each.arguments(seed), seed=seed)
     verdict = worst(one.verdict for one in found.values())
     if as_json:
@@ -54,8 +54,8 @@ def verify_mutants(seed: int, as_json: bool) -> int:
         The exit status: 1 where a mutant with a wrong gradient survives.
     """
     gallery = Builtin("every kind of layer", GALLERY, keyed=True)
-    with telling() as tell:
-        found = mutate(gallery.net, gallery.loss, *gallery.arguments(seed), seed=seed, tell=tell)
+    with show_progress() as progress:
+        found = mutate(gallery.net, gallery.loss, *gallery.arguments(seed), seed=seed, progress=progress)
     _show(found, as_json)
     return found.exit_status
 

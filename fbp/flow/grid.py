@@ -35,7 +35,7 @@ class Cell(NamedTuple):
 
 
 def grid(
-    plan: Plan, folder: Path | None = None, resume: bool = False, tell: Callable[[str], None] = lambda _: None
+    plan: Plan, folder: Path | None = None, resume: bool = False, progress: Callable[[str], None] = lambda _: None
 ) -> dict[Cell, Flow]:
     """Every network of a plan, measured.
 
@@ -48,7 +48,7 @@ def grid(
         plan: what to measure.
         folder: where rows are appended to `data.csv`, a group at a time; None writes nothing.
         resume: go on from the rows that are there, made by the same plan.
-        tell: called with a line about what happens next.
+        progress: called with a line about what happens next.
 
     Returns:
         A `Flow` for each cell, in the order activation, initializer, depth. Values are rounded to what the table holds,
@@ -72,23 +72,25 @@ def grid(
                     f"rows of {group.activation}, {group.init} belong; give another folder, or run without resume"
                 )
             found[group] = numbers(rows, len(COLUMNS))
-        tell(f"{len(found)} of {len(groups)} groups are there")
-    for number, (group, values) in enumerate(_measured(plan, groups[len(found) :], tell), start=len(found) + 1):
+        progress(f"{len(found)} of {len(groups)} groups are there")
+    for number, (group, values) in enumerate(_measured(plan, groups[len(found) :], progress), start=len(found) + 1):
         found[group] = values
         if stream is not None:
             stream.append(lines(list(_labels(plan, group)), values))
-        tell(f"{number} of {len(groups)}: {group.activation}, {group.init}, seeds {group.seeds[0]}-{group.seeds[-1]}")
+        progress(
+            f"{number} of {len(groups)}: {group.activation}, {group.init}, seeds {group.seeds[0]}-{group.seeds[-1]}"
+        )
     return dict(_flows(plan, found))
 
 
-def _measured(plan: Plan, groups: list[Group], tell: Callable[[str], None]) -> Iterator[tuple[Group, np.ndarray]]:
+def _measured(plan: Plan, groups: list[Group], progress: Callable[[str], None]) -> Iterator[tuple[Group, np.ndarray]]:
     program = None
     X, depths = draws.inputs(plan.examples, plan.width, plan.seed), jnp.asarray(plan.depths, jnp.int32)
     distribution = lambda group: (initializer(group.init).distribution, group.seeds)
     pool = ThreadPoolExecutor(draws.THREADS)
     try:
         for (kind, seeds), together in groupby(groups, distribution):
-            tell(f"drawing {kind} weights of depth {max(plan.depths)} for seeds {seeds[0]}-{seeds[-1]}")
+            progress(f"drawing {kind} weights of depth {max(plan.depths)} for seeds {seeds[0]}-{seeds[-1]}")
             # A last chunk of fewer seeds is filled up, so that one program serves all.
             drawn = range(seeds[0], seeds[0] + plan.chunk)
             networks = _networks(plan, kind, drawn)
@@ -97,7 +99,7 @@ def _measured(plan: Plan, groups: list[Group], tell: Callable[[str], None]) -> I
             for group in together:
                 setting = _setting(plan, group)
                 if program is None:
-                    tell("compiling")
+                    progress("compiling")
                     program = read.lower(plan.rows, networks, setting, X, depths).compile()
                 key = (int(setting.row), float(setting.gain), float(setting.bias_gain))
                 if key not in running:

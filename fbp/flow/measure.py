@@ -26,9 +26,10 @@ EXAMPLES = 16
 
 def measure(
     net: Layer,
-    inputs: Float[Array, "m *shape"] | None = None,
-    targets: Num[Array, "..."] | None = None,
     loss: Loss | None = None,
+    X: Float[Array, "m *shape"] | None = None,
+    Y: Num[Array, "..."] | None = None,
+    *,
     seeds: int = 20,
     scales: Iterable[float] = (1.0,),
     seed: int = 0,
@@ -45,9 +46,9 @@ def measure(
 
     Args:
         net: a network of ours.
-        inputs: one batch, (m, *shape); None takes 16 examples of mean square 1, where the network knows its shape.
-        targets: what the loss takes.
         loss: a loss of the last pre-activation; without one the cotangent of the output is standard normal.
+        X: one batch, (m, *shape); None takes 16 examples of mean square 1, where the network knows its shape.
+        Y: targets, as the loss takes them.
         seeds: the number of draws.
         scales: factors on every W.
         seed: the first of the draws.
@@ -63,11 +64,12 @@ def measure(
     scales = np.asarray(tuple(scales), np.float32)
     if scales.size == 0 or not (np.isfinite(scales).all() and (scales >= 0).all()):
         raise FbpError(f"scales are finite factors of at least 0, and at least one; received {scales.tolist()}")
-    X = standard_inputs(net, seed) if inputs is None else inputs
+    if X is None:
+        X = standard_inputs(net, seed)
     if loss is not None:
-        if targets is None:
+        if Y is None:
             raise FbpError("a loss takes targets; received a loss and no targets; give both or neither")
-        check_batch(X, targets)
+        check_batch(X, Y)
     elif X.ndim < 2 or X.shape[0] == 0:
         raise FbpError(f"inputs are a batch, (m, *shape), of at least one example; received the shape {X.shape}")
     keys = jax.random.split(jax.random.key(seed), seeds)
@@ -78,7 +80,7 @@ def measure(
     rule = replace(zeros, bias_stddev=1.0) if biased else zeros
     shape_only = rebuild(net, lambda layer: replace(layer, initializer=rule) if isinstance(layer, Dense) else layer)
     shape_only, params = roll_blocks(shape_only, params, X, axis=1)
-    seen = _seen(shape_only, loss, params, keys, jnp.asarray(scales), X, targets)
+    seen = _seen(shape_only, loss, params, keys, jnp.asarray(scales), X, Y)
     singular = log10_singular_values(shape_only, params, scales, X[:1]) if spectrum else None
     return _flow(net, seen, scales, singular)
 
@@ -94,7 +96,7 @@ def standard_inputs(net: Layer, seed: int) -> Float[Array, "m n_0"]:
         FbpError: it does not.
     """
     if not isinstance(net, Serial) or net.shape is None:
-        raise FbpError("this network does not say the shape of its input; give a batch, inputs=X with X (m, *shape)")
+        raise FbpError("this network does not say the shape of its input; give a batch, X=X with X (m, *shape)")
     draws = np.random.default_rng(seed).standard_normal((EXAMPLES, int(np.prod(net.shape))))
     draws /= np.sqrt(np.mean(draws**2, axis=1, keepdims=True))
     return jnp.asarray(draws.reshape(EXAMPLES, *net.shape), jnp.float32)

@@ -2,11 +2,10 @@
 
 import json
 import math
-from collections.abc import Mapping
-from enum import Enum
 from typing import Any, NamedTuple
 
 from fbp.report.document import Table
+from fbp.serialize import plain, strict
 
 _DIGITS = 4
 _MISSING, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -34,36 +33,6 @@ class Column(NamedTuple):
     name: str
     numeric: bool
     cells: tuple[Cell, ...]
-
-
-def plain(value: Any) -> Any:
-    """The value in Python's own types: NumPy and JAX scalars and arrays become numbers and lists."""
-    if isinstance(value, Enum):
-        return plain(value.value)
-    if value is None or isinstance(value, bool):
-        return value
-    for kind in (int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    if isinstance(value, Mapping):
-        return {str(plain(key)): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    return str(value)
-
-
-def strict(value: Any) -> Any:
-    """The value for strict JSON: NaN and infinities become "NaN", "Infinity" and "-Infinity"."""
-    value = plain(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, dict):
-        return {key: strict(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [strict(item) for item in value]
-    return value
 
 
 def field(value: Any) -> Any:

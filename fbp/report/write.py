@@ -18,6 +18,7 @@ from fbp.report.document import Report
 from fbp.report.look import render, style
 from fbp.report.manifest import device, manifest, versions
 from fbp.report.render import pages
+from fbp.serialize import to_json
 
 _SCHEMA = "fbp.report"
 _SCHEMA_VERSION = 1
@@ -60,7 +61,7 @@ def write(report: Report, folder: str | os.PathLike[str], overwrite: bool = True
                 shutil.copyfile(table, rows)
             with rows.open("rb") as file:
                 hashes = {rows.name: hashlib.file_digest(file, "sha256").hexdigest()}
-            (building / "manifest.json").write_text(_strict(manifest(report, hashes)), encoding="utf-8")
+            (building / "manifest.json").write_text(to_json(manifest(report, hashes)) + "\n", encoding="utf-8")
     except OSError as error:
         raise _unwritable(folder, error) from error
     return Path(folder)
@@ -212,8 +213,4 @@ def _json(report: Report) -> str:
         "versions": versions(),
         "device": device(),
     }
-    return _strict(result)
-
-
-def _strict(data: Any) -> str:
-    return json.dumps(values.strict(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return to_json(result) + "\n"

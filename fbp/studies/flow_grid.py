@@ -29,7 +29,7 @@ def run_flow(
     resume: bool = False,
     seed: int = 0,
     quick: bool = False,
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
     command: str = "fbp flow",
 ) -> Report:
     """Measure a grid, write its folder, and return the report.
@@ -47,7 +47,7 @@ def run_flow(
         resume: go on with the grid that was stopped in this folder; its options must be these.
         seed: of all randomness.
         quick: a small grid for a first look: depths 5 and 10, width 64, 8 seeds.
-        tell: called with a line about what happens next.
+        progress: called with a line about what happens next.
         command: what remakes the report.
 
     Returns:
@@ -61,9 +61,9 @@ def run_flow(
     folder = Path(out)
     check_target(folder)
     _open(folder, plan, resume)
-    flows = grid(plan, folder, resume, tell)
-    tell("drawing")
-    report = _report(plan, flows, command, tell)
+    flows = grid(plan, folder, resume, progress)
+    progress("drawing")
+    report = _report(plan, flows, command, progress)
     write(report, folder, table=folder / TABLE)
     return report
 
@@ -92,11 +92,11 @@ def _open(folder: Path, plan: Plan, resume: bool) -> None:
     state.write_text(json.dumps(begun, indent=2) + "\n", encoding="utf-8")
 
 
-def _report(plan: Plan, flows: Mapping[Cell, Flow], command: str, tell: Callable[[str], None]) -> Report:
+def _report(plan: Plan, flows: Mapping[Cell, Flow], command: str, progress: Callable[[str], None]) -> Report:
     diagnoses: dict[Cell, Diagnosis] = {}
     for cell, flow in flows.items():
         if cell.depth > 1:
-            tell(f"theory of {cell.activation}, {cell.init}")
+            progress(f"theory of {cell.activation}, {cell.init}")
             diagnoses[cell] = flow.diagnosis()
     sections = [
         Section(

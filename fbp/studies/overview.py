@@ -57,7 +57,7 @@ class _Flows(NamedTuple):
 
 
 def overview(
-    data: Dataset, seed: int = 0, command: str = "fbp report", tell: Callable[[str], None] = lambda _: None
+    data: Dataset, seed: int = 0, command: str = "fbp report", progress: Callable[[str], None] = lambda _: None
 ) -> Report:
     """Compare, train and measure, and say what was found.
 
@@ -65,15 +65,15 @@ def overview(
         data: digits with 784 inputs and at least 10 classes.
         seed: of all randomness.
         command: what remakes the report.
-        tell: called with a line about what happens next.
+        progress: called with a line about what happens next.
     """
     recipe = NetworkConfig(seed=seed)
-    tell("comparing the hand-written gradient with jax.grad")
+    progress("comparing the hand-written gradient with jax.grad")
     comparison = _compared(recipe, data)
-    tell(f"training 784-128-64-10 on {len(data.train_X):,} digits, once with each gradient")
+    progress(f"training 784-128-64-10 on {len(data.train_X):,} digits, once with each gradient")
     training = _trained(recipe, data)
-    flows = _flows(data, seed, tell)
-    tell("drawing")
+    flows = _flows(data, seed, progress)
+    progress("drawing")
     sections = (
         _comparison_section(comparison),
         _training_section(training, data),
@@ -113,7 +113,15 @@ def _trained(recipe: NetworkConfig, data: Dataset) -> _Training:
     net, loss = recipe.network(), recipe.objective()
     params = recipe.parameters(jnp.asarray(data.train_X[:256]))
     run = partial(
-        fit, net, loss, params, optimizer("adam", 1e-3), data.train_X, data.train_Y, epochs=EPOCHS, batch_size=BATCH
+        fit,
+        net,
+        loss,
+        params,
+        data.train_X,
+        data.train_Y,
+        optimizer=optimizer("adam", 1e-3),
+        epochs=EPOCHS,
+        batch_size=BATCH,
     )
     manual, autodiff = (run(seed=recipe.seed, gradient=gradient) for gradient in ("manual", "autodiff"))
     tested = evaluate(net, loss, manual.params, data.test_X, data.test_Y)
@@ -123,15 +131,15 @@ def _trained(recipe: NetworkConfig, data: Dataset) -> _Training:
     return _Training(manual, autodiff, accuracy, float(tested.loss), apart, np.asarray(logits).argmax(axis=-1))
 
 
-def _flows(data: Dataset, seed: int, tell: Callable[[str], None]) -> _Flows:
+def _flows(data: Dataset, seed: int, progress: Callable[[str], None]) -> _Flows:
     X, Y = jnp.asarray(data.train_X[:64]), jnp.asarray(data.train_Y[:64])
     found: dict[tuple[str, str, int], Flow] = {}
 
     def flow(activation: str, init: str, depth: int) -> Flow:
         if (activation, init, depth) not in found:
-            tell(f"measuring gradient norms: {activation}, {init}, depth {depth}")
+            progress(f"measuring gradient norms: {activation}, {init}, depth {depth}")
             net = mlp((784,) + (WIDTH,) * depth + (10,), activation, init, repeat=True)
-            found[activation, init, depth] = measure(net, X, Y, NetworkConfig().objective(), seeds=SEEDS, seed=seed)
+            found[activation, init, depth] = measure(net, NetworkConfig().objective(), X, Y, seeds=SEEDS, seed=seed)
         return found[activation, init, depth]
 
     pairs = (("sigmoid", "glorot_normal"), ("tanh", "glorot_normal"), ("relu", "he_normal"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from fbp.report.document import Report
 from fbp.report.markup import bare
 from fbp.report.write import check_target, write
-from fbp.terminal import run, telling
+from fbp.terminal import run, show_progress
 
 Build = Callable[[bool, Callable[[str], None]], Report]
 
@@ -17,7 +17,7 @@ def script(build: Build) -> None:
     """Run a study as a script: `python experiments/NAME.py [--quick] [--out DIR]`.
 
     Args:
-        build: makes the report from (quick, tell); `tell` takes a line about what happens next.
+        build: makes the report from (quick, progress); `progress` takes a line about what happens next.
     """
     from cyclopts import App, Parameter
 
@@ -42,8 +42,8 @@ def script(build: Build) -> None:
             The folder to write; an older report in it is replaced.
         """
         check_target(out)
-        with telling() as tell:
-            report = build(quick, tell)
+        with show_progress() as progress:
+            report = build(quick, progress)
             folder = write(report, out)
         announce(report, folder)
 

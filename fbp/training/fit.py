@@ -71,10 +71,10 @@ def fit(
     net: Layer,
     loss: Loss,
     params: Params,
-    optimizer: optax.GradientTransformation,
     X: ArrayLike,
     Y: ArrayLike,
     *,
+    optimizer: optax.GradientTransformation,
     epochs: int,
     batch_size: int,
     seed: int = 0,
@@ -92,9 +92,9 @@ def fit(
         net: a network.
         loss: a loss of its last pre-activation.
         params: where training starts; they are left as they are.
-        optimizer: an optax gradient transformation, e.g. `optimizer("adam", 0.001)`.
         X: (m, n_0), any float dtype; it is computed in that of the parameters.
         Y: what the loss takes, one row an example.
+        optimizer: an optax gradient transformation, e.g. `optimizer("adam", 0.001)`.
         epochs: at least 1.
         batch_size: at least 1; m where it is larger.
         seed: of the orders and of dropout: the same seed gives the same result, bit for bit on one machine.

@@ -81,7 +81,7 @@ def mutate(
     weights: Float[Array, " m"] | None = None,
     key: Key | None = None,
     seed: int = 0,
-    tell: Callable[[str], None] = lambda line: None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> MutationReport:
     """Inject every fault of `fbp.verify.faults` into a network's backward pass, one at a time, and judge each.
 
@@ -94,7 +94,7 @@ def mutate(
         weights: one per example.
         key: randomness for dropout.
         seed: of the judges.
-        tell: called with a line for each mutant.
+        progress: called with a line for each mutant.
     """
     params, X, Y = jax.tree.map(jnp.asarray, (params, X, Y))
     args = (params, X, Y, weights, key)
@@ -105,7 +105,7 @@ def mutate(
         right = jax.device_get(ByHand(net, loss)(*args64))
     found = []
     for mutant in mutants(net, loss):
-        tell(f"{mutant.fault} in {mutant.place}")
+        progress(f"{mutant.fault} in {mutant.place}")
         candidate = ByHand(mutant.net, mutant.loss)
         with jax.enable_x64(True):
             wrong = candidate(*args64)
