@@ -10,12 +10,11 @@ from fbp.theory.fluctuations import (
     jacobian_variance,
     kappa,
     linear_second_moment,
-    log_norm,
     log_variance,
     relu_log_norm,
 )
 from fbp.theory.heads import Head, softmax_head
-from fbp.theory.maps import correlation_map, length_map, second_moment, slope_moment
+from fbp.theory.maps import length_map, second_moment, slope_moment
 from fbp.theory.mean_field import MeanField, mean_field
 from fbp.theory.tailored import tailored_leaky_slope
 
@@ -24,13 +23,11 @@ __all__ = [
     "LogNorm",
     "MeanField",
     "Propagation",
-    "correlation_map",
     "edge_of_chaos",
     "jacobian_variance",
     "kappa",
     "length_map",
     "linear_second_moment",
-    "log_norm",
     "log_variance",
     "mean_field",
     "propagation",

@@ -10,7 +10,7 @@ from fbp.activations import Nonlinearity
 from fbp.errors import FbpError, unknown_name
 from fbp.theory.batch_norm import batch_norm_moments
 from fbp.theory.maps import check_lengths, check_sigmas, second_moment, slope_moment
-from fbp.theory.quadrature import Floats, row
+from fbp.theory.quadrature import Floats, elementwise
 
 NORMS = ("none", "batch", "layer", "rms")
 
@@ -56,6 +56,7 @@ def propagation(
     activation: str | Nonlinearity,
     sigma_w: float,
     sigma_b: float = 0.0,
+    *,
     depth: int = 1,
     norm: str = "none",
     residual: bool | float = False,
@@ -81,7 +82,7 @@ def propagation(
     De & Smith (2020); Zhang, Dauphin & Ma (2019); Doshi, He & Gromov (2023); Xiong et al. (2020); Yang et al. (2019).
 
     Args:
-        activation: a name or a row.
+        activation: a name or a `Nonlinearity`.
         sigma_w: Var W = sigma_w^2 / fan_in.
         sigma_b: Var b = sigma_b^2.
         depth: the number of blocks, at least 1.
@@ -98,12 +99,12 @@ def propagation(
     Raises:
         FbpError: a name or a number is out of range, or no theory is known for the combination.
     """
-    found = row(activation)
+    found = elementwise(activation)
     check_sigmas(sigma_w, sigma_b)
     _check(depth, norm, residual, post_norm, branch_depth, batch)
     q = float(check_lengths(q_0, "q_0"))
     if norm in ("layer", "rms") and q == 0:
-        raise FbpError(f"normalization needs a positive mean square; received q_0={q_0}; use 1")
+        raise FbpError(f"q_0 must be positive to be normalized, got {q_0}; use 1")
     alpha = float(residual) if residual is not False else None
     if norm == "batch":
         second, backward = batch_norm_moments(found, batch)
@@ -123,21 +124,23 @@ def _check(depth: int, norm: str, residual: bool | float, post_norm: bool, branc
     if norm not in NORMS:
         raise unknown_name("normalization", norm, NORMS)
     if depth < 1 or branch_depth < 1:
-        raise FbpError(f"depth and branch_depth count blocks and layers, from 1; received {depth} and {branch_depth}")
+        raise FbpError(
+            f"depth and branch_depth must be at least 1, got {depth} and {branch_depth}; count blocks and layers from 1"
+        )
     if not math.isfinite(float(residual)):
-        raise FbpError(f"residual is True, False or a finite scale of the branches; received {residual}")
+        raise FbpError(f"residual must be True, False or a finite scale of branches, got {residual}; use 1/sqrt(depth)")
     if norm == "batch" and (residual is not False or branch_depth > 1):
         raise FbpError(
-            "no theory is known here for batch normalization in residual blocks or branches of several layers, where "
-            f"examples of a batch are not alike; received residual={residual}, branch_depth={branch_depth}; measure it"
+            "batch normalization must stand in plain blocks of one layer: no theory is known here where the examples "
+            f"of a batch are not alike, got residual={residual}, branch_depth={branch_depth}; measure it with fbp.flow"
         )
     if post_norm and (norm not in ("layer", "rms") or residual is False):
         raise FbpError(
-            "post_norm says where the layer or RMS norm of a residual block stands; "
-            f"received norm={norm!r}, residual={residual}"
+            "post_norm must go with the layer or RMS norm of a residual block, "
+            f"got norm={norm!r}, residual={residual}; leave it out"
         )
     if batch is not None and norm != "batch":
-        raise FbpError(f"the size of the batch matters to batch normalization only; received norm={norm!r}")
+        raise FbpError(f"batch must go with norm='batch', got norm={norm!r}; leave it out")
 
 
 @dataclass(frozen=True)

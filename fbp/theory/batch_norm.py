@@ -33,9 +33,6 @@ from fbp.theory.quadrature import KNOTS, Floats, Function, derivative_of, functi
 _DEVIATIONS = np.array([-10.0, -7, -5, -3.5, -2, -1, 0, 1, 2, 3.5, 5, 7, 10])
 
 
-_KINKS = np.array([-1.0, 0, 1])
-
-
 class BatchNormMoments(NamedTuple):
     """What one layer of (batch normalization, activation, dense) does to lengths and gradients."""
 
@@ -60,7 +57,7 @@ def batch_norm_moments(activation: Nonlinearity, batch: int | None) -> BatchNorm
     """The moments of a layer at its fixed point, with batch normalization of `batch` examples and eps = 0.
 
     Args:
-        activation: a row.
+        activation: one that acts on each entry alone.
         batch: B, at least 4; None for the limit of large batches.
 
     Raises:
@@ -68,27 +65,28 @@ def batch_norm_moments(activation: Nonlinearity, batch: int | None) -> BatchNorm
             variance.
     """
     if batch is None:
-        x, weight = normal_nodes(1.0)
+        x, weight = normal_nodes(1.0, activation.kinks)
         mean = float(np.sum(weight * function_of(activation)(x)))
         second = float(second_moment(activation, 1.0))
         return BatchNormMoments(second, float(slope_moment(activation, 1.0)) / (second - mean**2))
     if batch < 4:
         raise FbpError(
-            "the mean square of gradients through batch normalization is finite from 4 examples on, as E 1/variance "
-            f"of 3 is infinite; received a batch of {batch}"
+            "a batch must have at least 4 examples, as E 1/variance of 3 is infinite and with it the mean square of "
+            f"gradients, got a batch of {batch}; use a larger one"
         )
     B, n = batch, batch - 1
     to_y = np.sqrt(B - 1.0)
     # y_i = to_y v; y_j = to_y (rho v + sqrt(1 - rho^2) sqrt(1 - v^2) w), with v and w sines of independent angles.
     rho, off = -1 / (B - 1), np.sqrt(1 - 1 / (B - 1.0) ** 2)
     # Where y_j may not reach a kink beyond some y_i, the inner average has a root there.
-    reach = np.arccos(np.clip(_KINKS / to_y, -1, 1))
+    reach = np.arccos(np.clip(np.array(activation.kinks) / to_y, -1, 1))
     tilt = np.arctan2(rho, off)
     meets = np.sin(np.concatenate([tilt + reach, tilt - reach, reach - tilt, -reach - tilt]))
-    first, weight = _angles(np.concatenate([KNOTS / to_y, meets]), n)
+    cuts = np.union1d(KNOTS, activation.kinks)
+    first, weight = _angles(np.concatenate([cuts / to_y, meets]), n)
     across = np.sqrt(1 - first**2)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        knots = (KNOTS / to_y - rho * first[:, None]) / (off * across)
+        knots = (cuts / to_y - rho * first[:, None]) / (off * across)
     second, weight_2 = _angles(np.nan_to_num(knots), n - 1)
     y_i, y_j = to_y * first, to_y * (rho * first[:, None] + off * across * second)
     g, d = function_of(activation), derivative_of(activation)
@@ -102,7 +100,7 @@ def batch_norm_moments(activation: Nonlinearity, batch: int | None) -> BatchNorm
     slope = lambda y: y * d(y)
     spread = alone(g) - together(g)
     if spread <= 1e-14 * alone(g):
-        raise FbpError(f"batch normalization needs activations that vary over a batch; those of {activation!r} do not")
+        raise FbpError(f"activations must vary over a batch, got {activation!r}, which is constant; use another one")
     share = 1 - 1 / B
     trace = share * ((B - 1) * alone(d) + together(d)) - share * (alone(slope) - together(slope))
     return BatchNormMoments(alone(g), B / ((B - 1) * (B - 3)) * trace / spread)

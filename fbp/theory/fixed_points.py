@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from fbp.activations import Nonlinearity
 from fbp.errors import FbpError
 from fbp.theory.maps import check_sigmas, homogeneous_slope, length_map, length_slope, second_moment, slope_moment
-from fbp.theory.quadrature import LEAST, MOST, Floats, row
+from fbp.theory.quadrature import LEAST, MOST, Floats, elementwise
 
 _GRID = np.concatenate([[LEAST], np.logspace(-10, 8, 18 * 16 + 1), [MOST]])
 _ROUNDING = 1e-12
@@ -79,7 +79,8 @@ def length_fixed_points(activation: Nonlinearity, sigma_w: float, sigma_b: float
 def length_limit(activation: Nonlinearity, sigma_w: float, sigma_b: float, q_0: float) -> float:
     """Where the lengths go from q_0: the nearest fixed point in the direction of the first step.
 
-    This is so where the length map rises, as it does for every row of the table; elsewhere it is followed step by step.
+    This is so where the length map rises, as it does for every activation of the table; elsewhere the map is followed
+    step by step.
 
     Raises:
         FbpError: the lengths of a map that does not rise have not settled after 10,000 layers.
@@ -99,8 +100,8 @@ def length_limit(activation: Nonlinearity, sigma_w: float, sigma_b: float, q_0: 
         if abs(q - before) <= _ROUNDING * q:
             return q
     raise FbpError(
-        f"the theory needs lengths that settle; those of {activation!r} with sigma_w={sigma_w}, sigma_b={sigma_b} "
-        f"still change after 10,000 layers (from {before:.6g} to {q:.6g}); change sigma_w, or follow `lengths`"
+        f"the lengths of {activation!r} with sigma_w={sigma_w}, sigma_b={sigma_b} must settle, got a change from "
+        f"{before:.6g} to {q:.6g} after 10,000 layers; change sigma_w, or follow `lengths`"
     )
 
 
@@ -152,7 +153,7 @@ def edge_of_chaos(activation: str | Nonlinearity, sigma_b: ArrayLike) -> float |
     """The curve sigma_w(sigma_b) on which chi_1 = 1; Schoenholz et al. (2017), Hayou et al. (2019).
 
     Args:
-        activation: a name or a row.
+        activation: a name or a `Nonlinearity`.
         sigma_b: Var b = sigma_b^2, a number or an array.
 
     Returns:
@@ -161,7 +162,7 @@ def edge_of_chaos(activation: str | Nonlinearity, sigma_b: ArrayLike) -> float |
     Raises:
         FbpError: the activation is unknown or softmax, or sigma_b is no standard deviation.
     """
-    found = row(activation)
+    found = elementwise(activation)
     biases = np.asarray(sigma_b, np.float64)
     for b in biases.flat:
         check_sigmas(0, float(b))

@@ -12,7 +12,7 @@ from scipy.stats import binom
 from fbp.activations import Nonlinearity
 from fbp.errors import FbpError, unknown_name
 from fbp.theory.maps import slope_moment
-from fbp.theory.quadrature import Floats, derivative_of, function_of, limited, normal_nodes, row
+from fbp.theory.quadrature import Floats, derivative_of, elementwise, function_of, limited, normal_nodes
 
 _SPECTRUM = {"gaussian": -1.0, "orthogonal": 0.0}
 
@@ -32,7 +32,7 @@ def kappa(activation: str | Nonlinearity, q: ArrayLike) -> Floats:
     lets them fluctuate.
 
     Args:
-        activation: a name or a row.
+        activation: a name or a `Nonlinearity`.
         q: variances of the pre-activation, any shape.
 
     Returns:
@@ -42,33 +42,6 @@ def kappa(activation: str | Nonlinearity, q: ArrayLike) -> Floats:
         FbpError: the activation is unknown or softmax, or q is no variance.
     """
     return 3 * slope_moment(activation, q, 2) / slope_moment(activation, q) ** 2 - 1
-
-
-def log_norm(activation: str | Nonlinearity, q: ArrayLike, widths: Iterable[int], rate: float = 1.0) -> LogNorm:
-    """log ||J v||^2 through dense layers with Gaussian weights, to first order in 1/width; Hanin & Nica (2018).
-
-        variance = sum_l kappa / n_l,    mean = L log(rate) - variance / 2
-
-    so the mean of logs lies below the log of the mean. The lengths are taken as fixed, which is exact for relu and
-    linear layers; see `log_variance`.
-
-    Args:
-        activation: a name or a row.
-        q: the variance of the pre-activations, a number or one for each layer.
-        widths: n_l of each layer that is passed.
-        rate: chi_1, the factor of the mean square a layer.
-
-    Returns:
-        (mean, variance).
-
-    Raises:
-        FbpError: a width is not positive, or as for `kappa`.
-    """
-    n = _widths(widths)
-    if not rate > 0:
-        raise FbpError(f"rate is the factor of a mean square, positive; received {rate}")
-    variance = float(np.sum(kappa(activation, q) / n))
-    return LogNorm(len(n) * math.log(rate) - variance / 2, variance)
 
 
 def log_variance(activation: str | Nonlinearity, sigma_w: float, q: float, depth: int) -> float:
@@ -83,7 +56,7 @@ def log_variance(activation: str | Nonlinearity, sigma_w: float, q: float, depth
     d/dq E f(sqrt(q) x) = E (x^2 - 1) f(sqrt(q) x) / 2q.
 
     Args:
-        activation: a name or a row.
+        activation: a name or a `Nonlinearity`.
         sigma_w: Var W = sigma_w^2 / fan_in.
         q: the fixed point of the lengths, where the first layer is too.
         depth: L.
@@ -95,10 +68,10 @@ def log_variance(activation: str | Nonlinearity, sigma_w: float, q: float, depth
         FbpError: depth is not positive, or as for `kappa`.
     """
     if depth < 1:
-        raise FbpError(f"depth is a number of layers, at least 1; received {depth}")
-    found, near = row(activation), float(limited(q))
-    x, weight = normal_nodes(near)
-    h, d = (function(math.sqrt(near) * x) ** 2 for function in (function_of(found), derivative_of(found)))
+        raise FbpError(f"depth must be a number of layers, at least 1, got {depth}; use the network's depth")
+    activation, near = elementwise(activation), float(limited(q))
+    x, weight = normal_nodes(near, activation.kinks)
+    h, d = (function(math.sqrt(near) * x) ** 2 for function in (function_of(activation), derivative_of(activation)))
     mean = lambda values: float(np.sum(weight * values))
     by_q = lambda values: mean((x**2 - 1) * values) / (2 * near)
     slope, contraction = by_q(d) / mean(d), sigma_w**2 * by_q(h)
@@ -106,7 +79,7 @@ def log_variance(activation: str | Nonlinearity, sigma_w: float, q: float, depth
     noise = sigma_w**4 * (mean(h**2) - mean(h) ** 2)
     # T_l for the last layer first.
     carried = slope * np.cumsum([0.0, *contraction ** np.arange(depth - 1)])
-    return float(kappa(found, near) + np.mean(2 * carried * shared + carried**2 * noise))
+    return float(kappa(activation, near) + np.mean(2 * carried * shared + carried**2 * noise))
 
 
 def relu_log_norm(widths: Iterable[int]) -> LogNorm:
@@ -145,7 +118,7 @@ def jacobian_variance(activation: str | Nonlinearity, q: float, depth: int, weig
     moment is L + 1; Saxe, McClelland & Ganguli (2013).
 
     Args:
-        activation: a name or a row.
+        activation: a name or a `Nonlinearity`.
         q: the variance of the pre-activations, q*.
         depth: L.
         weights: "gaussian" or "orthogonal".
@@ -159,9 +132,8 @@ def jacobian_variance(activation: str | Nonlinearity, q: float, depth: int, weig
     if weights not in _SPECTRUM:
         raise unknown_name("distribution of weights", weights, _SPECTRUM)
     if depth < 0:
-        raise FbpError(f"depth is a number of layers, at least 0; received {depth}")
-    found = row(activation)
-    mu_1, mu_2 = (float(slope_moment(found, q, k)) for k in (1, 2))
+        raise FbpError(f"depth must be a number of layers, at least 0, got {depth}; use the network's depth")
+    mu_1, mu_2 = (float(slope_moment(activation, q, k)) for k in (1, 2))
     return depth * (mu_2 / mu_1**2 - 1 - _SPECTRUM[weights])
 
 
@@ -183,7 +155,7 @@ def linear_second_moment(depth: int, width: int) -> float:
     """
     (n,) = _widths([width])
     if depth < 0:
-        raise FbpError(f"depth is a number of layers, at least 0; received {depth}")
+        raise FbpError(f"depth must be a number of layers, at least 0, got {depth}; use the network's depth")
     a = b = 1.0
     for _ in range(depth):
         a, b = (1 + 1 / n) * a + b, b + 2 * a / n**2
@@ -193,5 +165,5 @@ def linear_second_moment(depth: int, width: int) -> float:
 def _widths(widths: Iterable[int]) -> np.ndarray:
     n = np.asarray(list(widths))
     if n.size == 0 or not np.all((n >= 1) & (n == np.floor(n))):
-        raise FbpError(f"widths are positive integers, at least one; received {n.tolist()}")
+        raise FbpError(f"widths must be positive integers, at least one, got {n.tolist()}; e.g. [100] * 20")
     return n

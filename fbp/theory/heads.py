@@ -41,8 +41,8 @@ def softmax_head(classes: int, variance: float = 0.0) -> Head:
     """
     if classes < 2 or not 0 <= variance <= 100:
         raise FbpError(
-            "a classifier has at least 2 classes, and logits of a variance from 0 to 100, where 8 digits hold; "
-            f"received classes={classes}, variance={variance}"
+            "classes must be at least 2 and the variance of logits from 0 to 100, where 8 digits hold, "
+            f"got classes={classes}, variance={variance}; rescale the head"
         )
     x, weight = normal_nodes(limited(variance))
     z = math.sqrt(variance) * x

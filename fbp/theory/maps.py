@@ -17,42 +17,56 @@ from fbp.errors import FbpError
 from fbp.theory.quadrature import (
     Floats,
     derivative_of,
+    elementwise,
     function_of,
     half_mean_square_difference,
     limited,
     normal_nodes,
-    row,
 )
 
 
 def check_sigmas(sigma_w: float, sigma_b: float) -> None:
-    """Refuse standard deviations that are none."""
+    """Check that both are standard deviations.
+
+    Raises:
+        FbpError: one is negative or not finite.
+    """
     if not (0 <= sigma_w < math.inf and 0 <= sigma_b < math.inf):
         raise FbpError(
-            "sigma_w and sigma_b are finite standard deviations of at least 0; "
-            f"received sigma_w={sigma_w}, sigma_b={sigma_b}; Var W = sigma_w^2 / fan_in, Var b = sigma_b^2"
+            "sigma_w and sigma_b must be standard deviations, finite and at least 0, "
+            f"got sigma_w={sigma_w}, sigma_b={sigma_b}; use Var W = sigma_w^2 / fan_in, Var b = sigma_b^2"
         )
 
 
 def check_lengths(q: ArrayLike, name: str = "q") -> Floats:
-    """A variance or an array of them, as float64; refuse what is none."""
+    """A variance or an array of variances, as float64.
+
+    Raises:
+        FbpError: one is negative or not finite.
+    """
     lengths = np.asarray(q, np.float64)
     if not np.all((lengths >= 0) & np.isfinite(lengths)):
-        raise FbpError(f"{name} is the mean square of pre-activations, finite and at least 0; received {q}")
+        raise FbpError(
+            f"{name} must be a mean square of pre-activations, finite and at least 0, got {q}; use 1 for unit inputs"
+        )
     return lengths
 
 
 def check_correlation(c: float) -> None:
-    """Refuse a correlation that is none."""
+    """Check that c is a correlation.
+
+    Raises:
+        FbpError: it is not between -1 and 1.
+    """
     if not -1 <= c <= 1:
-        raise FbpError(f"a correlation is a number from -1 to 1; received {c}; divide the covariance by q")
+        raise FbpError(f"a correlation must be a number from -1 to 1, got {c}; divide the covariance by q")
 
 
 def second_moment(activation: str | Nonlinearity, q: ArrayLike) -> Floats:
     """E g(sqrt(q) x)^2.
 
     Args:
-        activation: a name or a row.
+        activation: a name or a `Nonlinearity`.
         q: variances of the pre-activation, any shape.
 
     Returns:
@@ -62,15 +76,16 @@ def second_moment(activation: str | Nonlinearity, q: ArrayLike) -> Floats:
         FbpError: the activation is unknown or softmax, or q is no variance.
     """
     q = check_lengths(q)
-    x, weight = normal_nodes(limited(q))
-    return np.sum(weight * function_of(row(activation))(np.sqrt(q)[..., None] * x) ** 2, axis=-1)
+    activation = elementwise(activation)
+    x, weight = normal_nodes(limited(q), activation.kinks)
+    return np.sum(weight * function_of(activation)(np.sqrt(q)[..., None] * x) ** 2, axis=-1)
 
 
 def slope_moment(activation: str | Nonlinearity, q: ArrayLike, k: int = 1) -> Floats:
     """mu_k = E g'(sqrt(q) x)^(2k); Pennington, Schoenholz & Ganguli (2017).
 
     Args:
-        activation: a name or a row.
+        activation: a name or a `Nonlinearity`.
         q: variances of the pre-activation, any shape.
         k: a positive integer.
 
@@ -81,17 +96,18 @@ def slope_moment(activation: str | Nonlinearity, q: ArrayLike, k: int = 1) -> Fl
         FbpError: the activation is unknown or softmax, q is no variance, or k is not positive.
     """
     if k < 1:
-        raise FbpError(f"k numbers the moments of g'(z)^2, from 1; received {k}")
+        raise FbpError(f"k must be at least 1, the number of a moment of g'(z)^2, got {k}; use 1 for E g'^2")
     q = limited(check_lengths(q))
-    x, weight = normal_nodes(q)
-    return np.sum(weight * derivative_of(row(activation))(np.sqrt(q)[..., None] * x) ** (2 * k), axis=-1)
+    activation = elementwise(activation)
+    x, weight = normal_nodes(q, activation.kinks)
+    return np.sum(weight * derivative_of(activation)(np.sqrt(q)[..., None] * x) ** (2 * k), axis=-1)
 
 
 def length_map(activation: str | Nonlinearity, sigma_w: float, sigma_b: float, q: ArrayLike) -> Floats:
     """q_l = sigma_w^2 E g(sqrt(q_{l-1}) x)^2 + sigma_b^2; Poole et al. (2016).
 
     Args:
-        activation: a name or a row.
+        activation: a name or a `Nonlinearity`.
         sigma_w: Var W = sigma_w^2 / fan_in.
         sigma_b: Var b = sigma_b^2.
         q: q_{l-1}, any shape.
@@ -109,7 +125,7 @@ def length_map(activation: str | Nonlinearity, sigma_w: float, sigma_b: float, q
 def length_slope(activation: Nonlinearity, sigma_w: float, q: float) -> float:
     """dq_l/dq_{l-1} = sigma_w^2 E g(z) g'(z) x / sqrt(q), by the first derivative alone; at q = 0 its limit."""
     q = float(limited(q))
-    x, weight = normal_nodes(q)
+    x, weight = normal_nodes(q, activation.kinks)
     z = math.sqrt(q) * x
     return sigma_w**2 * float(np.sum(weight * function_of(activation)(z) * derivative_of(activation)(z) * x / q**0.5))
 
@@ -145,7 +161,7 @@ def secant(activation: Nonlinearity, q: float, theta: float) -> float:
         return float(slope_moment(activation, q))
     # 1 - cos theta = 2 sin^2(theta / 2), which does not cancel.
     apart = 2 * q * math.sin(theta / 2) ** 2
-    return half_mean_square_difference(function_of(activation), q, theta) / apart
+    return half_mean_square_difference(function_of(activation), q, theta, activation.kinks) / apart
 
 
 @lru_cache(maxsize=64)
@@ -168,29 +184,3 @@ def secant_curve(activation: Nonlinearity, q: float) -> Callable[[float], float]
 def angle(distance: float) -> float:
     """theta with 1 - cos theta = distance."""
     return 2 * math.asin(math.sqrt(min(max(distance, 0.0), 2.0) / 2))
-
-
-def correlation_map(activation: str | Nonlinearity, sigma_w: float, sigma_b: float, c: float, q: float) -> float:
-    """c_l from c_{l-1}, for two inputs whose pre-activations both have mean square q; Poole et al. (2016).
-
-        c_l = (sigma_w^2 E g(z_1) g(z_2) + sigma_b^2) / q_l,    1 - c_l = sigma_w^2 E (g(z_1) - g(z_2))^2 / (2 q_l)
-
-    Args:
-        activation: a name or a row.
-        sigma_w: Var W = sigma_w^2 / fan_in.
-        sigma_b: Var b = sigma_b^2.
-        c: c_{l-1}, from -1 to 1.
-        q: q_{l-1}, positive.
-
-    Returns:
-        c_l.
-
-    Raises:
-        FbpError: the activation is unknown or softmax, a number is out of range, or q_l is 0.
-    """
-    check_correlation(c)
-    found = row(activation)
-    following = float(length_map(found, sigma_w, sigma_b, q))
-    if following == 0 or q == 0:
-        raise FbpError(f"a correlation needs a positive mean square; received q={q}, after the layer {following}")
-    return 1 - (1 - c) * sigma_w**2 * secant(found, float(q), angle(1 - c)) * float(q) / following

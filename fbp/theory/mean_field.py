@@ -24,7 +24,7 @@ from fbp.theory.maps import (
     secant_curve,
     slope_moment,
 )
-from fbp.theory.quadrature import MOST, Floats, derivative_of, half_mean_square_difference, limited, row
+from fbp.theory.quadrature import MOST, Floats, derivative_of, elementwise, half_mean_square_difference, limited
 
 Phase = Literal["ordered", "critical", "chaotic"]
 
@@ -37,7 +37,7 @@ class MeanField:
     """A dense network of infinite width: z_l = W_l h_{l-1} + b_l, h = g(z), Var W = sigma_w^2 / fan_in.
 
     Attributes:
-        activation: the row of g.
+        activation: g.
         sigma_w: the weights' standard deviation times sqrt(fan_in).
         sigma_b: the biases' standard deviation.
         q_star: E z^2 far from the input, as the recursion reaches it from `mean_field`'s q_0. It may be 0 or infinity.
@@ -98,7 +98,7 @@ class MeanField:
             FbpError: depth is negative, or q_0 is not finite.
         """
         if depth < 0:
-            raise FbpError(f"depth is a number of layers, at least 0; received {depth}")
+            raise FbpError(f"depth must be a number of layers, at least 0, got {depth}; use the network's depth")
         q = [float(check_lengths(self.q_star if q_0 is None else q_0, "q_0"))]
         for _ in range(depth):
             settled = len(q) > 1 and q[-1] == q[-2]
@@ -145,7 +145,7 @@ class MeanField:
 
     def _ratio(self, theta: float, q: float, following: float, interpolated: bool = False) -> float:
         """(1 - c_l) / (1 - c_{l-1}) at the angle theta of c_{l-1}."""
-        # Below, quotients of lengths lose digits, and every row has become its tangent.
+        # Below, quotients of lengths lose digits, and every activation has become its tangent.
         gain = following / q if min(q, following) > 1e-290 else length_slope(self.activation, self.sigma_w, 0.0)
         scale = self.sigma_w**2 / gain
         return scale * (
@@ -161,7 +161,7 @@ def mean_field(activation: str | Nonlinearity, sigma_w: float, sigma_b: float = 
     Poole et al. (2016); Schoenholz et al. (2017); Hayou et al. (2019).
 
     Args:
-        activation: a name as `fbp.activation` takes it, or a row; not softmax.
+        activation: a name as `fbp.activation` takes it, or a `Nonlinearity`; not softmax.
         sigma_w: Var W = sigma_w^2 / fan_in.
         sigma_b: Var b = sigma_b^2.
         q_0: the mean square of the first pre-activation; it matters where the length map has several fixed points.
@@ -172,10 +172,10 @@ def mean_field(activation: str | Nonlinearity, sigma_w: float, sigma_b: float = 
     Raises:
         FbpError: the activation is unknown or softmax, a number is out of range, or the lengths do not settle.
     """
-    found = row(activation)
+    found = elementwise(activation)
     check_sigmas(sigma_w, sigma_b)
     if not 0 < q_0 < math.inf:
-        raise FbpError(f"q_0 is a mean square, finite and positive; received {q_0}; use 1, that of standardized inputs")
+        raise FbpError(f"q_0 must be a mean square, finite and positive, got {q_0}; use 1, that of standardized inputs")
     reasons: dict[str, str] = {}
     points = length_fixed_points(found, sigma_w, sigma_b)
     q = length_limit(found, sigma_w, sigma_b, float(q_0))
@@ -232,5 +232,5 @@ def _correlation(activation: Nonlinearity, scale: float, q: float) -> tuple[floa
         return 1.0, 1 + at_one
     # (1 - c_l) / (1 - c_{l-1}) is 1 - C(0) at c = 0: C(0) = 0 means that 0 is fixed.
     theta = math.pi / 2 if quarter > -NEAR else cast(float, brentq(excess, 1e-9, math.pi / 2, xtol=1e-14))
-    parted = half_mean_square_difference(derivative_of(activation), q, theta)
+    parted = half_mean_square_difference(derivative_of(activation), q, theta, activation.kinks)
     return (0.0 if quarter > -NEAR else math.cos(theta)), 1 + at_one - scale * parted

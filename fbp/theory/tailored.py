@@ -29,13 +29,14 @@ def tailored_leaky_slope(depth: int, correlation: float = 0.9) -> float:
     """
     if depth < 1 or not 0 < correlation < 1:
         raise FbpError(
-            f"depth is at least 1 and correlation between 0 and 1; received depth={depth}, correlation={correlation}"
+            "depth must be at least 1 and correlation between 0 and 1, "
+            f"got depth={depth}, correlation={correlation}; e.g. 50 and 0.9"
         )
     reached = _correlation(0.0, depth)
     if reached < correlation:
         raise FbpError(
-            f"even relu takes orthogonal inputs only to a correlation of {reached:.4f} in {depth} layers; received "
-            f"{correlation}; ask for less"
+            f"correlation must be at most {reached:.4f}, to which even relu takes orthogonal inputs in {depth} layers, "
+            f"got {correlation}; ask for less"
         )
     return cast(float, brentq(lambda a: _correlation(a, depth) - correlation, 0, 1, xtol=1e-14))
 
