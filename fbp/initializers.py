@@ -44,14 +44,22 @@ class Initializer:
                 f"received scale={self.scale:g}, bias_stddev={self.bias_stddev:g}; give variances and deviations"
             )
 
+    def stddev(self, fan_in: int, fan_out: int) -> float:
+        """The standard deviation of one weight of a (fan_in, fan_out) matrix; 0 for "constant"."""
+        if self.distribution == "constant":
+            return 0.0
+        if self.distribution == "orthogonal":
+            return (self.scale / max(fan_in, fan_out)) ** 0.5
+        fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2, "none": 1}
+        return (self.scale / fans[self.mode]) ** 0.5
+
     def weight(self, key: Key, shape: tuple[int, int]) -> Float[Array, "n_in n_out"]:
         """A weight matrix of shape (n_{l-1}, n_l) in the default float dtype."""
         if self.distribution == "constant":
             return jnp.full(shape, self.scale)
         if self.distribution == "orthogonal":
             return jax.nn.initializers.orthogonal(self.scale**0.5)(key, shape)
-        fan = {"fan_in": shape[0], "fan_out": shape[1], "fan_avg": sum(shape) / 2, "none": 1}[self.mode]
-        stddev = (self.scale / fan) ** 0.5
+        stddev = self.stddev(*shape)
         if self.distribution == "uniform":
             return stddev * jax.random.uniform(key, shape, minval=-(3**0.5), maxval=3**0.5)
         if self.distribution == "truncated_normal":

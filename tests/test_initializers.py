@@ -41,11 +41,13 @@ def test_mean_and_variance(rule, variance):
     W = weight(rule)
     assert abs(W.mean()) <= 5 * (variance / W.size) ** 0.5
     assert abs(W.var() / variance - 1) <= 5 * (2 / W.size) ** 0.5
+    assert initializer(rule).stddev(*FANS) == pytest.approx(variance**0.5)
 
 
 @pytest.mark.parametrize(("rule", "value"), CONSTANTS.items())
 def test_constants(rule, value):
     np.testing.assert_array_equal(weight(rule, (3, 2)), np.full((3, 2), value, np.float32))
+    assert initializer(rule).stddev(3, 2) == 0
 
 
 def test_every_name_is_tested():
@@ -69,6 +71,7 @@ def test_orthogonal(gain, shape):
     W = weight(f"orthogonal({gain})", shape)
     gram = W.T @ W if shape[0] >= shape[1] else W @ W.T
     np.testing.assert_allclose(gram, gain**2 * np.eye(min(shape)), atol=1e-5)
+    assert orthogonal(gain).stddev(*shape) == pytest.approx(np.mean(np.square(W)) ** 0.5, rel=1e-5)
 
 
 def test_biases_have_their_deviation():
