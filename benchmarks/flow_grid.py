@@ -19,8 +19,8 @@ from rich.console import Console
 
 import fbp
 from fbp.errors import FbpError
-from fbp.flow.measure import standard_inputs
-from fbp.flow.plan import Plan
+from fbp.flow.grids import Plan
+from fbp.flow.measurement import standard_inputs
 
 try:
     import flow_torch

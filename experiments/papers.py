@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """Papers: which published numbers on gradient flow do sampled networks reproduce, and which sayings do not hold?"""
 
 import os

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 import fbp
-from fbp.flow.statistics import interval
+from fbp.flow import confidence_interval
 from fbp.report import Curve, Figure, Report, Section, Table, Text, curves
 from fbp.studies import script
 
@@ -18,7 +18,7 @@ def measured_chi(sigma_b, sigmas_w, depth, seeds):
     # A network's rate is the mean over the layers behind the burn-in.
     logs = 2 * np.log(10) * np.asarray(flow.log10.dZ, np.float64)[:, :, BURN_IN:-1]
     ratios = np.exp(logs[..., :-1] - logs[..., 1:]).mean(axis=-1)
-    low, value, high = interval(ratios.T)
+    low, value, high = confidence_interval(ratios.T)
     return value, low, high, flow
 
 

@@ -63,7 +63,7 @@ class Initializer:
         if self.distribution == "uniform":
             return stddev * jax.random.uniform(key, shape, minval=-(3**0.5), maxval=3**0.5)
         if self.distribution == "truncated_normal":
-            return jax.nn.initializers.truncated_normal(stddev / _TRUNCATED_STDDEV)(key, shape)
+            return jax.nn.initializers.truncated_normal(stddev / TRUNCATED_STDDEV)(key, shape)
         return stddev * jax.random.normal(key, shape)
 
     def bias(self, key: Key, width: int) -> Float[Array, "n_out"]:
@@ -71,8 +71,8 @@ class Initializer:
         return self.bias_stddev * jax.random.normal(key, (width,)) if self.bias_stddev else jnp.zeros(width)
 
 
-# The standard deviation of a standard normal cut at +-2.
-_TRUNCATED_STDDEV = 0.87962566103423978
+TRUNCATED_STDDEV = 0.87962566103423978
+"""The standard deviation of a standard normal cut at +-2."""
 
 he_normal = Initializer(2.0, "fan_in", "normal")
 """Var W = 2 / fan_in; He, Zhang, Ren & Sun (2015)."""

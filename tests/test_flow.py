@@ -11,9 +11,10 @@ import pytest
 
 import fbp
 from fbp import gradient_norms
-from fbp.flow import Plan, diagnose, draws, grid, measure, verdict
-from fbp.flow.statistics import interval, log_interval
-from fbp.flow.watched import see, watched
+from fbp.flow import Plan, confidence_interval, diagnose, grid, measure, sample_parameters, verdict
+from fbp.flow.probe import add_probes, read_network
+from fbp.flow.results import interval_of_logs
+from fbp.flow.sampling import Draw, sample_inputs, sample_normals, sample_weights, unit_gain
 from fbp.studies.flow_grid import run_flow
 
 SB = math.sqrt(0.05)
@@ -35,7 +36,7 @@ def deep():
 def rate(flow, burn_in=10):
     """E ||dZ_l||^2 / ||dZ_{l+1}||^2 with its interval over networks."""
     curves = flow.log10.dZ[0].astype(np.float64)[:, burn_in:]
-    return interval((10 ** (2 * (curves[:, :-1] - curves[:, 1:]))).mean(axis=1), SURE)
+    return confidence_interval((10 ** (2 * (curves[:, :-1] - curves[:, 1:]))).mean(axis=1), SURE)
 
 
 @pytest.mark.parametrize(("init", "predicted"), [("he_normal", 1.0), ("lecun_normal", 0.5)])
@@ -53,7 +54,7 @@ def test_tanh_has_the_published_chi_and_length(deep, w2):
     assert low < chi < high
     assert high - low < 0.1 * chi
     lengths = 10 ** flow.log10_mean_square[0][:, 15:].astype(np.float64)
-    low, _, high = interval(lengths.mean(axis=1), SURE)
+    low, _, high = confidence_interval(lengths.mean(axis=1), SURE)
     assert low < q < high
     assert high - low < 0.2 * q
 
@@ -63,10 +64,10 @@ def test_the_diagnosis_says_what_to_do(deep):
     assert found.phase == "ordered"
     assert found.low < found.theory < found.high
     assert found.trainable == pytest.approx(-6 / math.log(0.8802), rel=1e-3)
-    assert str(found).startswith("ordered phase, gradients vanish, ||dZ||^2 x0.8")
-    assert str(found).endswith("layers, trainable to about 47 layers; use sigma_w^2 = 1.76")
+    assert str(found).startswith("ordered phase, gradients vanish, ‖dZ‖² ×0.8")
+    assert str(found).endswith("layers, trainable to about 47 layers; use σ_w² = 1.76")
     chaotic = deep["tanh", f"mean_field(2.0,{SB})", 40].diagnosis()
-    assert str(chaotic).startswith("chaotic phase, gradients explode, ||dZ||^2 x1.3")
+    assert str(chaotic).startswith("chaotic phase, gradients explode, ‖dZ‖² ×1.3")
 
 
 def test_the_line_of_theory_runs_through_the_medians(deep):
@@ -138,7 +139,7 @@ def test_exact_at_depth_2000(activation, init):
     net = fbp.mlp((n,) * (depth + 1), "leaky_relu(0.2)" if activation == "leaky_relu" else activation, init)
     params, _ = net.init(jax.random.key(1))
     X, dZ = np.random.default_rng(0).normal(size=(2, 3, n)).astype(np.float32)
-    seen = jax.jit(lambda: see(watched(net), params, X, dZ))()
+    seen = jax.jit(lambda: read_network(*add_probes(net, params, net.homogeneous), X, lambda Z: dZ))()
     first, later = params[0], params[1][1]
     pairs = [(first["W"], first["b"]), *zip(np.asarray(later["W"]), np.asarray(later["b"]), strict=True)]
     expected = reference([(np.float64(W), np.float64(b)) for W, b in pairs], X, dZ, activation)
@@ -159,19 +160,22 @@ def test_a_prefix_is_the_network_of_that_depth():
     """Every reading of a grid's cell against the reverse loop of the network with the same parameters."""
     plan = Plan((2, 5), ("gelu", "relu"), ("he_normal", "mean_field(1.2,0.3)"), width=12, seeds=2, examples=3)
     flows = grid(plan)
-    X = jnp.asarray(draws.inputs(3, 12, 0))
-    W = draws.weights("normal", range(2), 5, 12, 0)
-    b = draws.normals(1, range(2), (5, 12), 0)
-    dZ = draws.normals(2, range(2), (3, 12), 0)
+    X = jnp.asarray(sample_inputs(3, (12,), 0))
+    W = sample_weights("normal", range(2), 5, 12, 0)
+    b = sample_normals(Draw.BIASES, range(2), (5, 12), 0)
+    dZ = sample_normals(Draw.COTANGENTS, range(2), (3, 12), 0)
     for cell, flow in flows.items():
         rule, depth = fbp.initializers.initializer(cell.init), cell.depth
         net = fbp.mlp((12,) * (depth + 1), cell.activation, cell.init, repeat=False)
         for s in range(2):
             dense = [
-                {"W": draws.gain(rule, 12) * W[l, s], "b": np.float32(rule.bias_stddev) * b[s, l]} for l in range(depth)
+                {"W": unit_gain(rule, 12, 12) * W[l, s], "b": np.float32(rule.bias_stddev) * b[s, l]}
+                for l in range(depth)
             ]
             params = tuple(p for layer in dense for p in (layer, ()))[:-1]
-            seen = see(watched(net), jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params), X, jnp.asarray(dZ[s]))
+            params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+            probed = add_probes(net, params, net.homogeneous)
+            seen = read_network(*probed, X, lambda Z, s=s: jnp.asarray(dZ[s]))
             for name in ("dZ", "dA", "dW", "db", "cosine", "noise"):
                 found = flow.values(name)[0, s]
                 np.testing.assert_allclose(found, getattr(seen.backward, name), rtol=2e-3, atol=2e-4, err_msg=name)
@@ -187,8 +191,7 @@ def test_angles_and_noise_are_those_of_the_examples_gradients():
     X = jax.random.normal(jax.random.key(3), (5, 6))
     Y = jnp.array([0, 1, 2, 0, 1])
     flow = measure(net, loss, X, Y, seeds=1)
-    params, _ = jax.vmap(lambda key: (net.init(key)[0], 0))(jax.random.split(jax.random.key(0), 1))
-    params = jax.tree.map(lambda p: p[0], params)
+    params = jax.tree.map(lambda p: jnp.asarray(p[0]), sample_parameters(net, (6,), 1))
     one = lambda x, y: jax.grad(lambda p: fbp.loss_value(net, loss, p, x[None], y[None]))(params)
     each = jax.vmap(one)(X, Y)
     for l, place in enumerate((0, 2, 4)):
@@ -218,7 +221,7 @@ def test_orthogonal_linear_networks_are_isometries():
 @pytest.mark.parametrize("distribution", ["normal", "uniform", "truncated_normal", "orthogonal"])
 def test_draws_have_variance_one(distribution):
     n = 40
-    W = draws.weights(distribution, range(3), 20, n, 0).astype(np.float64)
+    W = sample_weights(distribution, range(3), 20, n, 0).astype(np.float64)
     if distribution == "orthogonal":
         np.testing.assert_allclose(np.swapaxes(W, 2, 3) @ W, np.broadcast_to(np.eye(n), W.shape), atol=1e-5)
         # Moments of the uniform distribution over the group: E tr Q = 0, E (tr Q)^2 = 1.
@@ -228,7 +231,7 @@ def test_draws_have_variance_one(distribution):
     else:
         assert abs(W.mean()) < 5 / W.size**0.5
         assert abs((W**2).mean() - 1) < 5 * (2 / W.size) ** 0.5
-    alone = draws.weights(distribution, range(2, 3), 20, n, 0)
+    alone = sample_weights(distribution, range(2, 3), 20, n, 0)
     np.testing.assert_array_equal(alone[:, 0], W[:, 2].astype(np.float32))
 
 
@@ -251,7 +254,7 @@ def test_a_grid_is_one_program(compiled):
 def test_initializers_share_the_program_of_measure(compiled):
     for init in ("he_normal", "glorot_uniform", "orthogonal"):
         measure(fbp.mlp((5,) * 9, "tanh", init, repeat=True), seeds=2, scales=(0.5, 1.0))
-    assert compiled("jit(_seen)") == 1
+    assert compiled("jit(_read)") == 1
 
 
 SMALL = {"depths": (3, 2), "activations": ("relu", "tanh"), "initializers": ("orthogonal", "mean_field(1.1,0.2)")}
@@ -278,14 +281,14 @@ def test_a_resumed_grid_is_the_uninterrupted_one(tmp_path, torn):
     for cell, flow in whole.items():
         for name in ("dZ", "dW", "correlation", "dead", "noise"):
             np.testing.assert_array_equal(resumed[cell].values(name), flow.values(name))
-    with pytest.raises(fbp.FbpError, match="resumes from rows of the same plan"):
+    with pytest.raises(fbp.FbpError, match="must hold rows of the same plan"):
         grid(Plan(**SMALL | {"activations": ("gelu", "tanh")}, width=6, seeds=3), tmp_path, resume=True)
 
 
 def test_chunks_of_seeds_change_nothing(monkeypatch):
     plan = Plan(**SMALL, width=6, seeds=5)
     whole = grid(plan)
-    monkeypatch.setattr("fbp.flow.plan.CHUNK", 4 * 3 * 36 * 2)
+    monkeypatch.setattr("fbp.flow.grids.CHUNK", 4 * 3 * 36 * 2)
     assert plan.chunk == 2
     parts = grid(plan)
     for cell, flow in whole.items():
@@ -310,15 +313,15 @@ def test_the_command_writes_a_folder(tmp_path):
     ("options", "message"),
     [
         ({"depths": (0,)}, "a depth of the grid is an integer of at least 1; received 0"),
-        ({"depths": ()}, "depths of a grid are at least one"),
+        ({"depths": ()}, "depths of a grid must be at least one"),
         ({"depths": (5, 5)}, "each once"),
         ({"activations": ("relo",)}, "did you mean 'relu'"),
-        ({"activations": ("softmax",)}, "received 'softmax'"),
+        ({"activations": ("softmax",)}, "got 'softmax'"),
         ({"initializers": ("he_norml",)}, "did you mean 'he_normal'"),
         ({"initializers": ("mean_field(-1,0)",)}, "sigma_w is finite and at least 0; received -1"),
         ({"width": 10**7}, "take a smaller width or depth"),
         ({"seeds": 0}, "seeds is an integer of at least 1"),
-        ({"seed": -1}, "a seed is an integer of at least 0"),
+        ({"seed": -1}, "seed must be an integer of at least 0"),
     ],
 )
 def test_bad_plans_are_refused_in_one_line(options, message):
@@ -331,9 +334,9 @@ def test_bad_plans_are_refused_in_one_line(options, message):
     ("options", "message"),
     [
         ({"seeds": 0}, "seeds is an integer of at least 1"),
-        ({"scales": (-1.0,)}, "scales are finite factors of at least 0"),
-        ({"loss": fbp.HalfSquaredError()}, "a loss takes targets"),
-        ({"X": jnp.ones(4)}, "inputs are a batch"),
+        ({"scales": (-1.0,)}, "scales must be finite factors of at least 0"),
+        ({"loss": fbp.HalfSquaredError()}, "a loss must come with targets"),
+        ({"X": jnp.ones(4)}, "X must be a batch"),
     ],
 )
 def test_bad_measurements_are_refused(options, message):
@@ -343,9 +346,9 @@ def test_bad_measurements_are_refused(options, message):
 
 def test_what_cannot_be_measured_says_so():
     X = jnp.ones((2, 4))
-    with pytest.raises(fbp.FbpError, match="does not say the shape"):
+    with pytest.raises(fbp.FbpError, match="must know the shape"):
         measure(fbp.Serial(fbp.Dense(3)))
-    with pytest.raises(fbp.FbpError, match="a network without one"):
+    with pytest.raises(fbp.FbpError, match="got one without"):
         measure(fbp.Serial(fbp.Activation("relu")), X=X)
     with pytest.raises(fbp.FbpError, match="batch normalization"):
         measure(fbp.mlp((4, 4, 4), norm="batch"), X=X, seeds=1, spectrum=True)
@@ -357,14 +360,14 @@ def test_what_cannot_be_measured_says_so():
 
 def test_intervals_are_students():
     x = np.random.default_rng(0).normal(size=(6, 4))
-    found = interval(x)
+    found = confidence_interval(x)
     half = 2.5705818 * x.std(axis=0, ddof=1) / 6**0.5
     np.testing.assert_allclose(found.high - found.mean, half, rtol=1e-6)
-    arithmetic = log_interval(x - 400, "arithmetic")
+    arithmetic = interval_of_logs(x - 400, "arithmetic")
     np.testing.assert_allclose(arithmetic.mean, np.log10((10.0 ** (2 * x)).mean(axis=0)) / 2 - 400, rtol=1e-9)
-    assert (arithmetic.mean > log_interval(x - 400).mean).all()
-    with pytest.raises(fbp.FbpError, match="confidence is a probability"):
-        interval(x, 1.5)
+    assert (arithmetic.mean > interval_of_logs(x - 400).mean).all()
+    with pytest.raises(fbp.FbpError, match="confidence must be a probability"):
+        confidence_interval(x, 1.5)
 
 
 def test_gradients_that_have_become_zero_have_the_rate_zero():

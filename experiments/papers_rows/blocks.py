@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """Normalization, residual connections and recurrence."""
 
 import math
@@ -8,7 +7,7 @@ import numpy as np
 
 import fbp
 from fbp import theory
-from papers_rows.networks import Flow, Setting, draw, measure, normal, passes, plain
+from papers_rows.networks import Passage, Setting, draw_normal, measure, plain, run_through
 from papers_rows.row import Row, jackknife
 
 HE = math.sqrt(2)
@@ -55,7 +54,7 @@ def _batch_norm(quick: bool) -> Iterator[Row]:
     yield Row("bn-linear", source, where, "‖δ‖² factor a layer", rate, expected, jackknife(flow.factors.mean(axis=1)))
 
 
-def _through_batch_norm(name: str, width: int, depth: int, networks: int) -> tuple[Flow, float, str]:
+def _through_batch_norm(name: str, width: int, depth: int, networks: int) -> tuple[Passage, float, str]:
     block = fbp.Serial(fbp.BatchNorm(0.0), fbp.Activation(name), fbp.Dense(width, "lecun_normal"))
     (flow,) = measure(block, width, depth, networks, examples=BATCH, seed=30)
     expected = float(theory.propagation(name, 1.0, norm="batch", batch=BATCH).backward[0])
@@ -141,18 +140,17 @@ def _plain_layers(activation: str, width: int) -> tuple[fbp.Layer, ...]:
 
 def _recurrent(quick: bool) -> Iterator[Row]:
     width, steps, networks, source = 128, 10, 20 if quick else 100, "Pascanu et al. 2013"
-    rng = np.random.default_rng(36)
-    params = draw(plain("linear", width, "orthogonal"), (width,), (networks, 1), rng)
+    W = fbp.flow.sample_parameters(fbp.Dense(width, "orthogonal"), (width,), networks, seed=36)["W"]
     for scale in (0.9, 1.0, 1.1):
-        flow = _through_time(params, scale, width, steps, rng)
+        flow = _through_time(scale * W, steps)
         where = f"orthogonal recurrent matrix times {scale:g}, n={width}, {steps} steps"
         yield Row("rnn-isometry", source, where, "‖δ‖ factor a step", scale, None, jackknife(_norm_rates(flow)), 1e-4)
-    params = draw(plain("linear", width, "lecun_normal"), (width,), (networks, 1), rng)
-    radii = np.abs(np.linalg.eigvals(params[1]["W"][:, 0])).max(axis=1)
+    W = fbp.flow.sample_parameters(fbp.Dense(width, "lecun_normal"), (width,), networks, seed=37)["W"]
+    radii = np.abs(np.linalg.eigvals(W)).max(axis=1)
     where = f"Gaussian recurrent matrix, n={width}, {steps} steps"
-    rates = jackknife(_norm_rates(_through_time(params, 1.0, width, steps, rng)))
+    rates = jackknife(_norm_rates(_through_time(W, steps)))
     yield Row("rnn-sigma", source, f"{where}, σ=1", "‖δ‖ factor a step", 1.0, 1.0, rates, tolerance=0.005)
-    rates = jackknife(_norm_rates(_through_time(params, 1 / radii, width, steps, rng)))
+    rates = jackknife(_norm_rates(_through_time(W / radii[:, None, None], steps)))
     yield Row(
         "rnn-radius",
         "often said",
@@ -167,16 +165,15 @@ def _recurrent(quick: bool) -> Iterator[Row]:
     )
 
 
-def _through_time(params, scale, width: int, steps: int, rng: np.random.Generator) -> Flow:
+def _through_time(W: np.ndarray, steps: int) -> Passage:
     """A linear recurrent network unrolled: a stack of equal blocks that share their weights."""
-    networks = len(params[1]["W"])
-    W = params[1]["W"] * np.reshape(np.float32(scale), (-1, 1, 1, 1))
-    tied = ((), {"W": np.repeat(W, steps, axis=1), "b": np.zeros((networks, steps, width), np.float32)})
-    X, dZ = (normal(rng, (networks, 8, width)) for _ in range(2))
-    flow = passes(plain("linear", width), False, tied, 1.0, 0.0, X, dZ)
-    return Flow(*(np.asarray(x, np.float64) for x in flow))
+    networks, width, _ = W.shape
+    tied = np.repeat(W.astype(np.float32)[:, None], steps, axis=1)
+    params = ((), {"W": tied, "b": np.zeros((networks, steps, width), np.float32)})
+    X, dZ = draw_normal(np.random.default_rng(38), (2, networks, 8, width))
+    return run_through(fbp.Repeat(plain("linear", width), steps), params, X, dZ)
 
 
-def _norm_rates(flow: Flow) -> np.ndarray:
+def _norm_rates(flow: Passage) -> np.ndarray:
     """The factor of the norm of the gradient a step, over all steps."""
     return flow.gains ** (0.5 / (flow.log_dZ.shape[1] - 1))

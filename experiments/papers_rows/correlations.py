@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """What becomes of the angle between two inputs: maps iterated over a thousand layers, and networks."""
 
 import math
@@ -47,7 +46,7 @@ def _maps(quick: bool) -> Iterator[Row]:
             what,
             expected,
             expected,
-            jackknife(1 - flow.distance[:, -1]),
+            jackknife(flow.correlation[:, -1]),
             tolerance=0.02,
         )
 
@@ -88,7 +87,7 @@ def _tailored(quick: bool) -> Iterator[Row]:
         slope = theory.tailored_leaky_slope(depth, target)
         name, sigma_w = f"leaky_relu({stated})", math.sqrt(2 / (1 + stated**2))
         (flow,) = measure(plain(name, width), width, depth, networks, [Setting(sigma_w)], examples=16, seed=49)
-        reached = jackknife(1 - flow.distance[:, -1])
+        reached = jackknife(flow.correlation[:, -1])
         # One Newton step from the slope of the networks to the one that would take them to the target.
         nearby = theory.tailored_leaky_slope(depth, target + step)
         value, *ends = (stated + (target - c) * (nearby - slope) / step for c in reached[:3])

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """The drawings of the report: all rows at a glance, gradients of tanh networks, the edge of chaos."""
 
 import math

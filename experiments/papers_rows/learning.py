@@ -10,7 +10,7 @@ import numpy as np
 
 import fbp
 from fbp import theory
-from papers_rows.networks import draw, normal, orthogonal
+from papers_rows.networks import draw_normal
 from papers_rows.row import Row, jackknife
 
 CLASSES = 10
@@ -61,7 +61,7 @@ def _zero_head() -> Iterator[Row]:
 
     losses, norms = [], []
     for seed in range(3):
-        value, norm = at_start(draw(net, (784,), (), np.random.default_rng(seed)))
+        value, norm = at_start(_draw_one(net, seed))
         losses.append(value / len(X))
         norms.append(norm)
     head = theory.softmax_head(CLASSES)
@@ -71,13 +71,17 @@ def _zero_head() -> Iterator[Row]:
     yield Row("ce-init", "derived", where, "‖dZ‖ of an example", math.sqrt(0.9), norm, jackknife(norms), tolerance=1e-5)
 
 
+def _draw_one(net: fbp.Layer, seed: int, inputs: int = 784):
+    """The parameters of one random network."""
+    return jax.tree.map(lambda p: p[0], fbp.flow.sample_parameters(net, (inputs,), 1, seed))
+
+
 def _he_head(quick: bool) -> Iterator[Row]:
     width, networks = 64, 2000 if quick else 20000
-    rng = np.random.default_rng(50)
     # Orthogonal inputs of mean square 1: the logits of one network are then as independent as those of several.
-    X = jnp.asarray(math.sqrt(width) * orthogonal(rng, (width, width)))
+    X = jnp.asarray(math.sqrt(width) * _draw_one(fbp.Dense(width, "orthogonal"), 50, width)["W"])
     layer, Y = fbp.Dense(CLASSES, "he_normal"), jnp.arange(width) % CLASSES
-    params = draw(layer, (width,), (networks,), rng)
+    params = fbp.flow.sample_parameters(layer, (width,), networks, seed=50)
 
     @jax.jit
     def at_start(params):
@@ -120,8 +124,8 @@ def coordinate_check(widths: Sequence[int], networks: int) -> dict[str, np.ndarr
     for width in widths:
         net = fbp.mlp((inputs, width, width, CLASSES), "relu")
         rng = np.random.default_rng(51)
-        X, Y = normal(rng, (networks, 4, inputs)), rng.integers(0, CLASSES, (networks, 4))
-        params = draw(net, (inputs,), (networks,), rng)
+        X, Y = draw_normal(rng, (networks, 4, inputs)), rng.integers(0, CLASSES, (networks, 4))
+        params = fbp.flow.sample_parameters(net, (inputs,), networks, seed=51)
         # muP: a head of variance 1/n^2; steps n times as long on the way in, 1/n times as long on the way out.
         for name, head, rates in (("standard", 1.0, (1, 1, 1)), ("muP", width**-0.5, (width, 1, 1 / width))):
             scaled = (*params[:-1], {"W": np.float32(head) * params[-1]["W"], "b": params[-1]["b"]})

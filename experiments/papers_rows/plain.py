@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """Plain networks: what the choice of activation and variance does to lengths and gradients."""
 
 import math
@@ -7,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fbp import theory
-from papers_rows.networks import Flow, Setting, measure, plain
+from papers_rows.networks import Passage, Setting, measure, plain
 from papers_rows.row import Measured, Row, jackknife
 
 WIDTH = 200
@@ -23,7 +22,7 @@ def plain_networks(quick: bool) -> Iterator[Row]:
         yield from _self_normalizing()
 
 
-def _factor(flow: Flow) -> Measured:
+def _factor(flow: Passage) -> Measured:
     return jackknife(flow.factors.mean(axis=1))
 
 

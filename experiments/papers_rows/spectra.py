@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """Singular values of Jacobians, and how far one network lies from the mean over networks."""
 
 import math
@@ -8,7 +7,7 @@ import numpy as np
 
 import fbp
 from fbp import theory
-from papers_rows.networks import Setting, draw, jacobian_moments, measure, normal, plain, singular_values
+from papers_rows.networks import Setting, draw_normal, jacobian_moments, measure, plain
 from papers_rows.row import Measured, Row, jackknife
 
 SIGMA_B = math.sqrt(0.05)
@@ -36,13 +35,14 @@ def _moments(quick: bool) -> Iterator[Row]:
         )
         found: dict[str, list[np.ndarray]] = {name: [] for name in stated[weights]}
         rng = np.random.default_rng(20)
-        for _ in range(networks):
-            params = draw(plain("linear", width, init), (width,), (1, depth), rng)
-            X = normal(rng, (1, width))
+        for number in range(networks):
+            net = fbp.Repeat(plain("linear", width, init), depth)
+            params = fbp.flow.sample_parameters(net, (width,), range(number, number + 1), seed=20)
+            X = draw_normal(rng, (1, width))
             for name in found:
                 s = settings.get(name, Setting())
-                args = s.sigma_w, s.sigma_b, np.float32(s.q**0.5) * X
-                found[name].append(np.asarray(jacobian_moments(plain(name, width), params, *args), np.float64))
+                net = fbp.Repeat(plain(name, width), depth)
+                found[name].append(jacobian_moments(net, params, np.float32(s.q**0.5) * X, s.sigma_w, s.sigma_b))
         for name, parts in found.items():
             moments = np.concatenate(parts)
             # Each network by itself: their means differ, which is worth 7 % at this width and nothing in the limit.
@@ -94,11 +94,11 @@ def _saxe(where: str, second: Measured, depth: int, width: int) -> Row:
 def _finite() -> Iterator[Row]:
     """Where the width is only ten times the depth, moments are those of the exact recursions."""
     width, depth, networks = 100, 10, 500
-    params = draw(plain("linear", width), (width,), (networks, depth), np.random.default_rng(24))
-    X = normal(np.random.default_rng(25), (networks, width))
+    params = fbp.flow.sample_parameters(fbp.Repeat(plain("linear", width), depth), (width,), networks, seed=24)
+    X = draw_normal(np.random.default_rng(25), (networks, width))
     exact = {"linear": theory.linear_second_moment(depth, width), "relu": _relu_second_moment(depth, width)}
     for name, sigma_w, limit in (("linear", 1.0, depth + 1), ("relu", HE, 2 * depth + 1)):
-        moments = jacobian_moments(plain(name, width), params, sigma_w, 0.0, X)
+        moments = jacobian_moments(fbp.Repeat(plain(name, width), depth), params, X, sigma_w)
         yield Row(
             "finite-moment",
             "derived",
@@ -106,7 +106,7 @@ def _finite() -> Iterator[Row]:
             "E λ² of squared singular values",
             limit,
             exact[name],
-            jackknife(np.asarray(moments)[:, 1]),
+            jackknife(moments[:, 1]),
             tolerance=0.01,
             finding=f"This is the limit of infinite width; at n = 10 L the moment is {exact[name]:.2f}.",
         )
@@ -127,10 +127,10 @@ def _relu_second_moment(depth: int, width: int) -> float:
 
 def _isometry(quick: bool) -> Iterator[Row]:
     width, depth, networks = 64, 100, 2 if quick else 5
-    block = plain("linear", width, "orthogonal")
-    rng = np.random.default_rng(21)
-    params, X = draw(block, (width,), (networks, depth), rng), normal(rng, (networks, width))
-    values = np.asarray(singular_values(block, params, X))
+    net = fbp.Repeat(plain("linear", width, "orthogonal"), depth)
+    params = fbp.flow.sample_parameters(net, (width,), networks, seed=21)
+    X = draw_normal(np.random.default_rng(21), (networks, 1, width))
+    values = 10 ** fbp.flow.log10_singular_values(net, params, X)
     for name, extreme in (("largest", values.max(axis=1)), ("smallest", values.min(axis=1))):
         where = f"linear, orthogonal, n={width}, L={depth}"
         measured = jackknife(extreme)

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """tanh and erf between order and chaos: lengths, gradients, and the weights at which gradients stay level."""
 
 import math
@@ -9,7 +8,7 @@ import numpy as np
 
 from fbp import theory
 from fbp.theory import MeanField
-from papers_rows.networks import Flow, Setting, measure, plain
+from papers_rows.networks import Passage, Setting, measure, plain
 from papers_rows.row import Measured, Row, jackknife
 
 WIDTH, DEPTH, EXAMPLES = 200, 20, 16
@@ -21,7 +20,7 @@ ERF_EDGE = {0.05: 1.37584, 0.1: 1.55212}
 
 
 @cache
-def tanh_flows(quick: bool) -> dict[float, tuple[MeanField, Flow]]:
+def tanh_flows(quick: bool) -> dict[float, tuple[MeanField, Passage]]:
     """For each sigma_w^2, the theory and the measured flow of networks that start at q*, inputs as correlated as the
     biases make orthogonal ones."""
     fields = {variance: theory.mean_field("tanh", math.sqrt(variance), SIGMA_B) for variance in PUBLISHED}
@@ -42,7 +41,7 @@ def tanh_networks(quick: bool) -> Iterator[Row]:
         yield Row("mf-tanh-q", SOURCE, where[variance], "q*", PUBLISHED[variance][1], field.q_star, measured, 0.02)
     for variance, (field, flow) in flows.items():
         expected = float(field.correlations(DEPTH, SIGMA_B**2 / field.q_star)[-1])
-        measured = jackknife(1 - flow.distance[:, -1])
+        measured = jackknife(flow.correlation[:, -1])
         yield Row(
             "mf-tanh-c",
             "Poole 2016, finite depth derived",

@@ -1,11 +1,10 @@
 """Gradient flow: how gradient norms change from layer to layer, over seeds and scales of the weights."""
 
-from fbp.flow.curves import Flow
-from fbp.flow.grid import Cell, grid
-from fbp.flow.measure import measure
-from fbp.flow.plan import Plan
-from fbp.flow.statistics import Interval
-from fbp.flow.verdict import Diagnosis, Verdict, diagnose, verdict
+from fbp.flow.grids import Cell, Plan, grid
+from fbp.flow.measurement import log10_singular_values, measure, read_jacobians, read_networks
+from fbp.flow.results import Flow, Stream
+from fbp.flow.sampling import sample_parameters
+from fbp.flow.verdicts import Diagnosis, Interval, Verdict, confidence_interval, diagnose, verdict
 
 __all__ = [
     "Cell",
@@ -13,9 +12,15 @@ __all__ = [
     "Flow",
     "Interval",
     "Plan",
+    "Stream",
     "Verdict",
+    "confidence_interval",
     "diagnose",
     "grid",
+    "log10_singular_values",
     "measure",
+    "read_jacobians",
+    "read_networks",
+    "sample_parameters",
     "verdict",
 ]

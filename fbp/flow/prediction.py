@@ -1,4 +1,4 @@
-"""What mean-field theory says of a network of ours: its sigmas, and the rate it predicts at this depth and width."""
+"""What mean-field theory predicts for a network: its sigmas, and the factor of the gradient layer by layer."""
 
 import math
 from functools import lru_cache
@@ -20,11 +20,11 @@ FOLLOWED = 256
 """Layers that the recursion is followed for; beyond, its limit stands."""
 
 
-class Plain(NamedTuple):
+class PlainRun(NamedTuple):
     """A run of equal dense layers with one activation between them.
 
     Attributes:
-        activation: the row.
+        activation: the activation.
         sigma_w: Var W = sigma_w^2 / fan_in.
         sigma_b: Var b = sigma_b^2.
         start: the first dense layer of the run, from 0.
@@ -57,7 +57,7 @@ class Prediction(NamedTuple):
         return float(self.factors.mean())
 
 
-def plain(net: Layer) -> Plain | str:
+def find_plain_run(net: Layer) -> PlainRun | str:
     """The longest run of equal dense layers of a plain network.
 
     Args:
@@ -66,8 +66,8 @@ def plain(net: Layer) -> Plain | str:
     Returns:
         The run, or why no theory holds.
     """
-    if not _is_chain(net):
-        return "no theory: residual connections; fbp.theory.propagation knows some"
+    if not _is_all_chain(net):
+        return "no theory: residual connections or branches; fbp.theory.propagation knows some"
     layers = list_layers(net)
     for layer in layers:
         if not isinstance(layer, (Dense, Activation)):
@@ -77,7 +77,7 @@ def plain(net: Layer) -> Plain | str:
     if not alternate or len(layers) % 2 == 0:
         return "no theory: dense and activation layers do not alternate"
     between = [activation(layer.function) for layer in layers if isinstance(layer, Activation)]
-    links = [(row, initializer(after.initializer)) for row, after in zip(between, dense[1:], strict=True)]
+    links = [(function, initializer(after.initializer)) for function, after in zip(between, dense[1:], strict=True)]
     best = longest = (0, 1)
     for l, (before, after) in enumerate(pairwise(dense), start=1):
         continued = before.width == after.width and (l - longest[0] == 1 or links[l - 1] == links[l - 2])
@@ -89,15 +89,15 @@ def plain(net: Layer) -> Plain | str:
     start, stop = best
     if stop - start < 3:
         return "no theory: fewer than three layers of equal width, activation and initializer"
-    row, rule = links[start]
+    function, rule = links[start]
     sigma_w = weight_sigma(rule, dense[start].width)
-    if sigma_w is None or not row.elementwise:
-        return f"no theory: {row!r} with {rule.distribution} weights"
-    return Plain(row, sigma_w, rule.bias_stddev, start, stop)
+    if sigma_w is None or not function.elementwise:
+        return f"no theory: {function!r} with {rule.distribution} weights"
+    return PlainRun(function, sigma_w, rule.bias_stddev, start, stop)
 
 
 def weight_sigma(rule: Initializer, width: int) -> float | None:
-    """sigma_w of a square layer: sqrt(fan_in Var W), for orthogonal weights the gain; None for constant ones.
+    """sigma_w = sqrt(fan_in Var W) of a square layer; None for constant weights.
 
     Args:
         rule: the initializer.
@@ -105,11 +105,10 @@ def weight_sigma(rule: Initializer, width: int) -> float | None:
     """
     if rule.distribution == "constant":
         return None
-    whole = rule.distribution != "orthogonal" and rule.mode == "none"
-    return math.sqrt(rule.scale * (width if whole else 1))
+    return math.sqrt(width) * rule.stddev(width, width)
 
 
-def predict(run: Plain, scale: float, q_first: float, layers: int) -> tuple[Prediction | None, str]:
+def predict(run: PlainRun, scale: float, q_first: float, layers: int) -> tuple[Prediction | None, str]:
     """What theory predicts for a run of layers: chi_l = sigma_w^2 E g'(sqrt(q_l) x)^2.
 
     Args:
@@ -135,12 +134,12 @@ def predict(run: Plain, scale: float, q_first: float, layers: int) -> tuple[Pred
 
 
 @lru_cache(maxsize=256)
-def _field(row: Nonlinearity, sigma_w: float, sigma_b: float, q: float) -> tuple[MeanField, np.ndarray]:
-    field = mean_field(row, sigma_w, sigma_b, q)
+def _field(function: Nonlinearity, sigma_w: float, sigma_b: float, q: float) -> tuple[MeanField, np.ndarray]:
+    field = mean_field(function, sigma_w, sigma_b, q)
     return field, field.gradients(FOLLOWED, q)
 
 
-def _is_chain(net: Layer) -> bool:
+def _is_all_chain(net: Layer) -> bool:
     if not isinstance(net, Combinator):
         return True
-    return net.is_chain and all(_is_chain(child) for child in net.children)
+    return net.is_chain and all(_is_all_chain(child) for child in net.children)

@@ -15,7 +15,17 @@ from jaxtyping import Array, Bool, Float, Int
 from fbp.activations import Nonlinearity
 from fbp.combinators import Serial
 from fbp.cotangent import Cotangent
-from fbp.flow.readings import LOG10_2, Backward, Forward, Units, gauged, see_gradients, see_output, see_units, steepest
+from fbp.flow.probe import (
+    LOG10_2,
+    Backward,
+    Forward,
+    Units,
+    normalize_scale,
+    read_gradients,
+    read_output,
+    read_units,
+    steepest_slope,
+)
 from fbp.layers import Dense
 from fbp.typing import Activations, Cache, Key, Layer, Params, Visit
 
@@ -25,22 +35,22 @@ class Choice(Layer):
     """A = g_i(Z) with the number i among the parameters: one program for all activations.
 
     Attributes:
-        rows: the activations to choose from.
+        functions: the activations to choose from.
     """
 
-    rows: tuple[Nonlinearity, ...]
+    functions: tuple[Nonlinearity, ...]
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
-        """g_i(Z); keeps Z, which suffices for every row."""
-        return jax.lax.switch(params["index"], self.rows, A), A
+        """g_i(Z); keeps Z, which suffices for every activation."""
+        return jax.lax.switch(params["index"], self.functions, A), A
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
         """dZ = dA * g_i'(Z)."""
 
-        def pullback(row: Nonlinearity) -> Any:
-            return lambda Z, dA: row.pullback(row.save(Z, row(Z)), dA)
+        def pullback(g: Nonlinearity) -> Any:
+            return lambda Z, dA: g.pullback(g.save(Z, g(Z)), dA)
 
-        return (), jax.lax.switch(params["index"], [pullback(row) for row in self.rows], cache, dA_out)
+        return (), jax.lax.switch(params["index"], [pullback(g) for g in self.functions], cache, dA_out)
 
     @property
     def recomputes(self) -> bool:
@@ -70,13 +80,13 @@ class Setting(NamedTuple):
     """One architecture of the grid, as data.
 
     Attributes:
-        row: which activation.
+        activation: which one.
         gain: the standard deviation of the weights (for orthogonal ones the gain).
         bias_gain: the standard deviation of the biases.
-        rescale: whether the forward pass is run without its powers of two (see `gauged`).
+        rescale: whether the forward pass is run without its powers of two (see `normalize_scale`).
     """
 
-    row: Int[Array, ""]
+    activation: Int[Array, ""]
     gain: Float[Array, ""]
     bias_gain: Float[Array, ""]
     rescale: Bool[Array, ""]
@@ -98,7 +108,7 @@ class Readings(NamedTuple):
 
 @jax.jit(static_argnums=0)
 def read(
-    rows: tuple[Nonlinearity, ...],
+    functions: tuple[Nonlinearity, ...],
     networks: Networks,
     setting: Setting,
     X: Float[Array, "m n"],
@@ -107,31 +117,31 @@ def read(
     """The readings of networks of several depths.
 
     Args:
-        rows: the activations that `setting.row` counts.
+        functions: the activations that `setting.activation` counts.
         networks: the parameters of the deepest ones.
         setting: the architecture.
         X: the inputs, of the hidden layers' width.
         depths: at most L each.
     """
     L, seeds, n = networks.b.shape
-    block = Serial(Choice(rows), Dense(n))
-    each_steepest = jnp.stack([steepest(row) for row in rows])
+    block = Serial(Choice(functions), Dense(n))
+    steepest = jnp.stack([steepest_slope(g) for g in functions])
 
     def dense(l: Array | int) -> Params:
         return {"W": setting.gain * networks.W[l], "b": setting.bias_gain * networks.b[l]}
 
     def begin(params: Params) -> tuple[Activations, Forward]:
-        Z, shift = gauged(Dense(n).forward(params, X)[0], setting.rescale)
-        return Z, see_output(Z, shift)
+        Z, shift = normalize_scale(Dense(n).forward(params, X)[0], setting.rescale)
+        return Z, read_output(Z, shift)
 
     def one_forward(params: Params, Z: Activations) -> tuple[Activations, tuple[Cache, Forward, Units]]:
         _, slope = block.layers[0].backward(params[0], Z, jnp.ones_like(Z))
-        units = see_units(slope, each_steepest[setting.row])
+        units = read_units(slope, steepest[setting.activation])
         Z, cache = block.forward(params, Z)
-        Z, shift = gauged(Z, setting.rescale)
-        return Z, (cache, see_output(Z, shift), units)
+        Z, shift = normalize_scale(Z, setting.rescale)
+        return Z, (cache, read_output(Z, shift), units)
 
-    choice = {"index": setting.row}
+    choice = {"index": setting.activation}
     over_seeds = ({"index": None}, 0)
 
     def step(Z: Activations, l: Array) -> tuple[Activations, Any]:
@@ -144,37 +154,37 @@ def read(
     nothing = Backward(*[jnp.full((L, seeds), jnp.nan)] * len(Backward._fields))
 
     def one_backward(params: Params, cache: Cache, dZ: Cotangent) -> tuple[Cotangent, Backward]:
-        _, dZ, readings = block.sweep(params, cache, dZ, _seen)
+        _, dZ, readings = block.sweep(params, cache, dZ, _read_dense)
         return dZ, readings[1]
 
     def begin_backward(params: Params, dZ: Cotangent) -> Backward:
-        return Dense(n).sweep(params, X, dZ, _seen)[2]
+        return Dense(n).sweep(params, X, dZ, _read_dense)[2]
 
     def of_depth(depth: Array) -> Backward:
         def turn(i: Array, carry: tuple[Cotangent, Backward]) -> tuple[Cotangent, Backward]:
-            dZ, found = carry
+            dZ, readings = carry
             l = depth - 1 - i
             cache = jax.tree.map(lambda x: x[l - 1], caches)
             dZ, now = jax.vmap(one_backward, in_axes=(over_seeds, 0, 0))((choice, dense(l)), cache, dZ)
-            return dZ, _with(found, l, now)
+            return dZ, _set_layer(readings, l, now)
 
         start = jax.vmap(lambda dZ: Cotangent(dZ, jnp.int32(0)).normalized())(networks.dZ)
-        dZ, found = jax.lax.fori_loop(0, depth - 1, turn, (start, nothing))
-        return _with(found, 0, jax.vmap(begin_backward)(dense(0), dZ))
+        dZ, readings = jax.lax.fori_loop(0, depth - 1, turn, (start, nothing))
+        return _set_layer(readings, 0, jax.vmap(begin_backward)(dense(0), dZ))
 
     backward = jax.lax.map(of_depth, depths)
-    return _in_true_units(Readings(forward, units, backward))
+    return _restore_scale(Readings(forward, units, backward))
 
 
-def _seen(visit: Visit) -> Backward | None:
-    return see_gradients(visit, visit.cache, by_examples=True) if isinstance(visit.layer, Dense) else None
+def _read_dense(visit: Visit) -> Backward | None:
+    return read_gradients(visit, visit.cache, by_examples=True) if isinstance(visit.layer, Dense) else None
 
 
-def _with(found: Backward, l: Array | int, now: Backward) -> Backward:
-    return jax.tree.map(lambda xs, x: xs.at[l].set(x), found, now)
+def _set_layer(readings: Backward, l: Array | int, now: Backward) -> Backward:
+    return jax.tree.map(lambda xs, x: xs.at[l].set(x), readings, now)
 
 
-def _in_true_units(readings: Readings) -> Readings:
+def _restore_scale(readings: Readings) -> Readings:
     """Give back the powers of two that `gauged` took out of the forward pass."""
     forward, backward = readings.forward, readings.backward
     after = jnp.cumsum(forward.shift, axis=0)

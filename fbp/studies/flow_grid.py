@@ -10,8 +10,8 @@ from typing import Any
 
 from fbp.errors import FbpError
 from fbp.flow import Cell, Flow, Plan, grid
-from fbp.flow.grid import TABLE
-from fbp.flow.verdict import Diagnosis
+from fbp.flow.grids import TABLE
+from fbp.flow.verdicts import Diagnosis
 from fbp.report.document import Report, Section, Table, Text
 from fbp.report.write import check_target, write
 from fbp.studies.flows import flow_figure

@@ -1,19 +1,44 @@
-"""Measured curves over the layers of random networks, and what is read from them."""
+"""Measured curves over the layers of random networks, with intervals over networks, and what is read from them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fbp.backprop import GradientNorms
-from fbp.errors import unknown_name
-from fbp.flow.prediction import Plain, Prediction, predict
-from fbp.flow.statistics import Interval, Mean, interval, log_interval
-from fbp.flow.verdict import Diagnosis, Verdict, diagnose, verdict
+from fbp.errors import FbpError, unknown_name
+from fbp.flow.prediction import PlainRun, Prediction, predict
+from fbp.flow.verdicts import Diagnosis, Interval, Verdict, confidence_interval, diagnose, verdict
 
 NORMS = GradientNorms._fields
 OTHERS = ("log10_mean_square", "correlation", "saturated", "dead", "cosine", "noise")
+READINGS = (
+    *NORMS,
+    *OTHERS,
+    *("stream_log10_dZ", "stream_log10_mean_square", "stream_correlation", "log10_dX"),
+)
+"""All that can be read off a network."""
+
+Mean = Literal["log", "arithmetic"]
+
+
+class Stream(NamedTuple):
+    """Readings along the chain of a network, (scales, seeds, parts): dense layers, and the sums of residual blocks.
+
+    In a plain network the parts are its dense layers. A residual block is one part: what is read is the stream, not
+    the branch.
+
+    Attributes:
+        log10_dZ: log10 of the norm over the batch of the gradient with respect to a part's output.
+        log10_mean_square: log10 of the mean square of that output.
+        correlation: its cosine at two examples, the mean over pairs.
+    """
+
+    log10_dZ: np.ndarray
+    log10_mean_square: np.ndarray
+    correlation: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +56,8 @@ class Flow:
         cosine: the cosine of the gradients dW_l of two examples, the mean over pairs.
         noise: tr Cov(g) / |mean g|^2 of the examples' gradients g of W_l, the batch at which noise and signal are
             equal; McCandlish, Kaplan, Amodei et al. (2018).
+        stream: readings along the chain; None in a grid, whose networks are plain.
+        log10_dX: log10 of the norm of the gradient with respect to the input, (scales, seeds); None in a grid.
         log10_singular: log10 of the singular values of the input-output Jacobian at the first example, falling,
             (scales, seeds, min(n_0, n_L)); None where they were not asked for.
         plain: what mean-field theory needs to know of the network, or why it says nothing.
@@ -44,8 +71,10 @@ class Flow:
     dead: np.ndarray
     cosine: np.ndarray
     noise: np.ndarray
+    stream: Stream | None = None
+    log10_dX: np.ndarray | None = None
     log10_singular: np.ndarray | None = None
-    plain: Plain | str = "the network was not described"
+    plain: PlainRun | str = "the network was not described"
 
     def values(self, quantity: str) -> np.ndarray:
         """One quantity, (scales, seeds, L); norms as log10.
@@ -73,8 +102,8 @@ class Flow:
         low, median, high = np.quantile(self.values(quantity)[scale], [0.1, 0.5, 0.9], axis=0, method="inverted_cdf")
         return low, median, high
 
-    def interval(self, quantity: str = "dZ", scale: int = 0, mean: Mean = "log", confidence: float = 0.95) -> Interval:
-        """The mean over seeds with its confidence interval by Student's t, each (L,).
+    def interval(self, quantity: str = "dZ", scale: int = 0, mean: Mean = "log") -> Interval:
+        """The mean over seeds with its 95 % confidence interval by Student's t, each (L,).
 
         Args:
             quantity: as for `values`.
@@ -82,15 +111,14 @@ class Flow:
             mean: for norms and mean squares, "log" for the mean of log10, or "arithmetic" for log10 of the (root)
                 mean (square), which mean-field theory predicts. Networks of depth L and width n scatter by about
                 exp(sqrt(kappa L / n)), so that the arithmetic mean of a deep, narrow one needs very many seeds.
-            confidence: in (0, 1).
 
         Raises:
-            FbpError: there is no such quantity or mean, or confidence is no probability.
+            FbpError: there is no such quantity or mean.
         """
         x = self.values(quantity)[scale]
         if quantity in NORMS:
-            return log_interval(x, mean, 2, confidence)
-        return log_interval(x, mean, 1, confidence) if quantity == "log10_mean_square" else interval(x, confidence)
+            return interval_of_logs(x, mean, power=2)
+        return interval_of_logs(x, mean, power=1) if quantity == "log10_mean_square" else confidence_interval(x)
 
     def verdict(self, scale: int = 0) -> Verdict:
         """How the norm of dZ changes over the hidden layers: those of equal width, else all but the last.
@@ -106,7 +134,7 @@ class Flow:
         Args:
             scale: which of `scales`.
         """
-        return diagnose(self._hidden(scale), *self._prediction(scale))
+        return diagnose(self._hidden(scale), *self._predict(scale))
 
     def expected(self, scale: int = 0) -> np.ndarray:
         """log10 ||dZ_l|| by mean-field theory, from the measured median at the last layer of equal width on.
@@ -115,15 +143,15 @@ class Flow:
             scale: which of `scales`.
 
         Returns:
-            (L,), of width without bound; NaN where no theory holds (`plain` says why). With Gaussian weights and width
-            n, ln ||dZ|| of one example has a mean that lies below by about `log_variance` / 4n a layer.
+            (L,), of infinite width; NaN where no theory holds (`plain` says why). With Gaussian weights and width n,
+            the mean of ln ||dZ|| of one example is lower by about `log_variance` / 4n a layer.
         """
         line = np.full(self.log10.dZ.shape[2], np.nan)
-        predicted, _ = self._prediction(scale)
-        if predicted is not None and isinstance(self.plain, Plain):
+        prediction, _ = self._predict(scale)
+        if prediction is not None and isinstance(self.plain, PlainRun):
             last = self.plain.stop - 1
             with np.errstate(divide="ignore"):
-                decades = np.log10(predicted.factors) / 2
+                decades = np.log10(prediction.factors) / 2
             line[last] = self.quantiles("dZ", scale)[1][last]
             line[self.plain.start : last] = line[last] + np.cumsum(decades[::-1])[::-1]
         return line
@@ -140,7 +168,7 @@ class Flow:
             measured = {name: float(x[s, seed, l]) for name, x in columns.items()}
             yield {**labels, "scale": float(self.scales[s]), "seed": seed, "layer": l + 1, **measured}
 
-    def _prediction(self, scale: int) -> tuple[Prediction | None, str]:
+    def _predict(self, scale: int) -> tuple[Prediction | None, str]:
         run = self.plain
         if isinstance(run, str):
             return None, run
@@ -151,6 +179,35 @@ class Flow:
 
     def _hidden(self, scale: int) -> np.ndarray:
         curves = np.asarray(self.log10.dZ[scale])
-        if isinstance(self.plain, Plain):
+        if isinstance(self.plain, PlainRun):
             return curves[:, self.plain.start : self.plain.stop]
         return curves[:, :-1] if curves.shape[1] > 2 else curves
+
+
+def interval_of_logs(log10: ArrayLike, mean: Mean = "log", power: int = 2) -> Interval:
+    """The mean over seeds of positive quantities that are known by their logarithms, as a logarithm.
+
+        "log": E log10 x        "arithmetic": log10 (E x^power)^(1/power), which mean-field theory predicts
+
+    Args:
+        log10: log10 x, (seeds, L).
+        mean: which mean.
+        power: 2 for a norm, 1 for a mean square.
+
+    Returns:
+        The interval. The lower end of an arithmetic mean is minus infinity where the seeds differ too much.
+
+    Raises:
+        FbpError: mean is neither word.
+    """
+    x = np.asarray(log10, np.float64)
+    if mean == "log":
+        return confidence_interval(x)
+    if mean != "arithmetic":
+        raise FbpError(f"mean must be 'log' or 'arithmetic', got {mean!r}; use 'log', for which few seeds suffice")
+    # Relative to the largest, so that no power under- or overflows.
+    top = x.max(axis=0)
+    top = np.where(np.isfinite(top), top, 0.0)
+    relative = confidence_interval(10 ** (power * (x - top)))
+    with np.errstate(divide="ignore"):
+        return Interval(*(np.log10(np.maximum(end, 0)) / power + top for end in relative))

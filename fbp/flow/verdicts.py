@@ -1,15 +1,14 @@
-"""What a curve of gradient norms says: vanishing, stable or exploding, how fast, and what theory says to that."""
+"""What curves of gradient norms say: vanishing, stable or exploding, how fast, with intervals, and beside theory."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fbp.errors import FbpError
 from fbp.flow.prediction import Prediction
-from fbp.flow.statistics import interval, student
 from fbp.theory.mean_field import Phase
 
 Kind = Literal["vanishing", "stable", "exploding"]
@@ -17,9 +16,56 @@ Kind = Literal["vanishing", "stable", "exploding"]
 REACH = 6.0
 """Depth scales up to which networks were seen to train; Schoenholz, Gilmer, Ganguli & Sohl-Dickstein (2017)."""
 LONG = 10_000
-"""Depths from which a length in layers is not worth its words."""
+"""Depths from which a length in layers is not reported."""
 THRESHOLD = 1.0
 """Decades between the first and the last hidden layer from which a gradient vanishes or explodes."""
+
+
+class Interval(NamedTuple):
+    """A mean over networks and the ends of its confidence interval, each (L,).
+
+    Attributes:
+        low: the lower end.
+        mean: the mean.
+        high: the upper end.
+    """
+
+    low: np.ndarray
+    mean: np.ndarray
+    high: np.ndarray
+
+
+def confidence_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """The mean over the first axis, with the interval mean +- t s / sqrt(n); Student (1908).
+
+    Args:
+        values: (networks, L).
+        confidence: the probability that the interval covers the expectation, in (0, 1).
+
+    Returns:
+        The interval; infinitely wide for one network. Where a value is minus infinity the mean is.
+
+    Raises:
+        FbpError: confidence is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise FbpError(f"confidence must be a probability between 0 and 1, got {confidence}; use 0.95")
+    x = np.asarray(values, np.float64)
+    n = len(x)
+    with np.errstate(invalid="ignore"):
+        mean = x.mean(axis=0)
+        half = np.full_like(mean, np.inf)
+        if n > 1:
+            half = _student(n - 1, confidence) * x.std(axis=0, ddof=1) / n**0.5
+        half = np.where(np.isneginf(mean), 0.0, half)
+    return Interval(mean - half, mean, mean + half)
+
+
+def _student(freedom: int, confidence: float = 0.95) -> float:
+    """The two-sided quantile of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.5 + confidence / 2, freedom))
 
 
 @dataclass(frozen=True)
@@ -41,7 +87,7 @@ class Verdict:
     decades: float
 
     def __str__(self) -> str:
-        return f"{self.kind}, x{self.rate:.3f} a layer [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.kind}, ×{self.rate:.3f} a layer [{self.low:.3f}, {self.high:.3f}]"
 
 
 def verdict(log10_norms: ArrayLike) -> Verdict:
@@ -60,14 +106,14 @@ def verdict(log10_norms: ArrayLike) -> Verdict:
     curves = np.asarray(log10_norms, np.float64)
     seeds, layers = curves.shape
     if layers < 2:
-        raise FbpError(f"a rate is that of two hidden layers or more; received {layers}; measure a deeper network")
+        raise FbpError(f"a rate must be that of at least two hidden layers, got {layers}; measure a deeper network")
     decades = float(np.median(curves[:, 0] - curves[:, -1])) if np.isfinite(curves).all() else -np.inf
     if not np.isfinite(decades):
         return Verdict("vanishing", 0.0, 0.0, 0.0, decades)
     centred = np.arange(layers) - (layers - 1) / 2
     # The slope over l, with its sign turned: backpropagation goes towards the input.
     slopes = -(curves @ centred) / np.sum(centred**2)
-    half = student(seeds - 1) * slopes.std(ddof=1) / seeds**0.5 if seeds > 1 else np.inf
+    half = _student(seeds - 1) * slopes.std(ddof=1) / seeds**0.5 if seeds > 1 else np.inf
     rate, low, high = (float(10**x) for x in (slopes.mean(), slopes.mean() - half, slopes.mean() + half))
     kind: Kind = "stable" if abs(decades) < THRESHOLD else "vanishing" if decades < 0 else "exploding"
     return Verdict(kind, rate, low, high, decades)
@@ -119,7 +165,7 @@ class Diagnosis:
         }
         parts = [] if self.phase is None else [f"{self.phase} phase"]
         parts.append(fate[self.verdict.kind])
-        measured = f"||dZ||^2 x{self.rate:.3f} a layer [{self.low:.3f}, {self.high:.3f}]"
+        measured = f"‖dZ‖² ×{self.rate:.3f} a layer [{self.low:.3f}, {self.high:.3f}]"
         parts.append(measured if self.theory is None else f"{measured} (theory {self.theory:.3f})")
         if self.half_depth < LONG and self.verdict.kind != "stable":
             word = "half-depth" if self.rate < 1 else "doubling depth"
@@ -128,7 +174,7 @@ class Diagnosis:
             parts.append(f"trainable to about {self.trainable:.0f} layers")
         sentence = ", ".join(parts)
         if self.critical_sigma_w is not None and self.phase != "critical":
-            sentence += f"; use sigma_w^2 = {self.critical_sigma_w**2:.2f}"
+            sentence += f"; use σ_w² = {self.critical_sigma_w**2:.2f}"
         return sentence + (f"; {self.note}" if self.note else "")
 
 
@@ -144,19 +190,19 @@ def diagnose(log10_norms: ArrayLike, prediction: Prediction | None, note: str = 
         FbpError: there are fewer than two layers.
     """
     curves = np.asarray(log10_norms, np.float64)
-    found = verdict(curves)
+    kind = verdict(curves)
     with np.errstate(invalid="ignore"):
         # A gradient that has become zero stays zero: 0 / 0 counts as 0.
         ratios = np.nan_to_num(10 ** (2 * (curves[:, :-1] - curves[:, 1:])), nan=0.0)
-    low, rate, high = (float(x) for x in interval(ratios.mean(axis=1)))
+    low, rate, high = (float(x) for x in confidence_interval(ratios.mean(axis=1)))
     half = math.log(2) / abs(math.log(rate)) if 0 < rate < math.inf and rate != 1 else math.inf
     if prediction is None:
-        return Diagnosis(found, rate, low, high, half, note=note)
+        return Diagnosis(kind, rate, low, high, half, note=note)
     field = prediction.field
     fades = field.phase != "critical" and field.chi_1 > 0
     scales = [field.xi_c, 1 / abs(math.log(field.chi_1)) if fades else math.inf]
     return Diagnosis(
-        found,
+        kind,
         rate,
         low,
         high,

@@ -1,4 +1,4 @@
-"""Tidy rows that grow group by group in a CSV file: what is there is complete, and a later run goes on from it."""
+"""A CSV file that grows group by group: what it holds is complete, and a later run goes on from there."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from fbp.errors import FbpError
 LABELS = ("activation", "init", "depth", "seed", "layer")
 
 
-class Stream:
+class ResumableTable:
     """A CSV file whose rows come in groups, each appended by one write.
 
     Args:
@@ -28,7 +28,7 @@ class Stream:
         self.path.write_text(self.header, encoding="utf-8")
 
     def append(self, rows: Iterator[str]) -> None:
-        """One group of rows, all of it or, if the write is cut off, a part that `groups` removes.
+        """One group of rows, all of it or, if the write is cut off, a part that `read_groups` removes.
 
         Args:
             rows: lines, each with its end.
@@ -37,7 +37,7 @@ class Stream:
             file.write("".join(rows).encode())
             os.fsync(file.fileno())
 
-    def groups(self, sizes: Sequence[int]) -> Iterator[list[str]]:
+    def read_groups(self, sizes: Sequence[int]) -> Iterator[list[str]]:
         """The complete groups that are there, as lines; what lies behind them is cut off at the end.
 
         Args:
@@ -52,7 +52,7 @@ class Stream:
         with self.path.open(encoding="utf-8", newline="") as file:
             if file.readline() != self.header:
                 raise FbpError(
-                    f"a grid resumes from the table that it began: {self.path} has other columns; "
+                    f"{self.path} must be the table that this grid began, got one with other columns; "
                     "give another folder, or run without resume"
                 )
             kept = len(self.header)
@@ -65,7 +65,7 @@ class Stream:
         os.truncate(self.path, kept)
 
 
-def lines(labels: Sequence[str], values: np.ndarray) -> Iterator[str]:
+def format_rows(labels: Sequence[str], values: np.ndarray) -> Iterator[str]:
     """Rows of the table.
 
     Args:
@@ -76,7 +76,7 @@ def lines(labels: Sequence[str], values: np.ndarray) -> Iterator[str]:
         yield f"{label},{','.join(map(repr, row))}\n"
 
 
-def numbers(rows: Sequence[str], columns: int) -> np.ndarray:
+def parse_rows(rows: Sequence[str], columns: int) -> np.ndarray:
     """The measured columns of such rows, (rows, columns).
 
     Args:
@@ -86,7 +86,7 @@ def numbers(rows: Sequence[str], columns: int) -> np.ndarray:
     return np.array([row.rstrip("\n").rsplit(",", columns)[1:] for row in rows], np.float64)
 
 
-def field(name: str) -> str:
+def quote_field(name: str) -> str:
     """A label as a field: in quotation marks where it holds a comma.
 
     Args:
