@@ -235,6 +235,59 @@ def test_draws_have_variance_one(distribution):
     np.testing.assert_array_equal(alone[:, 0], W[:, 2].astype(np.float32))
 
 
+@pytest.mark.parametrize(
+    "init",
+    ["mean_field(1.3, 0.2)", "he_normal", "inverse_sqrt_uniform", "orthogonal(2)", "zeros", "glorot_uniform"],
+)
+@pytest.mark.parametrize("width", [40, 30])
+def test_sampled_parameters_are_those_of_the_initializer(init, width):
+    layer = fbp.Dense(width, init)
+    drawn = sample_parameters(layer, (40,), 30)
+    params = jax.vmap(lambda key: layer.init(key, (40,))[0])(jax.random.split(jax.random.key(0), 30))
+    assert jax.tree.map(np.shape, drawn) == jax.tree.map(np.shape, params)
+    for name in ("W", "b"):
+        moments = lambda x: (np.mean(x**2), np.mean(x**4))
+        assert moments(drawn[name]) == pytest.approx(moments(np.asarray(params[name])), rel=0.1)
+
+
+def test_sampled_networks_do_not_depend_on_their_company():
+    net = fbp.mlp((5, 6, 6, 3), "relu", "mean_field(1, 1)", norm="layer")
+    all_three, last = sample_parameters(net, (5,), 3, seed=1), sample_parameters(net, (5,), range(2, 3), seed=1)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[2:], b), all_three, last)
+    assert jax.tree.structure(last) == jax.tree.structure(net.init(jax.random.key(0))[0])
+    np.testing.assert_array_equal(last[1]["gamma"], np.ones((1, 6)))
+
+
+def test_the_stream_of_a_residual_network_is_read():
+    """At the first layer, at the sums of the blocks and at the last layer, against the probe of a hand-made chain."""
+    block = fbp.Residual(fbp.Serial(fbp.Activation("tanh"), fbp.Dense(6)), 0.3)
+    net = fbp.Serial(fbp.Dense(6), block, block, fbp.Dense(2), shape=(4,))
+    X, Y = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
+    flow = measure(net, fbp.HalfSquaredError(), X, Y[:, :2], seeds=2)
+    assert flow.log10.dZ.shape == flow.stream.log10_dZ.shape == (1, 2, 4)
+    params = jax.tree.map(lambda p: jnp.asarray(p[1]), sample_parameters(net, (4,), 2))
+    parts = []
+
+    def value(shifts):
+        A = X
+        for layer, p, shift in zip(net.layers, params, shifts, strict=True):
+            A = layer.forward(p, A)[0] + shift
+            parts.append(A)
+        return fbp.HalfSquaredError().value(A, Y[:, :2])
+
+    shifts = [jnp.zeros((5, 6))] * 3 + [jnp.zeros((5, 2))]
+    gradients = jax.grad(value)(shifts)
+    norms = [np.log10(np.linalg.norm(g)) for g in gradients]
+    np.testing.assert_allclose(flow.stream.log10_dZ[0, 1], norms, atol=1e-4)
+    parts.clear()
+    value(shifts)
+    np.testing.assert_allclose(
+        flow.stream.log10_mean_square[0, 1], [np.log10(np.mean(np.square(A))) for A in parts], atol=1e-4
+    )
+    d_X = jax.grad(lambda X: fbp.loss_value(net, fbp.HalfSquaredError(), params, X, Y[:, :2]))(X)
+    np.testing.assert_allclose(flow.log10_dX[0, 1], np.log10(np.linalg.norm(d_X)), atol=1e-4)
+
+
 @pytest.fixture
 def compiled():
     """The names of the programs that XLA compiles."""

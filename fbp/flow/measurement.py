@@ -25,6 +25,8 @@ from fbp.losses import Loss
 from fbp.tree import list_layers, map_layers, rebuild, roll_blocks
 from fbp.typing import Activations, Layer, Params
 
+Samples = Array | np.ndarray
+
 EXAMPLES = 16
 LARGEST_JACOBIAN = 4096
 
@@ -101,8 +103,8 @@ def measure(
 def read_networks(
     net: Layer,
     params: Params,
-    X: Float[Array, "networks m *shape"],
-    dZ: Float[np.ndarray, "networks m *out"] | None = None,
+    X: Float[Samples, "networks m *shape"],
+    dZ: Float[Samples, "networks m *out"] | None = None,
     *,
     loss: Loss | None = None,
     Y: Num[Array, "networks ..."] | None = None,
@@ -245,7 +247,7 @@ def _scale_dense(net: Layer, params: Params, scale: Array, bias_scale: Array) ->
 
 
 def log10_singular_values(
-    net: Layer, params: Params, x: Float[Array, "networks 1 *shape"], scale: float = 1.0, bias_scale: float = 1.0
+    net: Layer, params: Params, x: Float[Samples, "networks 1 *shape"], scale: float = 1.0, bias_scale: float = 1.0
 ) -> Float[np.ndarray, "networks k"]:
     """log10 of the singular values of J = dZ_L / dA_0 at one example of each network, falling.
 
@@ -271,7 +273,7 @@ def log10_singular_values(
 
 
 def read_jacobians(
-    net: Layer, params: Params, x: Float[Array, "networks 1 *shape"], scale: float = 1.0, bias_scale: float = 1.0
+    net: Layer, params: Params, x: Float[Samples, "networks 1 *shape"], scale: float = 1.0, bias_scale: float = 1.0
 ) -> tuple[Float[np.ndarray, "networks n_L n_0"], np.ndarray]:
     """The input-output Jacobian J = dZ_L / dA_0 of each network, in units of a power of two of its own.
 
