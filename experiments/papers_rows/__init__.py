@@ -5,7 +5,7 @@ from papers_rows.correlations import correlations
 from papers_rows.figures import agreement, edge_of_chaos, gradients
 from papers_rows.learning import learning
 from papers_rows.plain import plain_networks
-from papers_rows.row import FAILS, HOLDS, Measured, Row, jackknife, judge
+from papers_rows.row import FAILS, HOLDS, Claim, Measured, Row, jackknife, judge
 from papers_rows.spectra import spectra
 from papers_rows.tanh import edges, tanh_networks
 
@@ -24,6 +24,7 @@ __all__ = [
     "FAILS",
     "GROUPS",
     "HOLDS",
+    "Claim",
     "Measured",
     "Row",
     "agreement",

@@ -8,7 +8,7 @@ import numpy as np
 import fbp
 from fbp import theory
 from papers_rows.networks import Passage, Setting, draw_normal, measure, plain, run_through
-from papers_rows.row import Row, jackknife
+from papers_rows.row import Claim, Row, jackknife
 
 HE = math.sqrt(2)
 BATCH = 64
@@ -30,28 +30,22 @@ def _batch_norm(quick: bool) -> Iterator[Row]:
     # Examples become alike within the first blocks: the theory is that of the fixed point.
     settled = flow.factors[:, 8:]
     measured, norms = jackknife(settled.mean(axis=1)), jackknife(np.sqrt(settled).mean(axis=1))
-    yield Row("bn-relu", source, where, "‖δ‖² factor a layer", 1.4931, expected, measured, tolerance=0.02)
+    yield Claim("bn-relu", source, 0.02)(where, "‖δ‖² factor a layer", 1.4931, expected, measured)
     limit = math.sqrt(math.pi / (math.pi - 1))
-    yield Row("bn-norm", source, where, "‖δ‖ factor a layer", limit, math.sqrt(expected), norms, tolerance=0.02)
-    yield Row(
-        "bn-explodes",
-        "often said",
-        where,
-        "‖δ‖² factor a layer, at most 1",
-        1.0,
-        expected,
-        measured,
-        tolerance=0.02,
-        at_most=True,
-        finding="Batch normalization does not prevent exploding gradients at initialization, it makes them explode: "
-        f"x{norms.value:.2f} in norm a layer, whatever the weights.",
+    yield Claim("bn-norm", source, 0.02)(where, "‖δ‖ factor a layer", limit, math.sqrt(expected), norms)
+    finding = (
+        "Batch normalization does not prevent exploding gradients at initialization, it makes them explode: "
+        f"×{norms.value:.2f} in norm a layer, whatever the weights."
     )
+    explodes = Claim("bn-explodes", "often said", 0.02, finding, at_most=True)
+    yield explodes(where, "‖δ‖² factor a layer, at most 1", 1.0, expected, measured)
     if quick:
         return
     # Without an activation examples start alike, and drift apart by one part in n / batch a layer.
     flow, expected, where = _through_batch_norm("linear", 1000, 4, networks)
     rate = (BATCH - 2) / (BATCH - 3)
-    yield Row("bn-linear", source, where, "‖δ‖² factor a layer", rate, expected, jackknife(flow.factors.mean(axis=1)))
+    measured = jackknife(flow.factors.mean(axis=1))
+    yield Claim("bn-linear", source)(where, "‖δ‖² factor a layer", rate, expected, measured)
 
 
 def _through_batch_norm(name: str, width: int, depth: int, networks: int) -> tuple[Passage, float, str]:
@@ -71,7 +65,7 @@ def _layer_norm() -> Iterator[Row]:
         expected = float(theory.propagation("relu", sigma_w, depth=depth, norm="layer").backward[1:].mean())
         measured = jackknife(flow.factors[:, 1:].mean(axis=1))
         where = f"layer norm, relu, σ_w={sigma_w:g}, n={width}, L={depth}"
-        yield Row("ln-scale", "derived", where, "‖δ‖² factor a layer", 1.0, expected, measured, tolerance=0.02)
+        yield Claim("ln-scale", "derived", 0.02)(where, "‖δ‖² factor a layer", 1.0, expected, measured)
 
 
 def _residual(quick: bool) -> Iterator[Row]:
@@ -82,14 +76,14 @@ def _residual(quick: bool) -> Iterator[Row]:
     where = f"x + W relu(x), He, n={width}, L={depth}"
     forward = jackknife((flow.q[:, 1:] / flow.q[:, :-1]).mean(axis=1))
     backward = jackknife(flow.factors.mean(axis=1))
-    yield Row("res-double", source, where, "variance factor a block", 2.0, expected.forward[0], forward, tolerance=0.02)
-    yield Row("res-double", source, where, "‖δ‖² factor a block", 2.0, expected.backward[0], backward, tolerance=0.02)
+    double = Claim("res-double", source, 0.02)
+    yield double(where, "variance factor a block", 2.0, expected.forward[0], forward)
+    yield double(where, "‖δ‖² factor a block", 2.0, expected.backward[0], backward)
     (flow,) = measure(fbp.Residual(plain("relu", width), 0.0), width, depth, 3, [Setting(HE)], seed=33)
     still = theory.propagation("relu", HE, depth=depth, residual=0.0).backward[0]
     where = f"x + 0 W relu(x), He, n={width}, L={depth}"
-    yield Row(
-        "res-double", source, where, "‖δ‖² factor a block", 1.0, still, jackknife(flow.factors.mean(axis=1)), 1e-5
-    )
+    measured = jackknife(flow.factors.mean(axis=1))
+    yield Claim("res-double", source, 1e-5)(where, "‖δ‖² factor a block", 1.0, still, measured)
 
     width, depth = 128, 100
     scaled = fbp.Residual(plain("relu", width), depth**-0.5)
@@ -101,7 +95,7 @@ def _residual(quick: bool) -> Iterator[Row]:
         ("‖δ‖² over the network", 10 ** expected.log10_dZ[0], backward),
         ("variance over the network", expected.q[-1], forward),
     ):
-        yield Row("res-scaled", "Zhang et al. 2019", where, what, (1 + 1 / depth) ** depth, predicted, measured, 0.02)
+        yield Claim("res-scaled", "Zhang et al. 2019", 0.02)(where, what, (1 + 1 / depth) ** depth, predicted, measured)
 
 
 def _pre_norm(quick: bool) -> Iterator[Row]:
@@ -117,20 +111,12 @@ def _pre_norm(quick: bool) -> Iterator[Row]:
 
     ends = np.exp(flow.log_dZ[:, [start, depth]] - flow.log_dZ[:, [depth]])
     predicted = (expected.log10_dZ[start] - expected.log10_dZ[depth]) / math.log10(depth / start)
-    yield Row(
-        "preln-relu",
-        source,
-        where,
-        "ζ of ‖δ_l‖² ~ l^-ζ",
-        1.0,
-        predicted,
-        jackknife(ends, exponent),
-        tolerance=0.02,
-        finding="1 is the limit of large l: the length is 1 + l, so that at this depth the exponent is a little less.",
-    )
+    finding = "1 is the limit of large l: the length is 1 + l, so that at this depth the exponent is a little less."
+    zeta = Claim("preln-relu", source, 0.02, finding)
+    yield zeta(where, "ζ of ‖δ_l‖² ~ l^-ζ", 1.0, predicted, jackknife(ends, exponent))
     growth = jackknife((flow.q[:, -1] - flow.q[:, 0]) / depth)
     slope = (expected.q[-1] - expected.q[0]) / depth
-    yield Row("preln-growth", source, where, "variance added a block", 1.0, slope, growth, tolerance=0.02)
+    yield Claim("preln-growth", source, 0.02)(where, "variance added a block", 1.0, slope, growth)
 
 
 def _plain_layers(activation: str, width: int) -> tuple[fbp.Layer, ...]:
@@ -144,25 +130,19 @@ def _recurrent(quick: bool) -> Iterator[Row]:
     for scale in (0.9, 1.0, 1.1):
         flow = _through_time(scale * W, steps)
         where = f"orthogonal recurrent matrix times {scale:g}, n={width}, {steps} steps"
-        yield Row("rnn-isometry", source, where, "‖δ‖ factor a step", scale, None, jackknife(_norm_rates(flow)), 1e-4)
+        yield Claim("rnn-isometry", source, 1e-4)(where, "‖δ‖ factor a step", scale, None, jackknife(_norm_rates(flow)))
     W = fbp.flow.sample_parameters(fbp.Dense(width, "lecun_normal"), (width,), networks, seed=37)["W"]
     radii = np.abs(np.linalg.eigvals(W)).max(axis=1)
     where = f"Gaussian recurrent matrix, n={width}, {steps} steps"
     rates = jackknife(_norm_rates(_through_time(W, steps)))
-    yield Row("rnn-sigma", source, f"{where}, σ=1", "‖δ‖ factor a step", 1.0, 1.0, rates, tolerance=0.005)
+    yield Claim("rnn-sigma", source, 0.005)(f"{where}, σ=1", "‖δ‖ factor a step", 1.0, 1.0, rates)
     rates = jackknife(_norm_rates(_through_time(W / radii[:, None, None], steps)))
-    yield Row(
-        "rnn-radius",
-        "often said",
-        f"{where}, scaled to spectral radius 1",
-        "‖δ‖ factor a step",
-        1.0,
-        float(np.mean(1 / radii)),
-        rates,
-        tolerance=0.005,
-        finding=f"Gradients through a Gaussian recurrent matrix follow its σ, not the sampled radius "
-        f"({radii.mean():.3f} in the mean at σ = 1): a matrix scaled to radius 1 has a smaller σ, and they vanish.",
+    finding = (
+        f"Gradients through a Gaussian recurrent matrix follow its σ, not the sampled radius "
+        f"({radii.mean():.3f} in the mean at σ = 1): a matrix scaled to radius 1 has a smaller σ, and they vanish."
     )
+    radius, setting = Claim("rnn-radius", "often said", 0.005, finding), f"{where}, scaled to spectral radius 1"
+    yield radius(setting, "‖δ‖ factor a step", 1.0, float(np.mean(1 / radii)), rates)
 
 
 def _through_time(W: np.ndarray, steps: int) -> Passage:

@@ -7,7 +7,7 @@ import numpy as np
 
 from fbp import theory
 from papers_rows.networks import Setting, measure, plain
-from papers_rows.row import Measured, Row, jackknife
+from papers_rows.row import Claim, Measured, Row, jackknife
 
 SIGMA_B = math.sqrt(0.05)
 
@@ -30,7 +30,7 @@ def _maps(quick: bool) -> Iterator[Row]:
         expected = depth**power * field.distances(depth, 0.0)[-1]
         where = f"{name}, l={depth}, {points} units sampled a layer"
         what = "l²(1-c)" if power == 2 else "l(1-c)"
-        yield Row("hayou-maps", source, where, what, stated, expected, jackknife(depth**power * np.array(apart)))
+        yield Claim("hayou-maps", source)(where, what, stated, expected, jackknife(depth**power * np.array(apart)))
     if quick:
         return
     for name, field, width, depth in (("relu", cases[0][1], 500, 20), ("tanh", edge, 500, 20)):
@@ -39,16 +39,8 @@ def _maps(quick: bool) -> Iterator[Row]:
         expected = float(field.correlations(depth, 0.0)[-1])
         where = f"{name}, critical, orthogonal inputs, n={width}"
         what = f"correlation after {depth} layers"
-        yield Row(
-            "hayou-network",
-            "derived",
-            where,
-            what,
-            expected,
-            expected,
-            jackknife(flow.correlation[:, -1]),
-            tolerance=0.02,
-        )
+        measured = jackknife(flow.correlation[:, -1])
+        yield Claim("hayou-network", "derived", 0.02)(where, what, expected, expected, measured)
 
 
 def _sampled_distance(
@@ -93,4 +85,4 @@ def _tailored(quick: bool) -> Iterator[Row]:
         value, *ends = (stated + (target - c) * (nearby - slope) / step for c in reached[:3])
         measured = Measured(value, min(ends), max(ends), reached.networks)
         where = f"leaky relu, c₀=0, n={width}, L={depth}"
-        yield Row("tat-leaky", "Zhang et al. 2022", where, "slope with c_L = .9", stated, slope, measured, 0.02)
+        yield Claim("tat-leaky", "Zhang et al. 2022", 0.02)(where, "slope with c_L = .9", stated, slope, measured)

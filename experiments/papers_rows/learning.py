@@ -11,7 +11,7 @@ import numpy as np
 import fbp
 from fbp import theory
 from papers_rows.networks import draw_normal
-from papers_rows.row import Row, jackknife
+from papers_rows.row import Claim, Row, jackknife
 
 CLASSES = 10
 LOSS = fbp.SoftmaxCrossEntropy(reduction="sum")
@@ -66,9 +66,9 @@ def _zero_head() -> Iterator[Row]:
         norms.append(norm)
     head = theory.softmax_head(CLASSES)
     where = f"784-128-{CLASSES} on 256 digits, zero head"
-    norm = math.sqrt(head.dZ_mean_square)
-    yield Row("ce-init", "derived", where, "loss", math.log(10), head.loss, jackknife(losses), tolerance=1e-5)
-    yield Row("ce-init", "derived", where, "‖dZ‖ of an example", math.sqrt(0.9), norm, jackknife(norms), tolerance=1e-5)
+    norm, claim = math.sqrt(head.dZ_mean_square), Claim("ce-init", "derived", 1e-5)
+    yield claim(where, "loss", math.log(10), head.loss, jackknife(losses))
+    yield claim(where, "‖dZ‖ of an example", math.sqrt(0.9), norm, jackknife(norms))
 
 
 def _draw_one(net: fbp.Layer, seed: int, inputs: int = 784):
@@ -90,21 +90,15 @@ def _he_head(quick: bool) -> Iterator[Row]:
 
     losses, squares = np.asarray(jax.lax.map(at_start, params)).T
     head, where = theory.softmax_head(CLASSES, 2.0), f"He head, n={width}, {CLASSES} classes, inputs of mean square 1"
-    measured = jackknife(losses)
-    yield Row("he-head", "derived", where, "loss", 3.111, head.loss, measured, tolerance=0.002)
-    yield Row("he-head", "derived", where, "E ‖dZ‖²", 1.0758, head.dZ_mean_square, jackknife(squares), tolerance=0.002)
-    yield Row(
-        "he-head-uniform",
-        "often said",
-        where,
-        "loss",
-        math.log(CLASSES),
-        head.loss,
-        measured,
-        tolerance=0.002,
-        finding=f"A classifier before training is not at ln {CLASSES} by itself: a He head has logits of variance 2, "
-        "and starts 0.81 nats above.",
+    measured, claim = jackknife(losses), Claim("he-head", "derived", 0.002)
+    yield claim(where, "loss", 3.111, head.loss, measured)
+    yield claim(where, "E ‖dZ‖²", 1.0758, head.dZ_mean_square, jackknife(squares))
+    finding = (
+        f"A classifier before training is not at ln {CLASSES} by itself: a He head has logits of variance 2, and "
+        "starts 0.81 nats above."
     )
+    uniform = Claim("he-head-uniform", "often said", 0.002, finding)
+    yield uniform(where, "loss", math.log(CLASSES), head.loss, measured)
 
 
 def _width(quick: bool) -> Iterator[Row]:
@@ -114,7 +108,7 @@ def _width(quick: bool) -> Iterator[Row]:
         slopes = jackknife(np.log(changes) @ x / np.sum(x**2))
         where = f"8-n-n-{CLASSES}, relu, n={widths[0]} to {widths[-1]}, {name} parameters"
         stated = 1.0 if name == "standard" else 0.0
-        yield Row("mup-coord", source, where, "slope of ln |Δ logit| over ln n", stated, None, slopes, tolerance=0.05)
+        yield Claim("mup-coord", source, 0.05)(where, "slope of ln |Δ logit| over ln n", stated, None, slopes)
 
 
 def coordinate_check(widths: Sequence[int], networks: int) -> dict[str, np.ndarray]:

@@ -8,10 +8,24 @@ import numpy as np
 import fbp
 from fbp import theory
 from papers_rows.networks import Setting, draw_normal, jacobian_moments, measure, plain
-from papers_rows.row import Measured, Row, jackknife
+from papers_rows.row import Claim, Measured, Row, jackknife
 
 SIGMA_B = math.sqrt(0.05)
 HE = math.sqrt(2)
+NO_ISOMETRY = Claim(
+    "isometry-relu",
+    "often said",
+    0.02,
+    "Orthogonal weights give no dynamical isometry with relu: half of the units are shut, whatever the weights, and "
+    "the spectrum widens by 1 a layer.",
+)
+TYPICAL = Claim(
+    "hanin-typical",
+    "often said",
+    0.05,
+    "He's variance keeps the mean over networks, which few networks with large gradients make up; the typical network "
+    "loses, the more the greater L/n.",
+)
 
 
 def spectra(quick: bool) -> Iterator[Row]:
@@ -53,42 +67,16 @@ def _moments(quick: bool) -> Iterator[Row]:
             if name == "linear":
                 yield _saxe(where, jackknife(moments[:, 1]), depth, width)
                 continue
-            yield Row(
-                "pennington-var",
-                source,
-                where,
-                "Var/mean² of squared singular values",
-                stated[weights][name],
-                expected,
-                variance,
-                tolerance=0.03,
-            )
+            spread = "Var/mean² of squared singular values"
+            yield Claim("pennington-var", source, 0.03)(where, spread, stated[weights][name], expected, variance)
             if (name, weights) == ("relu", "orthogonal"):
-                yield Row(
-                    "isometry-relu",
-                    "often said",
-                    where,
-                    "Var/mean² of squared singular values",
-                    0.0,
-                    expected,
-                    variance,
-                    tolerance=0.02,
-                    finding="Orthogonal weights give no dynamical isometry with relu: half of the units are shut, "
-                    "whatever the weights, and the spectrum widens by 1 a layer.",
-                )
+                yield NO_ISOMETRY(where, spread, 0.0, expected, variance)
 
 
 def _saxe(where: str, second: Measured, depth: int, width: int) -> Row:
-    return Row(
-        "saxe-moment",
-        "Saxe et al. 2013",
-        where,
-        "E λ² of squared singular values",
-        depth + 1,
-        theory.linear_second_moment(depth, width),
-        second,
-        tolerance=0.02,
-    )
+    expected = theory.linear_second_moment(depth, width)
+    claim = Claim("saxe-moment", "Saxe et al. 2013", 0.02)
+    return claim(where, "E λ² of squared singular values", depth + 1, expected, second)
 
 
 def _finite() -> Iterator[Row]:
@@ -99,17 +87,9 @@ def _finite() -> Iterator[Row]:
     exact = {"linear": theory.linear_second_moment(depth, width), "relu": _relu_second_moment(depth, width)}
     for name, sigma_w, limit in (("linear", 1.0, depth + 1), ("relu", HE, 2 * depth + 1)):
         moments = jacobian_moments(fbp.Repeat(plain(name, width), depth), params, X, sigma_w)
-        yield Row(
-            "finite-moment",
-            "derived",
-            f"{name}, gaussian, n={width}, L={depth}",
-            "E λ² of squared singular values",
-            limit,
-            exact[name],
-            jackknife(moments[:, 1]),
-            tolerance=0.01,
-            finding=f"This is the limit of infinite width; at n = 10 L the moment is {exact[name]:.2f}.",
-        )
+        finding = f"This is the limit of infinite width; at n = 10 L the moment is {exact[name]:.2f}."
+        claim, where = Claim("finite-moment", "derived", 0.01, finding), f"{name}, gaussian, n={width}, L={depth}"
+        yield claim(where, "E λ² of squared singular values", limit, exact[name], jackknife(moments[:, 1]))
 
 
 def _relu_second_moment(depth: int, width: int) -> float:
@@ -133,8 +113,8 @@ def _isometry(quick: bool) -> Iterator[Row]:
     values = 10 ** fbp.flow.log10_singular_values(net, params, X)
     for name, extreme in (("largest", values.max(axis=1)), ("smallest", values.min(axis=1))):
         where = f"linear, orthogonal, n={width}, L={depth}"
-        measured = jackknife(extreme)
-        yield Row("orthogonal-isometry", "Saxe et al. 2013", where, f"{name} singular value", 1.0, 1.0, measured, 1e-4)
+        claim = Claim("orthogonal-isometry", "Saxe et al. 2013", 1e-4)
+        yield claim(where, f"{name} singular value", 1.0, 1.0, jackknife(extreme))
 
 
 def _hanin(quick: bool) -> Iterator[Row]:
@@ -143,21 +123,11 @@ def _hanin(quick: bool) -> Iterator[Row]:
     logs, exact = np.log(flow.gains), theory.relu_log_norm([width] * depth)
     where = f"relu, He, n={width}, L={depth}"
     variance = jackknife(logs, lambda x: float(np.var(x, ddof=1)))
-    yield Row("hanin-var", source, where, "Var ln ‖Jv‖²", 1.0, exact.variance, variance, tolerance=0.05)
-    yield Row("hanin-var", source, where, "mean of ln ‖Jv‖²", -0.5, exact.mean, jackknife(logs), tolerance=0.05)
-    yield Row("hanin-mean", source, where, "mean of ‖Jv‖²", 1.0, 1.0, jackknife(flow.gains), tolerance=0.05)
-    yield Row(
-        "hanin-typical",
-        "often said",
-        where,
-        "typical ‖Jv‖², exp of the mean of logs",
-        1.0,
-        math.exp(exact.mean),
-        jackknife(logs, lambda x: math.exp(x.mean())),
-        tolerance=0.05,
-        finding="He's variance keeps the mean over networks, which few networks with large gradients make up; the "
-        "typical network loses, the more the greater L/n.",
-    )
+    yield Claim("hanin-var", source, 0.05)(where, "Var ln ‖Jv‖²", 1.0, exact.variance, variance)
+    yield Claim("hanin-var", source, 0.05)(where, "mean of ln ‖Jv‖²", -0.5, exact.mean, jackknife(logs))
+    yield Claim("hanin-mean", source, 0.05)(where, "mean of ‖Jv‖²", 1.0, 1.0, jackknife(flow.gains))
+    typical = jackknife(logs, lambda x: math.exp(x.mean()))
+    yield TYPICAL(where, "typical ‖Jv‖², exp of the mean of logs", 1.0, math.exp(exact.mean), typical)
 
 
 def _kappa() -> Iterator[Row]:
@@ -166,16 +136,12 @@ def _kappa() -> Iterator[Row]:
     for name, stated, field in (("linear", 2.0, theory.mean_field("linear", 1.0)), ("tanh", 3.0, edge)):
         setting = Setting(field.sigma_w, field.sigma_b, field.q_star)
         (flow,) = measure(plain(name, width), width, depth, networks, [setting], examples=1, seed=23)
-        yield Row(
-            "kappa",
-            "Hanin & Nica 2018",
-            f"{name}{', critical, σ_b²=.05' if name == 'tanh' else ''}, n={width}, L={depth}",
-            "n Var ln ‖Jv‖² a layer",
-            stated,
-            field.log_variance(depth),
-            jackknife(np.log(flow.gains), lambda x: width / depth * float(np.var(x, ddof=1))),
-            tolerance=0.03,
-            finding=f"κ = 3 μ₂/μ₁² - 1 = {field.kappa:.2f} takes the lengths as fixed. For tanh they fluctuate by one "
+        measured = jackknife(np.log(flow.gains), lambda x: width / depth * float(np.var(x, ddof=1)))
+        finding = (
+            f"κ = 3 μ₂/μ₁² - 1 = {field.kappa:.2f} takes the lengths as fixed. For tanh they fluctuate by one "
             "part in n as well, δ feels it through tanh', and the variance of ln ‖Jv‖² is larger by "
-            f"{field.log_variance(depth) / field.kappa - 1:.0%} at any width.",
+            f"{field.log_variance(depth) / field.kappa - 1:.0%} at any width."
         )
+        where = f"{name}{', critical, σ_b²=.05' if name == 'tanh' else ''}, n={width}, L={depth}"
+        claim = Claim("kappa", "Hanin & Nica 2018", 0.03, finding)
+        yield claim(where, "n Var ln ‖Jv‖² a layer", stated, field.log_variance(depth), measured)

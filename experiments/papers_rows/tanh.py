@@ -9,7 +9,7 @@ import numpy as np
 from fbp import theory
 from fbp.theory import MeanField
 from papers_rows.networks import Passage, Setting, measure, plain
-from papers_rows.row import Measured, Row, jackknife
+from papers_rows.row import Claim, Measured, Row, jackknife
 
 WIDTH, DEPTH, EXAMPLES = 200, 20, 16
 SIGMA_B = math.sqrt(0.05)
@@ -35,23 +35,15 @@ def tanh_networks(quick: bool) -> Iterator[Row]:
     where = {v: f"tanh, σ_b²=.05, σ_w²={v:g}, n={WIDTH}, L={DEPTH}" for v in flows}
     for variance, (field, flow) in flows.items():
         measured = jackknife(flow.factors.mean(axis=1))
-        yield Row("mf-tanh", SOURCE, where[variance], "χ₁", PUBLISHED[variance][0], field.chi_1, measured)
+        yield Claim("mf-tanh", SOURCE)(where[variance], "χ₁", PUBLISHED[variance][0], field.chi_1, measured)
     for variance, (field, flow) in flows.items():
         measured = jackknife(flow.q[:, 5:].mean(axis=1))
-        yield Row("mf-tanh-q", SOURCE, where[variance], "q*", PUBLISHED[variance][1], field.q_star, measured, 0.02)
+        yield Claim("mf-tanh-q", SOURCE, 0.02)(where[variance], "q*", PUBLISHED[variance][1], field.q_star, measured)
     for variance, (field, flow) in flows.items():
         expected = float(field.correlations(DEPTH, SIGMA_B**2 / field.q_star)[-1])
         measured = jackknife(flow.correlation[:, -1])
-        yield Row(
-            "mf-tanh-c",
-            "Poole 2016, finite depth derived",
-            where[variance],
-            f"correlation after {DEPTH} layers",
-            expected,
-            expected,
-            measured,
-            tolerance=0.02,
-        )
+        claim = Claim("mf-tanh-c", "Poole 2016, finite depth derived", 0.02)
+        yield claim(where[variance], f"correlation after {DEPTH} layers", expected, expected, measured)
 
 
 def edges(quick: bool) -> Iterator[Row]:
@@ -85,7 +77,7 @@ def _edges(
     for i, (variance, stated) in enumerate(published.items()):
         where = f"{name}, σ_b²={variance:g}, n={width}, L={DEPTH}"
         measured = _root(pairs[i], rates[2 * i : 2 * i + 2])
-        yield Row(id, SOURCE, where, "critical σ_w²", stated, roots[i], measured)
+        yield Claim(id, SOURCE)(where, "critical σ_w²", stated, roots[i], measured)
 
 
 def _root(variances: Sequence[float], rates: Sequence[np.ndarray]) -> Measured:
