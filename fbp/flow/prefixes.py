@@ -158,7 +158,7 @@ def read(
             dZ, now = jax.vmap(one_backward, in_axes=(over_seeds, 0, 0))((choice, dense(l)), cache, dZ)
             return dZ, _with(found, l, now)
 
-        start = jax.vmap(lambda dZ: Cotangent(dZ, jnp.int32(0)).normalized())(networks.dZ)
+        start = jax.vmap(lambda dZ: Cotangent(dZ, jnp.int32(0)).normalize())(networks.dZ)
         dZ, found = jax.lax.fori_loop(0, depth - 1, turn, (start, nothing))
         return _with(found, 0, jax.vmap(begin_backward)(dense(0), dZ))
 

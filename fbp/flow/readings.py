@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fbp.activations import Nonlinearity
 from fbp.cotangent import Cotangent, log10_norm
-from fbp.precision import widened
+from fbp.precision import widen
 from fbp.typing import Activations, Visit
 
 SATURATED = 0.1
@@ -79,7 +79,7 @@ def gauged(Z: Activations, wanted: Bool[Array, ""] | bool = True) -> tuple[Activ
         Z: pre-activations, (m, ...).
         wanted: where False, Z as it is and 0.
     """
-    scaled = Cotangent(Z, jnp.int32(0)).normalized()
+    scaled = Cotangent(Z, jnp.int32(0)).normalize()
     assert scaled.exponent is not None
     return jnp.where(wanted, scaled.value, Z), jnp.where(wanted, scaled.exponent, 0)
 
@@ -140,7 +140,7 @@ def see_gradients(visit: Visit, A: Activations, by_examples: bool = False) -> Ba
 
 
 def _products(rows: Float[Array, "m n"]) -> Float[Array, "m m"]:
-    wide = widened(rows)
+    wide = widen(rows)
     return wide @ wide.T
 
 

@@ -62,7 +62,7 @@ def _jacobians(net: Layer, params: Params, scales: Array, x: Activations, output
         params = map_layers(by, net, params)
         Z, cache = net.forward(params, X)
         unit = jnp.eye(outputs, dtype=Z.dtype).reshape(Z.shape)
-        _, dX, _ = net.sweep(params, cache, Cotangent(unit, jnp.int32(0)).normalized())
+        _, dX, _ = net.sweep(params, cache, Cotangent(unit, jnp.int32(0)).normalize())
         assert dX.exponent is not None
         return dX.value.reshape(outputs, -1), dX.exponent
 

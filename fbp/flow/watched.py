@@ -112,7 +112,7 @@ def see(net: Layer, params: Params, X: Activations, dZ: Activations) -> Seen:
         FbpError: the network has no dense layer.
     """
     _, cache = net.forward(params, X)
-    _, _, readings = net.sweep(params, cache, Cotangent(dZ, jnp.int32(0)).normalized(), _probe)
+    _, _, readings = net.sweep(params, cache, Cotangent(dZ, jnp.int32(0)).normalize(), _probe)
     # Read in the reverse loop, not off the caches: a checkpoint has none.
     both = _stacked_of(_WatchedDense, net, readings)
     if both is None:
