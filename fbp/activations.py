@@ -296,8 +296,7 @@ activation: Registry[Nonlinearity] = Registry(
     Nonlinearity,
     {"leaky_relu": leaky_relu, "elu": elu, "scaled_tanh": scaled_tanh},
     {each.name: each for each in _FIXED},
-)
-"""Activations by name: `activation("relu")`, `activation("leaky_relu(0.2)")`.
+    doc="""Activations by name: `activation("relu")`, `activation("leaky_relu(0.2)")`.
 
 Example:
     >>> g = fbp.activation("leaky_relu(0.2)")
@@ -305,4 +304,5 @@ Example:
     [-1.0, 2.0]
     >>> g.kinks, g.homogeneous, g.saves
     ((0.0,), True, 'output')
-"""
+""",
+)

@@ -147,10 +147,10 @@ initializer: Registry[Initializer] = Registry(
     Initializer,
     {"normal": normal, "constant": constant, "orthogonal": orthogonal, "mean_field": mean_field},
     _FIXED,
-)
-"""Initializers by name: `initializer("he_normal")`, `initializer("mean_field(1.3, 0.2)")`.
+    doc="""Initializers by name: `initializer("he_normal")`, `initializer("mean_field(1.3, 0.2)")`.
 
 Example:
     >>> fbp.initializer("mean_field(1.5, 0.5)").bias_stddev
     0.5
-"""
+""",
+)

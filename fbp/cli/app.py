@@ -273,7 +273,7 @@ def train(
     data = _data(data_dir, network)
     X, Y, X_val, Y_val = split(data.train_X, data.train_Y, fraction=validation_split, seed=network.seed)
     steps = epochs * -(-len(X) // max(batch_size, 1))
-    rule = optimizer_named(optimizer, learning_rate, max(steps, 1) if schedule == "cosine" else None)
+    rule = optimizer_named(optimizer, learning_rate, decay_steps=max(steps, 1) if schedule == "cosine" else None)
     net, loss = network.network(), network.objective()
     params = network.parameters(jnp.asarray(X[:1000]))
     with progress(epochs) as on_epoch:
