@@ -9,9 +9,8 @@ Rows are examples: m examples, L layers, n_l units in layer l.
     dV                           shape of V        gradient of the loss with respect to V
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
@@ -139,5 +138,7 @@ class Visit:
     exponent: Int[Array, ""] | None
 
 
-Probe: TypeAlias = Callable[[Visit], Any]
-"""A pure function of a `Visit`; what it returns is stacked by layer, also through `Repeat`."""
+class Probe(Protocol):
+    """A pure function of a `Visit`, called at each layer; its results are stacked by layer, also through `Repeat`."""
+
+    def __call__(self, visit: Visit, /) -> Any: ...

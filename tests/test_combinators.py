@@ -299,6 +299,38 @@ def test_batches_refused(X, Y, said, batch):
     assert said in str(error.value)
 
 
+DENSE = fbp.mlp((5, 6, 4))
+GOOD = jax.eval_shape(lambda: DENSE.init(jax.random.key(0))[0])
+
+
+def zeros(tree):
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        (zeros(GOOD[:1]), "got no params[2]['W'], no params[2]['b'];"),
+        (zeros((*GOOD, GOOD[0])), "got an unexpected params[3]['W'], an unexpected params[3]['b'];"),
+        (zeros(({"W": GOOD[0]["W"]}, *GOOD[1:])), "got no params[0]['b'];"),
+        (list(zeros(GOOD)), "got other containers"),
+        (zeros(({"W": GOOD[0]["W"], "b": GOOD[2]["b"]}, *GOOD[1:])), "params[0]['b'] must have the shape (6,)"),
+    ],
+)
+def test_parameters_refused(params, said):
+    X, Y = np.ones((8, 5), np.float32), np.zeros(8, int)
+    for call in (
+        lambda: fbp.value_and_grad(DENSE, LOSS)(params, X, Y),
+        lambda: fbp.log10_gradient_norms(DENSE, LOSS)(params, X, Y),
+        lambda: fbp.trace(DENSE, LOSS, params, X, Y),
+        lambda: fbp.as_function(DENSE)(params, X),
+    ):
+        with pytest.raises(fbp.FbpError) as error:
+            call()
+        assert said in str(error.value)
+        assert "net.init" in str(error.value)
+
+
 @dataclass(frozen=True)
 class Halve(fbp.Layer):
     def init(self, key, shape):
