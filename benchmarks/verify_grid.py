@@ -42,7 +42,9 @@ class Architecture:
     def network(self) -> Layer:
         """The network; from 16 layers on a compiled loop."""
         widths = (INPUTS, *[self.width] * (self.depth - 1), CLASSES)
-        return fbp.mlp(widths, self.activation, "he_normal", self.norm, self.residual, repeat=self.depth >= 16)
+        return fbp.mlp(
+            widths, self.activation, "he_normal", norm=self.norm, residual=self.residual, repeat=self.depth >= 16
+        )
 
     @property
     def examples(self) -> int:

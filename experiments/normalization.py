@@ -15,10 +15,10 @@ WIDTH, EXAMPLES = 128, 64
 def networks(depth) -> dict[str, tuple[fbp.Layer, dict[str, Any]]]:
     """Each network with what theory is asked about it."""
     plain: dict[str, tuple[fbp.Layer, dict[str, Any]]] = {
-        name: (fbp.mlp((WIDTH,) * (depth + 2), "relu", "he_normal", norm), {"norm": norm})
+        name: (fbp.mlp((WIDTH,) * (depth + 2), "relu", "he_normal", norm=norm), {"norm": norm})
         for name, norm in (("none", "none"), ("batch norm", "batch"), ("layer norm", "layer"), ("RMS norm", "rms"))
     }
-    pre = fbp.mlp((WIDTH,) * (depth + 2), "relu", "he_normal", "layer", residual=True)
+    pre = fbp.mlp((WIDTH,) * (depth + 2), "relu", "he_normal", norm="layer", residual=True)
     branch = fbp.Serial(fbp.Activation("relu"), fbp.Dense(WIDTH))
     post = fbp.Serial(
         fbp.Dense(WIDTH),

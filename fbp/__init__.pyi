@@ -2,7 +2,8 @@ from . import activations, data, flow, initializers, layers, losses, report, stu
 from .activations import Nonlinearity, activation
 from .backprop import as_function, log10_gradient_norms, loss_value, value_and_grad
 from .calibration import lsuv, with_population_statistics
-from .combinators import Checkpoint, Repeat, Residual, Serial
+from .combinators import Checkpoint, Combinator, Repeat, Residual, Serial
+from .cotangent import Cotangent
 from .errors import FbpError
 from .initializers import Initializer, initializer
 from .layers import Activation, Affine, BatchNorm, Dense, Dropout, Flatten, LayerNorm, RMSNorm
@@ -11,14 +12,18 @@ from .losses import HalfSquaredError, Loss, SigmoidBinaryCrossEntropy, SoftmaxCr
 from .networks import mlp
 from .precision import cast
 from .tracing import trace
-from .typing import Layer, Visit
+from .typing import Layer, Probe, Visit
 from .verify import compare
+
+__version__: str
 
 __all__ = [
     "Activation",
     "Affine",
     "BatchNorm",
     "Checkpoint",
+    "Combinator",
+    "Cotangent",
     "Dense",
     "Dropout",
     "FbpError",
@@ -29,6 +34,7 @@ __all__ = [
     "LayerNorm",
     "Loss",
     "Nonlinearity",
+    "Probe",
     "RMSNorm",
     "Repeat",
     "Residual",

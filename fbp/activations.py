@@ -1,7 +1,7 @@
-"""Activation functions: each a function and its derivative by hand, with what other modules ask about it.
+"""Activation functions: each one a function and its hand-written derivative, with the facts that other modules need.
 
-The derivative is written from the output A where that suffices (sigmoid, tanh, relu and their relatives), otherwise
-from the pre-activation Z (gelu, silu, erf). Only that one array is saved for the backward pass.
+The derivative is written in terms of the output A where that suffices (sigmoid, tanh, relu and their relatives),
+otherwise in terms of the pre-activation Z (gelu, silu, erf). Only that one array is saved for the backward pass.
 
 At kinks: relu'(0) = 0, leaky_relu'(0) = alpha, elu'(0) = alpha, selu'(0) = scale * alpha, hard_tanh'(+-1) = 0.
 """
@@ -27,11 +27,24 @@ class Nonlinearity:
         name: the name in the table.
         function: g, called as function(Z, *arguments).
         derivative: g', called as derivative(saved, *arguments), elementwise.
-        saves: which array the derivative is written from, the "output" A or the "input" Z.
+        saves: the array that the derivative needs, the "output" A or the "input" Z.
         arguments: the constants of a family, e.g. the slope of a leaky relu.
-        kinks: the pre-activations at which g' jumps; integrals over g are cut there.
+        kinks: the pre-activations at which g' jumps; integrals over g are split there.
         homogeneous: whether g(c z) = c g(z) for every c > 0.
-        elementwise: whether each output depends on its own input alone.
+        elementwise: whether each output depends only on its own input.
+
+    Example:
+        An activation of one's own, relu6, works wherever a name does:
+
+        >>> relu6 = fbp.Nonlinearity(
+        ...     "relu6",
+        ...     function=lambda Z: jnp.clip(Z, 0, 6),
+        ...     derivative=lambda A: ((A > 0) & (A < 6)).astype(A.dtype),
+        ...     kinks=(0.0, 6.0),
+        ... )
+        >>> relu6.slope(jnp.array([-1.0, 3.0, 7.0])).tolist()
+        [0.0, 1.0, 0.0]
+        >>> net = fbp.mlp((4, 8, 3), relu6)
     """
 
     name: str
@@ -56,7 +69,7 @@ class Nonlinearity:
         return dA * self.derivative(saved, *self.arguments)
 
     def slope(self, Z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """g'(Z), for functions that act on each entry alone."""
+        """g'(Z), for elementwise functions."""
         return self.pullback(self.save(Z, self(Z)), jnp.ones_like(Z))
 
     def __repr__(self) -> str:
@@ -65,7 +78,7 @@ class Nonlinearity:
 
 @dataclass(frozen=True, repr=False)
 class _Softmax(Nonlinearity):
-    """Softmax over the last axis: its Jacobian is not diagonal, so it overrides the pullback."""
+    """Softmax over the last axis. Its Jacobian is not diagonal, so it overrides the pullback."""
 
     def pullback(self, saved: Float[Array, "*shape"], dA: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """dZ = A * (dA - sum_k A_k dA_k)."""
@@ -106,7 +119,7 @@ def _d_scaled_tanh(A: Array, amplitude: float, slope: float) -> Array:
 
 
 def _relu(Z: Array) -> Array:
-    # Not maximum(Z, 0): its autodiff gives 1/2 at the kink. Not where(Z > 0, Z, 0): that would hide a NaN.
+    # Not maximum(Z, 0): autodiff of it gives 1/2 at the kink. Not where(Z > 0, Z, 0): that would hide a NaN.
     return jnp.where(Z <= 0, jnp.zeros_like(Z), Z)
 
 
@@ -160,7 +173,7 @@ def _gelu(Z: Array) -> Array:
 
 
 def _d_gelu(Z: Array) -> Array:
-    # Phi by erf, where the forward pass needs erfc for its tail: as no term is shared, the compiler keeps Z alone.
+    # Phi by erf, where the forward pass needs erfc for its tail: with no shared term, the compiler keeps only Z.
     cdf = 0.5 + 0.5 * jax.lax.erf(Z * math.sqrt(0.5))
     return cdf + Z * _normal_density(Z)
 
@@ -189,7 +202,7 @@ def _silu(Z: Array) -> Array:
 
 
 def _d_silu(Z: Array) -> Array:
-    # By exp(-|Z|), where the forward pass has the logistic function: sharing no term, the compiler keeps Z alone.
+    # By exp(-|Z|), where the forward pass has the logistic function: with no shared term, the compiler keeps only Z.
     E = jnp.exp(-jnp.abs(Z))
     return (jnp.where(Z > 0, jnp.ones_like(Z), E) + Z * E / (1 + E)) / (1 + E)
 
@@ -237,10 +250,10 @@ def leaky_relu(alpha: float = 0.01) -> Nonlinearity:
     """Z for Z > 0, alpha Z otherwise; Maas, Hannun & Ng (2013).
 
     Raises:
-        FbpError: alpha is negative, where the output no longer tells the sign of Z.
+        FbpError: alpha is negative, so that the output would not tell the sign of Z.
     """
     if not 0 <= alpha < math.inf:
-        raise FbpError(f"the slope of leaky_relu is a number of at least 0; received {alpha}; use 0.01, the usual one")
+        raise FbpError(f"alpha of leaky_relu must be finite and at least 0, got {alpha}; 0.01 is usual")
     return Nonlinearity(
         "leaky_relu",
         _leaky_relu,
@@ -255,10 +268,10 @@ def elu(alpha: float = 1.0) -> Nonlinearity:
     """Z for Z > 0, alpha (exp(Z) - 1) otherwise; Clevert, Unterthiner & Hochreiter (2016).
 
     Raises:
-        FbpError: alpha is not positive, where the output no longer tells the sign of Z.
+        FbpError: alpha is not positive, so that the output would not tell the sign of Z.
     """
     if not 0 < alpha < math.inf:
-        raise FbpError(f"the alpha of elu is finite and positive; received {alpha}; use 1, the usual one")
+        raise FbpError(f"alpha of elu must be finite and positive, got {alpha}; 1 is usual")
     return Nonlinearity("elu", _elu, _d_elu, arguments=(alpha,), kinks=(0.0,) if alpha != 1 else ())
 
 
@@ -270,8 +283,8 @@ def scaled_tanh(amplitude: float = 1.7159, slope: float = 2 / 3) -> Nonlinearity
     """
     if not (0 < amplitude < math.inf and 0 < slope < math.inf):
         raise FbpError(
-            f"amplitude and slope of scaled_tanh are finite and positive; received {amplitude} and {slope}; "
-            "use 1.7159 and 2/3, LeCun's"
+            f"amplitude and slope of scaled_tanh must be finite and positive, got {amplitude} and {slope}; "
+            "1.7159 and 2/3 are usual"
         )
     return Nonlinearity("scaled_tanh", _scaled_tanh, _d_scaled_tanh, arguments=(amplitude, slope))
 
@@ -283,5 +296,13 @@ activation: Registry[Nonlinearity] = Registry(
     Nonlinearity,
     {"leaky_relu": leaky_relu, "elu": elu, "scaled_tanh": scaled_tanh},
     {each.name: each for each in _FIXED},
+    doc="""Activations by name: `activation("relu")`, `activation("leaky_relu(0.2)")`.
+
+Example:
+    >>> g = fbp.activation("leaky_relu(0.2)")
+    >>> g(jnp.array([-5.0, 2.0])).tolist()
+    [-1.0, 2.0]
+    >>> g.kinks, g.homogeneous, g.saves
+    ((0.0,), True, 'output')
+""",
 )
-"""Activations by name: `activation("relu")`, `activation("leaky_relu(0.2)")`."""

@@ -9,39 +9,39 @@ import jax.numpy as jnp
 from fbp.errors import FbpError
 from fbp.layers import Affine, BatchNorm, Dense
 from fbp.layers.axes import example_axes
-from fbp.precision import widened
+from fbp.precision import widen
 from fbp.tree import instrument, map_layers, rebuild
 from fbp.typing import Activations, Cache, Key, Layer, Params
 
 
 @dataclass(frozen=True)
 class _UnitVariance(Layer):
-    """A dense layer that scales W so that its own output has variance one, and leaves the parameters in the cache."""
+    """A dense layer that scales W so that its output has variance one; the cache is the new parameters."""
 
     layer: Layer
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         W, b = params["W"], jnp.zeros_like(params["b"])
-        stddev = jnp.std(widened(A @ W)).astype(W.dtype)
+        stddev = jnp.std(widen(A @ W)).astype(W.dtype)
         scaled = {"W": W / jnp.where(stddev > 0, stddev, jnp.ones_like(stddev)), "b": b}
         return self.layer.forward(scaled, A)[0], scaled
 
 
 @dataclass(frozen=True)
 class _BatchStatistics(Layer):
-    """A batch normalization that leaves the mean and the unbiased variance of its batch in the cache."""
+    """A batch normalization whose cache is the mean and the unbiased variance of its batch."""
 
     layer: Layer
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
-        examples, wide = example_axes(A), widened(A)
+        examples, wide = example_axes(A), widen(A)
         statistics = {"mean": jnp.mean(wide, examples), "var": jnp.var(wide, examples, ddof=1)}
         return self.layer.forward(params, A)[0], statistics
 
 
 @dataclass(frozen=True)
 class _Silent(Layer):
-    """Any other layer: nothing in the cache."""
+    """Any other layer, with an empty cache."""
 
     layer: Layer
 
@@ -60,34 +60,51 @@ def lsuv(net: Layer, params: Params, X: Activations) -> Params:
         X: a batch of inputs, (m, n_0).
 
     Returns:
-        Parameters with which every dense layer's output has variance 1 over this batch. A layer whose output is
-        constant stays as it is.
+        Parameters with which the output of every dense layer has variance 1 over this batch. A layer whose output is
+        constant is left as it is.
+
+    Example:
+        >>> net = fbp.mlp((4, 8, 8, 3), "tanh", "orthogonal")
+        >>> params, _ = net.init(jax.random.key(0))
+        >>> X = jax.random.normal(jax.random.key(1), (32, 4))
+        >>> Z, _ = net.forward(fbp.lsuv(net, params, X), X)
+        >>> round(float(Z.var()), 3)
+        1.0
     """
-    watched = instrument(net, lambda layer: _UnitVariance(layer) if isinstance(layer, Dense) else _Silent(layer))
-    _, found = jax.jit(watched.forward)(params, X)
-    return map_layers(lambda layer, old, new: new if isinstance(layer, Dense) else old, net, params, found)
+    scaling = instrument(net, lambda layer: _UnitVariance(layer) if isinstance(layer, Dense) else _Silent(layer))
+    _, scaled = jax.jit(scaling.forward)(params, X)
+    return map_layers(lambda layer, old, new: new if isinstance(layer, Dense) else old, net, params, scaled)
 
 
 def with_population_statistics(
-    net: Layer, params: Params, X: Activations, batch_size: int = 256
+    net: Layer, params: Params, X: Activations, *, batch_size: int = 256
 ) -> tuple[Layer, Params]:
-    """The network for inference: each batch normalization as a fixed affine map. Ioffe & Szegedy (2015), Algorithm 2.
+    """The network for inference: each batch normalization becomes a fixed affine map.
 
         y = gamma / sqrt(Var + eps) * x + (beta - gamma E / sqrt(Var + eps))
 
     with E and Var the averages, over the batches of X, of the batch mean and the unbiased batch variance.
+    Ioffe & Szegedy (2015), Algorithm 2.
 
     Args:
         net: a network.
         params: its parameters.
         X: training inputs, (m, n_0); examples beyond the last full batch are left out.
-        batch_size: examples per batch, that of training.
+        batch_size: examples per batch, as in training.
 
     Returns:
-        (net, params) with every `BatchNorm` replaced by `Affine`; unchanged where there is none.
+        (net, params) with every `BatchNorm` replaced by `Affine`; unchanged if there is none.
 
     Raises:
         FbpError: a batch has fewer than two examples.
+
+    Example:
+        >>> net = fbp.mlp((4, 8, 3), norm="batch")
+        >>> params, _ = net.init(jax.random.key(0))
+        >>> X = jax.random.normal(jax.random.key(1), (64, 4))
+        >>> inference_net, inference_params = fbp.with_population_statistics(net, params, X, batch_size=16)
+        >>> inference_net.layers[1]
+        Affine()
     """
     frozen = rebuild(net, lambda layer: Affine() if isinstance(layer, BatchNorm) else layer)
     if frozen == net:
@@ -95,18 +112,19 @@ def with_population_statistics(
     batch_size = min(batch_size, X.shape[0])
     if batch_size < 2:
         raise FbpError(
-            f"a variance takes batches of at least two examples; received {X.shape[0]} examples in batches of "
+            f"batches must have at least two examples for a variance, got {X.shape[0]} examples in batches of "
             f"{batch_size}; give more of them"
         )
     batches = X[: X.shape[0] // batch_size * batch_size].reshape(-1, batch_size, *X.shape[1:])
     statistics = _population_statistics(net, params, batches)
 
-    def fold(layer: Layer, layer_params: Params, found: Any) -> Params:
+    def fold(layer: Layer, layer_params: Params, statistics: Any) -> Params:
         if not isinstance(layer, BatchNorm):
             return layer_params
         gamma, beta = layer_params["gamma"], layer_params["beta"]
-        scale = gamma.astype(found["var"].dtype) * jax.lax.rsqrt(found["var"] + layer.eps)
-        shift = beta.astype(scale.dtype) - scale * found["mean"]
+        mean, var = statistics["mean"], statistics["var"]
+        scale = gamma.astype(var.dtype) * jax.lax.rsqrt(var + layer.eps)
+        shift = beta.astype(scale.dtype) - scale * mean
         return {"scale": scale.astype(gamma.dtype), "shift": shift.astype(gamma.dtype)}
 
     return frozen, map_layers(fold, net, params, statistics)
@@ -114,6 +132,6 @@ def with_population_statistics(
 
 @jax.jit(static_argnums=0)
 def _population_statistics(net: Layer, params: Params, batches: Activations) -> Any:
-    watched = instrument(net, lambda layer: _BatchStatistics(layer) if isinstance(layer, BatchNorm) else _Silent(layer))
-    found = jax.lax.map(lambda X: watched.forward(params, X)[1], batches)
-    return jax.tree.map(lambda x: jnp.mean(x, axis=0), found)
+    reader = instrument(net, lambda layer: _BatchStatistics(layer) if isinstance(layer, BatchNorm) else _Silent(layer))
+    statistics = jax.lax.map(lambda X: reader.forward(params, X)[1], batches)
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), statistics)

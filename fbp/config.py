@@ -53,9 +53,9 @@ class NetworkConfig:
             found[0] if len(found) == 1 else found,
             # LSUV starts from orthonormal weights; `parameters` does the rest.
             "orthogonal" if self.init == "lsuv" else self.init,
-            self.norm,
-            self.residual,
-            self.dropout,
+            norm=self.norm,
+            residual=self.residual,
+            dropout=self.dropout,
         )
 
     def objective(self) -> "Loss":

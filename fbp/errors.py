@@ -1,4 +1,4 @@
-"""What is said to a user who can mend the matter: the invariant, what was received, the remedy."""
+"""Errors that the user can fix, in one form: what must hold, what was received, what to do."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,11 +6,15 @@ from numbers import Integral
 
 
 class FbpError(ValueError):
-    """A mistake that the caller can mend; the command line prints it as one line and exits with 2."""
+    """A mistake that the caller can fix; the command line prints it as one line and exits with status 2.
+
+    The message reads "<subject> must <rule>, got <received>; <remedy>", for example
+    "batch_size must be a positive integer, got 2.5; use 32".
+    """
 
 
 def unknown_name(kind: str, received: str, known: Iterable[str]) -> FbpError:
-    """The error for a name that is in no table, with the nearest right one.
+    """Make the error for a name that is not in a table, with the closest known name.
 
     Args:
         kind: what is named, e.g. "activation".
@@ -18,7 +22,7 @@ def unknown_name(kind: str, received: str, known: Iterable[str]) -> FbpError:
         known: the names that exist.
 
     Returns:
-        The error, to be raised by the caller.
+        The error, for the caller to raise.
     """
     known = sorted(known)
     near = difflib.get_close_matches(str(received), known, n=1, cutoff=0.5)
@@ -27,30 +31,25 @@ def unknown_name(kind: str, received: str, known: Iterable[str]) -> FbpError:
 
 
 def is_count(received: object) -> bool:
-    """Whether it is an integer of at least 1, and no boolean."""
+    """Whether the value is an integer of at least 1; booleans are not integers here."""
     return isinstance(received, Integral) and not isinstance(received, bool) and int(received) >= 1
 
 
 def check_count(name: str, received: object) -> None:
-    """Refuse what is not an integer of at least 1.
+    """Raise an error unless the value is an integer of at least 1.
 
     Args:
-        name: what is counted.
-        received: what was given.
+        name: what is counted, for the message.
+        received: the value that was given.
 
     Raises:
-        FbpError: it is not such an integer.
+        FbpError: the value is not a positive integer.
     """
     if not is_count(received):
-        raise FbpError(f"{name} is an integer of at least 1; received {received!r}; give a positive count")
+        raise FbpError(f"{name} must be a positive integer, got {received!r}; use a whole number of at least 1")
 
 
-def first_line(error: Exception) -> str:
-    """What an exception says, in one line; its type's name where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def raised(error: Exception) -> str:
-    """An exception's type and what it says, in one line."""
-    kind = type(error).__name__
-    return f"{kind}: {first_line(error)}" if str(error).strip() else kind
+def describe_exception(error: Exception) -> str:
+    """The type of an exception and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *lines[:1]])

@@ -1,4 +1,4 @@
-"""Initializers: one general variance-scaling rule, and its named cases."""
+"""Initializers: one general variance-scaling rule and its named special cases."""
 
 import math
 from dataclasses import dataclass, replace
@@ -18,14 +18,26 @@ Distribution = Literal["normal", "uniform", "truncated_normal", "orthogonal", "c
 
 @dataclass(frozen=True)
 class Initializer:
-    """W with mean 0 and Var W = scale / fan; b ~ N(0, bias_stddev**2).
+    """Random W with mean 0 and Var W = scale / fan; b ~ N(0, bias_stddev**2).
 
     Attributes:
-        scale: the numerator of the variance. For "orthogonal" W^T W (or W W^T) = scale I; for "constant" every
+        scale: the numerator of the variance. For "orthogonal", W^T W (or W W^T) = scale I; for "constant", every
             weight equals `scale`.
-        mode: what `fan` is: the rows of W, its columns, their mean, or 1.
+        mode: what `fan` is: "fan_in" the rows of W, "fan_out" its columns, "fan_avg" their mean, "none" 1.
         distribution: the shape of the distribution.
         bias_stddev: the standard deviation of the biases.
+
+    Raises:
+        FbpError: a name is unknown, or a number is negative or not finite.
+
+    Example:
+        >>> rule = fbp.Initializer(scale=2.0, mode="fan_in", distribution="normal")
+        >>> rule == fbp.initializer("he_normal")
+        True
+        >>> rule.weight(jax.random.key(0), (784, 128)).shape
+        (784, 128)
+        >>> rule.stddev(200, 100)
+        0.1
     """
 
     scale: float = 1.0
@@ -40,8 +52,8 @@ class Initializer:
         positive = self.scale >= 0 or self.distribution == "constant"
         if not (positive and math.isfinite(self.scale) and 0 <= self.bias_stddev < math.inf):
             raise FbpError(
-                "scale and bias_stddev of an initializer are finite and at least 0; "
-                f"received scale={self.scale:g}, bias_stddev={self.bias_stddev:g}; give variances and deviations"
+                "scale and bias_stddev of an initializer must be finite and at least 0, "
+                f"got scale={self.scale:g} and bias_stddev={self.bias_stddev:g}; give a variance and a deviation"
             )
 
     def stddev(self, fan_in: int, fan_out: int) -> float:
@@ -54,7 +66,7 @@ class Initializer:
         return (self.scale / fans[self.mode]) ** 0.5
 
     def weight(self, key: Key, shape: tuple[int, int]) -> Float[Array, "n_in n_out"]:
-        """A weight matrix of shape (n_{l-1}, n_l) in the default float dtype."""
+        """Draw a weight matrix of shape (n_{l-1}, n_l) in the default float dtype."""
         if self.distribution == "constant":
             return jnp.full(shape, self.scale)
         if self.distribution == "orthogonal":
@@ -67,7 +79,7 @@ class Initializer:
         return stddev * jax.random.normal(key, shape)
 
     def bias(self, key: Key, width: int) -> Float[Array, "n_out"]:
-        """A bias vector of shape (n_l,)."""
+        """Draw a bias vector of shape (n_l,)."""
         return self.bias_stddev * jax.random.normal(key, (width,)) if self.bias_stddev else jnp.zeros(width)
 
 
@@ -84,23 +96,23 @@ lecun_normal = Initializer(1.0, "fan_in", "normal")
 """Var W = 1 / fan_in, standard deviation n^-1/2; LeCun, Bottou, Orr & Mueller (1998)."""
 lecun_uniform = replace(lecun_normal, distribution="uniform")
 inverse_sqrt_uniform = Initializer(1 / 3, "fan_in", "uniform")
-"""W ~ U[-n^-1/2, n^-1/2], the heuristic that Glorot & Bengio (2010) start from."""
+"""W ~ U[-n^-1/2, n^-1/2], the usual heuristic before Glorot & Bengio (2010)."""
 zeros = Initializer(0.0, distribution="constant")
 
 
 def normal(stddev: float = 0.01) -> Initializer:
-    """W ~ N(0, stddev**2) whatever the fan; 0.01 is the textbooks' choice."""
+    """W ~ N(0, stddev**2), independent of the fan; textbooks often use 0.01."""
     return Initializer(_deviation("stddev", stddev) ** 2, "none", "normal")
 
 
 def constant(value: float = 0.0) -> Initializer:
-    """Every weight equal to `value`."""
+    """Every weight equals `value`."""
     return Initializer(value, distribution="constant")
 
 
 def orthogonal(gain: float = 1.0) -> Initializer:
     """W = gain Q with orthonormal columns or rows; Saxe, McClelland & Ganguli (2013)."""
-    return Initializer(_deviation("the gain", gain) ** 2, distribution="orthogonal")
+    return Initializer(_deviation("gain", gain) ** 2, distribution="orthogonal")
 
 
 def mean_field(sigma_w: float = 1.0, sigma_b: float = 0.0) -> Initializer:
@@ -114,7 +126,7 @@ def mean_field(sigma_w: float = 1.0, sigma_b: float = 0.0) -> Initializer:
 
 def _deviation(name: str, deviation: float) -> float:
     if not 0 <= deviation < math.inf:
-        raise FbpError(f"{name} is finite and at least 0; received {deviation:g}; give its absolute value")
+        raise FbpError(f"{name} must be finite and at least 0, got {deviation:g}; give its absolute value")
     return deviation
 
 
@@ -135,5 +147,10 @@ initializer: Registry[Initializer] = Registry(
     Initializer,
     {"normal": normal, "constant": constant, "orthogonal": orthogonal, "mean_field": mean_field},
     _FIXED,
+    doc="""Initializers by name: `initializer("he_normal")`, `initializer("mean_field(1.3, 0.2)")`.
+
+Example:
+    >>> fbp.initializer("mean_field(1.5, 0.5)").bias_stddev
+    0.5
+""",
 )
-"""Initializers by name: `initializer("he_normal")`, `initializer("mean_field(1.3, 0.2)")`."""

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from fbp.cotangent import log10_norm
 from fbp.errors import FbpError, unknown_name
-from fbp.precision import widened
+from fbp.precision import widen
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _leaf_norms(
 
     value, gradients = jax.value_and_grad(loss)(list(arrays))
     readings = [
-        (log10_norm(g), log10_norm(p), jnp.mean(g == 0, dtype=jnp.float32), jnp.all(jnp.isfinite(widened(g))))
+        (log10_norm(g), log10_norm(p), jnp.mean(g == 0, dtype=jnp.float32), jnp.all(jnp.isfinite(widen(g))))
         for p, g in zip(arrays, gradients, strict=True)
     ]
     return value, readings

@@ -1,4 +1,4 @@
-"""Losses: the value and dZ_L, with the output activation fused. The mean over examples is owned here, and only here.
+"""Losses: the value and dZ_L, with the output activation fused. The mean over examples is taken here and nowhere else.
 
 A loss takes the last pre-activation Z_L (the logits), applies its output activation itself, and is stable for logits
 of any size.
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Num
 
 from fbp.activations import Nonlinearity, activation
 from fbp.errors import FbpError
-from fbp.precision import widened
+from fbp.precision import widen
 from fbp.registry import Registry
 from fbp.typing import Activations
 
@@ -22,70 +22,100 @@ from fbp.typing import Activations
 class Loss:
     """A loss over m examples: sum_i c_i loss_i, with c_i from the reduction and the weights of the examples.
 
+    A loss of one's own is a frozen dataclass with two methods: `per_example`, the loss of each example, and
+    `dZ_per_example`, its gradient. Weights, mean and dtypes are handled here. Override `check_targets` where targets
+    have another shape than Z, and `output` where the loss has an output activation.
+
     Attributes:
-        reduction: "mean", c_i = w_i / sum w (1/m without weights), or "sum", c_i = w_i. Where all weights are zero
+        reduction: "mean", c_i = w_i / sum w (1/m without weights), or "sum", c_i = w_i. If all weights are zero,
             the mean is zero.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class LogCosh(fbp.Loss):
+        ...     def per_example(self, Z, Y):
+        ...         return jnp.sum(jnp.log(jnp.cosh(Z - Y)), axis=-1)
+        ...
+        ...     def dZ_per_example(self, Z, Y):
+        ...         return jnp.tanh(Z - Y)
+        >>> value, dZ = LogCosh().value_and_dZ(jnp.ones((4, 3)), jnp.zeros((4, 3)))
+        >>> bool(jnp.allclose(dZ, jnp.tanh(1.0) / 4))
+        True
     """
 
     reduction: Literal["mean", "sum"] = "mean"
 
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "sum"):
-            raise FbpError(f"reduction is 'mean' or 'sum'; received {self.reduction!r}")
+            raise FbpError(f"reduction must be 'mean' or 'sum', got {self.reduction!r}; use 'mean'")
 
     def value(
         self, Z: Activations, Y: Num[Array, "..."], weights: Float[Array, " m"] | None = None
     ) -> Float[Array, ""]:
-        """The loss, in float32 at least.
+        """The loss, in at least float32.
 
         Args:
             Z: the last pre-activations, (m, n_L).
-            Y: targets, as the loss takes them.
-            weights: one per example; 0 leaves an example out, as in a padded last batch.
+            Y: targets, as `check_targets` requires.
+            weights: one per example, (m,); 0 leaves an example out, as in a padded last batch.
+
+        Returns:
+            A scalar.
 
         Raises:
             FbpError: the shapes do not fit.
         """
-        self._check(Z, Y)
-        per_example = self._per_example(widened(Z), Y)
-        return jnp.sum(_weighted(self._coefficients(per_example, weights), per_example))
+        self.check_targets(Z, Y)
+        losses = self.per_example(widen(Z), Y)
+        return jnp.sum(_weight(self._coefficients(losses, weights), losses))
 
     def value_and_dZ(
         self, Z: Activations, Y: Num[Array, "..."], weights: Float[Array, " m"] | None = None
     ) -> tuple[Float[Array, ""], Activations]:
         """The loss and its gradient dZ_L with respect to Z, in the shape and dtype of Z."""
-        self._check(Z, Y)
-        wide = widened(Z)
-        per_example = self._per_example(wide, Y)
-        c = self._coefficients(per_example, weights)
-        dZ = _weighted(jnp.expand_dims(c, range(1, Z.ndim)), self._delta(wide, Y))
-        return jnp.sum(_weighted(c, per_example)), dZ.astype(Z.dtype)
+        self.check_targets(Z, Y)
+        wide = widen(Z)
+        losses = self.per_example(wide, Y)
+        c = self._coefficients(losses, weights)
+        dZ = _weight(jnp.expand_dims(c, range(c.ndim, Z.ndim)), self.dZ_per_example(wide, Y))
+        return jnp.sum(_weight(c, losses)), dZ.astype(Z.dtype)
 
-    def output(self, Z: Activations) -> Activations:
-        """A_L, the network's prediction: the output activation of the loss applied to Z_L."""
+    def per_example(self, Z: Activations, Y: Num[Array, "..."]) -> Float[Array, " m"]:
+        """The loss of each example, before weights and mean.
+
+        Args:
+            Z: the last pre-activations, (m, n_L), in at least float32.
+            Y: targets.
+        """
         raise NotImplementedError
 
-    def _per_example(self, Z: Array, Y: Array) -> Float[Array, " m"]:
+    def dZ_per_example(self, Z: Activations, Y: Num[Array, "..."]) -> Activations:
+        """The gradient of each example's own loss with respect to its row of Z, before weights and mean: (m, n_L)."""
         raise NotImplementedError
 
-    def _delta(self, Z: Array, Y: Array) -> Array:
-        """d loss_i / dZ_i of each example, before the reduction."""
-        raise NotImplementedError
+    def check_targets(self, Z: Activations, Y: Num[Array, "..."]) -> None:
+        """Raise an error unless the targets fit the output; by default they must have its shape.
 
-    def _check(self, Z: Array, Y: Array) -> None:
+        Raises:
+            FbpError: the shapes do not fit.
+        """
         if Y.shape != Z.shape:
             raise FbpError(
-                f"{type(self).__name__} takes targets of the shape of the output; "
-                f"received targets {Y.shape} for outputs {Z.shape}"
+                f"targets of {type(self).__name__} must have the shape of the output, {Z.shape}, got {Y.shape}; "
+                "give one target for each output"
             )
 
-    def _coefficients(self, per_example: Array, weights: Array | None) -> Float[Array, " m"]:
+    def output(self, Z: Activations) -> Activations:
+        """A_L, the prediction of the network: the output activation of the loss, by default the identity."""
+        return Z
+
+    def _coefficients(self, losses: Array, weights: Array | None) -> Float[Array, " m"]:
         if weights is None:
-            m = per_example.shape[0]
-            return jnp.full((m,), 1 / m if self.reduction == "mean" else 1.0, per_example.dtype)
-        if weights.shape != per_example.shape:
-            raise FbpError(f"weights are one per example, {per_example.shape}; received {weights.shape}")
-        weights = weights.astype(per_example.dtype)
+            return jnp.full(losses.shape, 1 / losses.size if self.reduction == "mean" else 1.0, losses.dtype)
+        if weights.shape != losses.shape:
+            raise FbpError(f"weights must have the shape {losses.shape}, got {weights.shape}; give one per example")
+        weights = weights.astype(losses.dtype)
         if self.reduction == "sum":
             return weights
         total = jnp.sum(weights)
@@ -96,54 +126,69 @@ class Loss:
 class SoftmaxCrossEntropy(Loss):
     """-sum_k Y_k log softmax(Z)_k, for integer labels (m,) or one-hot or soft labels (m, n_L).
 
-    dZ = sum_k(Y_k) softmax(Z) - Y per example. An integer label outside 0..n_L-1 makes the value NaN.
+    dZ = sum_k(Y_k) softmax(Z) - Y per example. An integer label outside 0..n_L-1 makes the value NaN. Bridle (1990).
+
+    Example:
+        >>> loss = fbp.SoftmaxCrossEntropy()
+        >>> value, dZ = loss.value_and_dZ(jnp.zeros((2, 4)), jnp.array([0, 3]))
+        >>> round(float(value), 4)  # ln 4
+        1.3863
+        >>> dZ[0].tolist()  # (1/4 - Y) / m
+        [-0.375, 0.125, 0.125, 0.125]
     """
 
     def output(self, Z: Activations) -> Activations:
         """softmax(Z)."""
         return jax.nn.softmax(Z, axis=-1)
 
-    def _check(self, Z: Array, Y: Array) -> None:
+    def check_targets(self, Z: Activations, Y: Num[Array, "..."]) -> None:
+        """Targets are integer labels, (m,), or probabilities, (m, n_L)."""
         if not (_are_labels(Y) and Y.shape == Z.shape[:-1]) and Y.shape != Z.shape:
             raise FbpError(
-                f"SoftmaxCrossEntropy takes integer labels {Z.shape[:-1]} or one label row per example {Z.shape}; "
-                f"received targets {Y.shape} of {Y.dtype}"
+                f"targets of SoftmaxCrossEntropy must be integer labels {Z.shape[:-1]} or probabilities {Z.shape}, "
+                f"got {Y.dtype} {Y.shape}; give one label or one row of probabilities per example"
             )
 
-    def _per_example(self, Z: Array, Y: Array) -> Array:
+    def per_example(self, Z: Activations, Y: Num[Array, "..."]) -> Float[Array, " m"]:
+        """-sum_k Y_k log softmax(Z)_k."""
         log_p = jax.nn.log_softmax(Z, axis=-1)
         if _are_labels(Y) and Y.ndim < Z.ndim:
             # A negative index would count from the end; one past the end is filled with NaN.
             labels = jnp.where(Y < 0, Z.shape[-1], Y)
             terms = jnp.take_along_axis(log_p, labels[..., None], axis=-1, mode="fill")
         else:
-            terms = _weighted(Y.astype(Z.dtype), log_p)
-        return -_sum_rest(terms)
+            terms = _weight(Y.astype(Z.dtype), log_p)
+        return -_sum_units(terms)
 
-    def _delta(self, Z: Array, Y: Array) -> Array:
+    def dZ_per_example(self, Z: Activations, Y: Num[Array, "..."]) -> Activations:
+        """sum_k(Y_k) softmax(Z) - Y."""
         Y = jax.nn.one_hot(Y, Z.shape[-1], dtype=Z.dtype) if Y.ndim < Z.ndim else Y.astype(Z.dtype)
         return jnp.sum(Y, axis=-1, keepdims=True) * jax.nn.softmax(Z, axis=-1) - Y
 
 
 @dataclass(frozen=True)
 class SigmoidBinaryCrossEntropy(Loss):
-    """-sum_k [Y_k log s_k + (1 - Y_k) log(1 - s_k)] with s = sigmoid(Z); dZ = s - Y per example."""
+    """-sum_k [Y_k log s_k + (1 - Y_k) log(1 - s_k)] with s = sigmoid(Z); dZ = s - Y per example.
+
+    Targets (m, n_L) lie in [0, 1]. Solla, Levin & Fleisher (1988).
+    """
 
     def output(self, Z: Activations) -> Activations:
         """sigmoid(Z)."""
         return jax.nn.sigmoid(Z)
 
-    def _per_example(self, Z: Array, Y: Array) -> Array:
-        # softplus(Z) - Y Z: the two logarithms merged, nothing overflows and nothing cancels.
-        return _sum_rest(jax.nn.softplus(Z) - Y.astype(Z.dtype) * Z)
+    def per_example(self, Z: Activations, Y: Num[Array, "..."]) -> Float[Array, " m"]:
+        """sum_k [softplus(Z_k) - Y_k Z_k]: the two logarithms merged, so that nothing overflows or cancels."""
+        return _sum_units(jax.nn.softplus(Z) - Y.astype(Z.dtype) * Z)
 
-    def _delta(self, Z: Array, Y: Array) -> Array:
+    def dZ_per_example(self, Z: Activations, Y: Num[Array, "..."]) -> Activations:
+        """sigmoid(Z) - Y."""
         return jax.nn.sigmoid(Z) - Y.astype(Z.dtype)
 
 
 @dataclass(frozen=True)
 class HalfSquaredError(Loss):
-    """1/2 sum_k (A_k - Y_k)**2 with A = g_L(Z); dZ = (A - Y) g_L'(Z) per example.
+    """1/2 sum_k (A_k - Y_k)**2 with A = g_L(Z) and targets (m, n_L); dZ = (A - Y) g_L'(Z) per example.
 
     Attributes:
         activation: the output activation g_L, by name or as a `Nonlinearity`.
@@ -163,10 +208,12 @@ class HalfSquaredError(Loss):
     def _g(self) -> Nonlinearity:
         return activation(self.activation)
 
-    def _per_example(self, Z: Array, Y: Array) -> Array:
-        return _sum_rest(0.5 * jnp.square(self._g(Z) - Y.astype(Z.dtype)))
+    def per_example(self, Z: Activations, Y: Num[Array, "..."]) -> Float[Array, " m"]:
+        """1/2 sum_k (A_k - Y_k)**2."""
+        return _sum_units(0.5 * jnp.square(self._g(Z) - Y.astype(Z.dtype)))
 
-    def _delta(self, Z: Array, Y: Array) -> Array:
+    def dZ_per_example(self, Z: Activations, Y: Num[Array, "..."]) -> Activations:
+        """(A - Y) g_L'(Z)."""
         A = self._g(Z)
         return self._g.pullback(self._g.save(Z, A), A - Y.astype(Z.dtype))
 
@@ -175,12 +222,12 @@ def _are_labels(Y: Array) -> bool:
     return jnp.issubdtype(Y.dtype, jnp.integer)
 
 
-def _weighted(c: Array, x: Array) -> Array:
-    # A weight of zero leaves its example out even where that example is NaN or infinite.
+def _weight(c: Array, x: Array) -> Array:
+    # A weight of zero leaves its example out even if that example is NaN or infinite.
     return jnp.where(c == 0, jnp.zeros_like(x), c * x)
 
 
-def _sum_rest(terms: Array) -> Float[Array, " m"]:
+def _sum_units(terms: Array) -> Float[Array, " m"]:
     return jnp.sum(terms, axis=tuple(range(1, terms.ndim)))
 
 
@@ -193,4 +240,4 @@ loss: Registry[Loss] = Registry(
         "half_squared_error": HalfSquaredError,
     },
 )
-"""Losses by name, with reduction="mean"."""
+"""Losses by name, with reduction="mean": `loss("softmax_cross_entropy")`."""

@@ -1,4 +1,4 @@
-"""Networks by their widths."""
+"""Builders of networks: multilayer perceptrons from their widths."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -17,10 +17,10 @@ normalization: Registry[Layer | None] = Registry(
 """Normalization layers by name: `normalization("batch")`."""
 
 REPEAT_FROM = 128
-"""From this many equal blocks on, `mlp` runs them as one `Repeat`.
+"""The number of equal blocks from which `mlp` runs them as one `Repeat`.
 
-Below it, unrolled code compiles in a few seconds at most and steps faster, because independent products overlap
-(`benchmarks/README.md`).
+With fewer blocks, unrolled code compiles in a few seconds at most and runs faster, because independent products
+overlap (`benchmarks/README.md`).
 """
 
 
@@ -28,6 +28,7 @@ def mlp(
     widths: Sequence[int],
     activation: str | Nonlinearity | Sequence[str | Nonlinearity] = "relu",
     init: str | Initializer = "he_normal",
+    *,
     norm: str | Layer | None = None,
     residual: bool | float = False,
     dropout: float = 0.0,
@@ -38,38 +39,45 @@ def mlp(
 
         Z_1 = X W_1 + b_1,    Z_{l+1} = g_l(norm(Z_l)) W_{l+1} + b_{l+1}
 
-    so that a block is (norm, activation, dropout, dense). With `residual`, a block between equal widths is
+    A block is (norm, activation, dropout, dense). With `residual`, a block between equal widths is
     Z_{l+1} = Z_l + scale * (...), the pre-activation order of He et al. (2016b).
 
     Args:
         widths: n_0, ..., n_L, input first.
-        activation: one for all hidden layers, or one each for layers 1 to L-1.
+        activation: one for all hidden layers, or one for each of the layers 1 to L-1.
         init: the initializer of every dense layer.
-        norm: "batch", "layer", "rms" or a layer, before each activation; None or "none" for none.
+        norm: "batch", "layer", "rms" or a layer, placed before each activation; None or "none" for none.
         residual: True, or the scale of the branches, puts a connection around each block that keeps the width.
         dropout: the rate after each activation.
-        repeat: True runs neighbouring equal blocks as one `Repeat`, False never does; None where there are at least
-            `REPEAT_FROM` of them, or where `checkpoint` is given.
-        checkpoint: of these `Repeat`s, see there.
+        repeat: True runs neighbouring equal blocks as one `Repeat`, False never does; None does so from
+            `REPEAT_FROM` blocks on, or if `checkpoint` is given.
+        checkpoint: the segment length of these `Repeat`s.
 
     Returns:
         A `Serial` whose `init(key)` needs no shape.
 
     Raises:
         FbpError: a width, a name or the number of activations does not fit.
+
+    Example:
+        >>> net = fbp.mlp((784, 128, 64, 10), "relu", "he_normal", norm="layer")
+        >>> params, shape = net.init(jax.random.key(0))
+        >>> Z, _ = net.forward(params, jnp.ones((32, 784)))
+        >>> Z.shape
+        (32, 10)
     """
     widths = tuple(widths)
     if len(widths) < 2 or not all(is_count(n) for n in widths):
         raise FbpError(
-            f"widths are at least two positive integers, input first; received {widths}; e.g. (784, 128, 10)"
+            f"widths must be at least two positive integers, input first, got {widths}; use for example (784, 128, 10)"
         )
     hidden = len(widths) - 2
     if isinstance(activation, (str, Nonlinearity)):
         activation = [activation] * hidden
     if len(activation) != hidden:
         raise FbpError(
-            f"activations are one for each of the {hidden} hidden layers, or one for all; "
-            f"received {len(activation)}; the output activation belongs to the loss"
+            f"activations must be one for all hidden layers, or one for each of the {hidden}, got {len(activation)}; "
+            "the output activation belongs to the loss"
         )
     normalize = normalization(norm) if norm is not None else None
 

@@ -1,8 +1,8 @@
-"""Things that have names: looked up in one table, with arguments, and with the nearest name on a slip."""
+"""Look-up of named objects: one table each, with optional arguments and a suggestion after a typo."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from fbp.errors import FbpError, unknown_name
@@ -12,50 +12,49 @@ T = TypeVar("T")
 _CALL = re.compile(r"\s*(\w+)\s*(?:\((.*)\))?\s*")
 
 
-@dataclass(frozen=True)
-class _Fixed(Generic[T]):
-    thing: T
-
-    def __call__(self) -> T:
-        return self.thing
-
-
 class Registry(Generic[T]):
     """Constructors by name: `registry("leaky_relu(0.2)")` calls `leaky_relu` with 0.2.
 
     Args:
         kind: what the table holds, for messages, e.g. "activation".
-        of: the type of the things.
-        constructors: a mapping from names to callables that take numbers and return the thing.
-        fixed: a mapping from names to things that take none.
+        of: the type of the objects.
+        constructors: a mapping from names to callables that take numbers and return an object.
+        fixed: a mapping from names to objects without arguments.
+        doc: the docstring of the table.
     """
 
     def __init__(
-        self, kind: str, of: type[T], constructors: Mapping[str, Callable[..., T]], fixed: Mapping[str, T] | None = None
+        self,
+        kind: str,
+        of: type[T],
+        constructors: Mapping[str, Callable[..., T]],
+        fixed: Mapping[str, T] | None = None,
+        *,
+        doc: str | None = None,
     ):
         self.kind = kind
+        self.__doc__ = doc
         self._type = of
         self._constructors = dict(constructors)
-        for name, thing in (fixed or {}).items():
-            self._constructors[name] = _Fixed(thing)
+        self._constructors.update((name, partial(_return, value)) for name, value in (fixed or {}).items())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._constructors)
 
     def __call__(self, spec: str | T) -> T:
-        """The thing that `spec` names; a thing of the table's type is returned as it is.
+        """The object that `spec` names; an object of the table's type is returned unchanged.
 
         Args:
             spec: a name, or a name with numbers in brackets: "elu", "elu(0.5)".
 
         Raises:
-            FbpError: the name is unknown, its arguments do not fit, or it is neither a name nor a thing.
+            FbpError: the name is unknown, its arguments do not fit, or `spec` has another type.
         """
         if not isinstance(spec, str):
             if not isinstance(spec, self._type):
                 raise FbpError(
-                    f"{self.kind} is a name, or of the type {self._type.__name__}; "
-                    f"received {spec!r}; e.g. {next(iter(self))!r}"
+                    f"{self.kind} must be a name or a {self._type.__name__}, got {spec!r}; "
+                    f"use for example {next(iter(self))!r}"
                 )
             return spec
         match = _CALL.fullmatch(spec)
@@ -70,6 +69,10 @@ class Registry(Generic[T]):
             raise
         except (TypeError, ValueError) as error:
             raise FbpError(
-                f"the arguments of {self.kind} {name!r} are numbers that fit it; received {spec!r}; "
+                f"{self.kind} {name!r} must be given as many numbers as it takes, got {spec!r}; "
                 f"write {name!r} alone for the usual values"
             ) from error
+
+
+def _return(value: T) -> T:
+    return value

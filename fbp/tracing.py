@@ -1,4 +1,4 @@
-"""One backward pass laid open: every layer's A, Z, dA, dZ, dW and db, by name."""
+"""One backward pass with everything in it: the A, Z, dA, dZ, dW and db of every layer, by name."""
 
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from fbp.backprop import check_batch
+from fbp.backprop import check_params, forward_to_loss
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError, unknown_name
 from fbp.layers import Dense
@@ -18,7 +18,7 @@ from fbp.typing import Activations, Cache, Key, Layer, Params, Visit
 
 
 class LayerTrace(NamedTuple):
-    """What passed one layer, forward and backward.
+    """What one layer received and returned, forward and backward.
 
     Attributes:
         layer: the layer.
@@ -46,14 +46,14 @@ class Trace:
     """Every quantity of one forward and backward pass.
 
     `A`, `Z`, `dA`, `dZ`, `W`, `b`, `dW` and `db` are dictionaries keyed by l, the number of the dense layer: Z[l] is
-    its output, A[l - 1] its input, so A[0] is X; dA[l - 1] and dZ[l] are the gradients with respect to these.
+    its output, A[l - 1] its input, so A[0] is X; dA[l - 1] and dZ[l] are the gradients with respect to them.
     `trace["dW_2"]` is the same as `trace.dW[2]`. The last activation is in `output`; its gradient is fused into dZ[L].
 
     Attributes:
         value: the loss.
         output: A_L, the prediction.
         d_params: the gradient, in the structure of the parameters.
-        readings: the layers' traces in the network's shape.
+        readings: the layers' traces in the network's structure.
         net: the network.
     """
 
@@ -66,8 +66,8 @@ class Trace:
     @cached_property
     def layers(self) -> tuple[LayerTrace, ...]:
         """All layers in forward order, the copies of `Repeat` one by one, as numpy arrays."""
-        found = unstack(self.net, jax.device_get(self.readings))
-        return tuple(LayerTrace(layer, **reading) for layer, reading in found)
+        readings = unstack(self.net, jax.device_get(self.readings))
+        return tuple(LayerTrace(layer, **reading) for layer, reading in readings)
 
     @cached_property
     def _dense(self) -> dict[int, LayerTrace]:
@@ -114,19 +114,19 @@ class Trace:
         return {l: each.d_params["b"] for l, each in self._dense.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """The quantity called, for example, "dZ_3".
+        """The quantity with a name such as "dZ_3".
 
         Raises:
-            FbpError: there is none of that name.
+            FbpError: there is no such quantity.
         """
         symbol, _, index = name.partition("_")
         if symbol not in _SYMBOLS:
             raise unknown_name("quantity of a trace", name, [f"{s}_1" for s in _SYMBOLS])
-        found = getattr(self, symbol)
-        if not index.isdigit() or int(index) not in found:
-            indices = f"the indices {min(found)} to {max(found)}" if found else "no entry: there is no dense layer"
-            raise FbpError(f"{symbol} has {indices}; received {name!r}")
-        return found[int(index)]
+        arrays = getattr(self, symbol)
+        if not index.isdigit() or int(index) not in arrays:
+            indices = f"in {min(arrays)}..{max(arrays)}" if arrays else "of a dense layer, and this network has none"
+            raise FbpError(f"the index of {symbol} must be {indices}, got {name!r}; write for example dW_1")
+        return arrays[int(index)]
 
 
 _SYMBOLS = ("A", "Z", "dA", "dZ", "W", "b", "dW", "db")
@@ -134,7 +134,7 @@ _SYMBOLS = ("A", "Z", "dA", "dZ", "W", "b", "dW", "db")
 
 @dataclass(frozen=True)
 class _Recorded(Layer):
-    """A layer that keeps its input and its output beside its cache."""
+    """A layer with its input and its output beside its cache."""
 
     layer: Layer
 
@@ -146,7 +146,7 @@ class _Recorded(Layer):
         return self.layer.backward(params, cache[0], dA_out)
 
 
-def _everything(visit: Visit) -> dict[str, Any]:
+def _read_everything(visit: Visit) -> dict[str, Any]:
     _, A_in, A_out = visit.cache
     return {
         "A_in": A_in,
@@ -167,28 +167,38 @@ def trace(
     weights: Float[Array, " m"] | None = None,
     key: Key | None = None,
 ) -> Trace:
-    """One backward pass with every intermediate quantity kept.
+    """One forward and backward pass with every intermediate quantity kept.
 
     Args:
         net: a network.
         loss: a loss of its last pre-activation.
         params: its parameters.
         X: inputs, (m, n_0).
-        Y: targets.
-        weights: one per example.
+        Y: targets, as the loss takes them.
+        weights: one per example, (m,).
         key: randomness for dropout.
 
     Returns:
-        A `Trace`, itself a pytree: it may be returned from jit and vmap.
+        A `Trace`, which is a pytree: it may be returned from jit and vmap.
+
+    Raises:
+        FbpError: X, Y or params do not fit.
+
+    Example:
+        >>> net = fbp.mlp((4, 8, 3), "tanh")
+        >>> params, _ = net.init(jax.random.key(0))
+        >>> X, Y = jnp.ones((2, 4)), jnp.array([0, 2])
+        >>> trace = fbp.trace(net, fbp.SoftmaxCrossEntropy(), params, X, Y)
+        >>> bool(jnp.allclose(trace.dW[2], trace.A[1].T @ trace.dZ[2], atol=1e-6))
+        True
     """
     return _trace(net, loss, params, X, Y, weights, key)
 
 
 @jax.jit(static_argnums=(0, 1))
 def _trace(net: Layer, loss: Loss, params: Params, X: Array, Y: Array, weights: Array | None, key: Key | None) -> Trace:
+    check_params(net, params, X)
     recorded = instrument(net, _Recorded)
-    check_batch(X, Y)
-    Z, cache = recorded.forward(params, X, key)
-    value, dZ = loss.value_and_dZ(Z, Y, weights)
-    d_params, _, readings = recorded.sweep(params, cache, Cotangent(dZ), _everything)
+    Z, cache, value, dZ = forward_to_loss(recorded, loss, params, X, Y, weights, key)
+    d_params, _, readings = recorded.sweep(params, cache, Cotangent(dZ), _read_everything)
     return Trace(value, loss.output(Z), d_params, readings, net)

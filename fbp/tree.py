@@ -1,7 +1,7 @@
-"""A network's tree: rebuild a network, map over its layers, list them, and roll equal blocks into loops.
+"""Networks as trees: rebuild a network, map over its layers, list them, and roll equal blocks into loops.
 
-A tree that belongs to a network (parameters, caches, gradients, readings) has the network's shape; see
-`fbp.combinators`. These functions ask a combinator how it is built and test for no particular one.
+The trees that belong to a network (parameters, caches, gradients, readings) have the network's structure; see
+`fbp.combinators`. These functions ask a combinator how it is built; they test for no particular type.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,17 +16,20 @@ from fbp.combinators import Combinator, Repeat, Serial
 from fbp.typing import Activations, Cache, Key, Layer, Params
 
 ROLL_FROM = 2
-"""The number of equal blocks from which `roll_blocks` makes a loop of them."""
+"""The number of equal blocks from which `roll_blocks` makes a loop."""
 LONGEST_BLOCK = 8
-"""The most layers in a block that `roll_blocks` finds."""
+"""The largest number of layers in a block that `roll_blocks` finds."""
 
 
 def rebuild(net: Layer, replace_layer: Callable[[Layer], Layer]) -> Layer:
-    """The same network with every simple layer replaced; the combinators stay.
+    """Replace every simple layer of a network; the combinators stay.
 
     Args:
         net: a network.
-        replace_layer: called with each layer that is not a combinator.
+        replace_layer: called with each layer that is not a combinator; returns the layer to put in its place.
+
+    Returns:
+        The new network.
     """
     if not isinstance(net, Combinator):
         return replace_layer(net)
@@ -34,11 +37,14 @@ def rebuild(net: Layer, replace_layer: Callable[[Layer], Layer]) -> Layer:
 
 
 def instrument(net: Layer, wrap_layer: Callable[[Layer], Layer]) -> Layer:
-    """`rebuild` without checkpoints: the caches of its forward pass have the network's shape, for `map_layers`.
+    """`rebuild` without checkpoints: the caches of its forward pass have the network's structure, for `map_layers`.
 
     Args:
         net: a network.
-        wrap_layer: gives, for each simple layer, one with the same output that leaves an observation in its cache.
+        wrap_layer: returns, for each simple layer, one with the same output that records something in its cache.
+
+    Returns:
+        The instrumented network.
     """
     if not isinstance(net, Combinator):
         return wrap_layer(net)
@@ -49,14 +55,17 @@ def instrument(net: Layer, wrap_layer: Callable[[Layer], Layer]) -> Layer:
 
 
 def map_layers(function: Callable[..., Any], net: Layer, *trees: Any) -> Any:
-    """A tree of the network's shape from function(layer, *subtrees) at each simple layer.
+    """Call function(layer, *subtrees) at each simple layer of a network.
 
-    Inside a loop the function is called once, with leaves that have the axis of copies in front.
+    Inside a loop the function is called once, with leaves that have a leading axis of copies.
 
     Args:
         function: called with each layer that is not a combinator and its part of each tree.
         net: a network.
-        trees: trees of the network's shape, e.g. parameters and gradients.
+        trees: trees of the network's structure, e.g. parameters and gradients.
+
+    Returns:
+        The results, as a tree of the network's structure.
     """
     if not isinstance(net, Combinator):
         return function(net, *trees)
@@ -65,11 +74,11 @@ def map_layers(function: Callable[..., Any], net: Layer, *trees: Any) -> Any:
 
 
 def unstack(net: Layer, tree: Any) -> Iterator[tuple[Layer, Any]]:
-    """Each simple layer with its part of the tree, in forward order, the copies in a loop one by one.
+    """Yield each simple layer with its part of a tree, in forward order, the copies in a loop one by one.
 
     Args:
         net: a network.
-        tree: a tree of the network's shape; numpy leaves make this cheap at any depth.
+        tree: a tree of the network's structure; numpy leaves make this cheap at any depth.
     """
     if not isinstance(net, Combinator):
         yield net, tree
@@ -80,7 +89,7 @@ def unstack(net: Layer, tree: Any) -> Iterator[tuple[Layer, Any]]:
 
 
 def list_layers(net: Layer) -> list[Layer]:
-    """The simple layers in forward order, the copies in a loop one by one.
+    """List the simple layers in forward order, the copies in a loop one by one.
 
     Args:
         net: a network.
@@ -89,16 +98,16 @@ def list_layers(net: Layer) -> list[Layer]:
 
 
 def stack(net: Layer, tree: Any) -> Any:
-    """Readings of equal shape as one tree with an axis of layers in front, in forward order.
+    """Join readings of equal shape into one tree with a leading axis of layers, in forward order.
 
     The compiled counterpart of `unstack`: its cost does not grow with the depth of a loop.
 
     Args:
         net: a network.
-        tree: a tree of the network's shape whose simple layers hold one reading each, or None.
+        tree: a tree of the network's structure with one reading, or None, at each simple layer.
 
     Returns:
-        The readings that are not None, each leaf with a leading axis; None where there are none.
+        The readings that are not None, each leaf with a leading axis; None if there are none.
     """
     if not isinstance(net, Combinator):
         return jax.tree.map(lambda x: x[None], tree)
@@ -111,15 +120,15 @@ def stack(net: Layer, tree: Any) -> Any:
 
 
 def roll_blocks(net: Layer, params: Params, A: jax.ShapeDtypeStruct | Array, axis: int = 0) -> tuple[Layer, Params]:
-    """The same function, as it runs without a key, with neighbouring equal blocks of every sequence as `Repeat`.
+    """Turn neighbouring equal blocks of every chain into a `Repeat`, so that compile time does not grow with depth.
 
-    Compile time then does not grow with depth.
+    The function stays the same when called without a key.
 
     Args:
         net: a network.
         params: its parameters.
-        A: the shape and the dtype of its input, batch included: a block is repeated where it keeps them.
-        axis: where the axis of depth goes in the leaves of the parameters: behind those of `vmap`.
+        A: the shape and dtype of its input, batch included: a block is repeated only if it keeps them.
+        axis: where the axis of depth goes in the leaves of the parameters: after those of `vmap`.
 
     Returns:
         The network and its parameters, with the same simple layers in the same order.
@@ -132,7 +141,7 @@ def roll_blocks(net: Layer, params: Params, A: jax.ShapeDtypeStruct | Array, axi
 
 @dataclass(frozen=True)
 class _Recorder(Layer):
-    """The same layer with its input as the cache."""
+    """The same layer, with its input as the cache."""
 
     layer: Layer
 
@@ -140,8 +149,8 @@ class _Recorder(Layer):
         return self.layer.forward(params, A, key)[0], A
 
 
-class _Placed(NamedTuple):
-    """A layer and its parameters; `kind` is equal where the layer and the shapes of parameters and inputs are."""
+class _Part(NamedTuple):
+    """A layer and its parameters; layers of equal `kind` have equal shapes of parameters and inputs, too."""
 
     layer: Layer
     params: Params
@@ -151,41 +160,33 @@ class _Placed(NamedTuple):
 def _roll(net: Layer, params: Params, inputs: Any, axis: int) -> tuple[Layer, Params]:
     if not isinstance(net, Combinator) or net.copies is not None:
         return net, params
-    placed = []
-    for child, part, met in zip(net.children, net.split(params), net.split(inputs), strict=True):
-        shapes = jax.tree.map(lambda x: (x.shape, x.dtype), (part, met))
-        kind = child, jax.tree.structure((part, met)), jax.tree.leaves(shapes)
-        placed.append(_Placed(*_roll(child, part, met, axis), kind))
-    if isinstance(net, Serial):
-        pairs = list(_with_loops(placed, axis))
-    else:
-        pairs = [(each.layer, each.params) for each in placed]
+    parts = []
+    for child, child_params, child_input in zip(net.children, net.split(params), net.split(inputs), strict=True):
+        shapes = jax.tree.map(lambda x: (x.shape, x.dtype), (child_params, child_input))
+        kind = child, jax.tree.structure((child_params, child_input)), jax.tree.leaves(shapes)
+        parts.append(_Part(*_roll(child, child_params, child_input, axis), kind))
+    pairs = list(_make_loops(parts, axis)) if net.is_chain else [part[:2] for part in parts]
     rolled = net.with_children([layer for layer, _ in pairs])
     assert isinstance(rolled, Combinator)
-    return rolled, rolled.join([part for _, part in pairs])
+    return rolled, rolled.join([child_params for _, child_params in pairs])
 
 
-def _with_loops(placed: list[_Placed], axis: int) -> Iterator[tuple[Layer, Params]]:
-    kinds = [each.kind for each in placed]
+def _make_loops(parts: list[_Part], axis: int) -> Iterator[tuple[Layer, Params]]:
+    kinds = [part.kind for part in parts]
     i = 0
-    while i < len(placed):
-        # A block whose first layer can give its output back keeps one array a layer, any other block two.
-        sizes = range(1, LONGEST_BLOCK + 1) if placed[i].layer.recomputes else (1,)
+    while i < len(parts):
+        # A block whose first layer can recompute its output caches one array per layer, any other block two.
+        sizes = range(1, LONGEST_BLOCK + 1) if parts[i].layer.recomputes else (1,)
         runs = [(size, copies) for size in sizes if (copies := _count_copies(kinds, i, size)) >= ROLL_FROM]
         if not runs:
-            yield placed[i].layer, placed[i].params
+            yield parts[i][:2]
             i += 1
             continue
         size, copies = max(runs, key=lambda run: run[0] * run[1])
-        unit = placed[i : i + size]
-        parts = [
-            jax.tree.map(
-                lambda *xs: jnp.stack(xs, axis), *(each.params for each in placed[j : i + size * copies : size])
-            )
-            for j in range(i, i + size)
-        ]
-        block = unit[0].layer if size == 1 else Serial(*(each.layer for each in unit))
-        yield Repeat(block, copies), parts[0] if size == 1 else tuple(parts)
+        block = Serial(*(part.layer for part in parts[i : i + size]))
+        columns = ([part.params for part in parts[j : i + size * copies : size]] for j in range(i, i + size))
+        stacked = [jax.tree.map(lambda *xs: jnp.stack(xs, axis), *column) for column in columns]
+        yield (Repeat(block, copies), tuple(stacked)) if size > 1 else (Repeat(block.layers[0], copies), stacked[0])
         i += size * copies
 
 

@@ -1,4 +1,4 @@
-"""The notation and the one contract that everything else is written against.
+"""The notation, and the one contract that all layers obey.
 
 Rows are examples: m examples, L layers, n_l units in layer l.
 
@@ -9,9 +9,8 @@ Rows are examples: m examples, L layers, n_l units in layer l.
     dV                           shape of V        gradient of the loss with respect to V
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
@@ -21,27 +20,46 @@ Activations: TypeAlias = Float[Array, "..."]
 Params: TypeAlias = Any
 """A pytree of arrays: `{"W": ..., "b": ...}` for a dense layer, a tuple of these for `Serial`."""
 Cache: TypeAlias = Any
-"""A pytree of what `backward` needs from `forward`."""
+"""A pytree: what `backward` needs from `forward`."""
 Shape: TypeAlias = tuple[int, ...]
-"""The shape of one example, without the axis of examples."""
+"""The shape of one example, without the batch axis."""
 Key: TypeAlias = PRNGKeyArray | UInt32[Array, "2"]
 
 
 class Layer:
     """Immutable, hashable data (widths, names, no arrays) with three pure methods.
 
-    A subclass is a frozen dataclass that gives `init`, `forward` and `backward`.
+    A layer of one's own is a frozen dataclass with `init`, `forward` and `backward`.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Scale(fbp.Layer):
+        ...     def init(self, key, shape):
+        ...         return {"s": jnp.ones(())}, shape
+        ...
+        ...     def forward(self, params, A, key=None):
+        ...         return params["s"] * A, A  # the output, and what backward needs
+        ...
+        ...     def backward(self, params, cache, dA_out):
+        ...         return {"s": jnp.sum(dA_out * cache)}, params["s"] * dA_out  # d_params, dA_in
+        >>> net = fbp.Serial(fbp.Dense(8), Scale(), fbp.Dense(3), shape=(4,))
+        >>> params, _ = net.init(jax.random.key(0))
+        >>> X, Y = jnp.ones((2, 4)), jnp.array([0, 2])
+        >>> value, d_params = fbp.value_and_grad(net, fbp.SoftmaxCrossEntropy())(params, X, Y)
+        >>> d_params[1]["s"].shape
+        ()
     """
 
     def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
-        """Parameters for inputs of the given shape, and the shape of the output.
+        """Draw parameters for inputs of the given shape.
 
         Args:
             key: the source of randomness.
             shape: the shape of one example, e.g. (784,).
 
         Returns:
-            The parameters (an empty tuple where there are none) and the shape of one example of the output.
+            The parameters (an empty tuple if there are none) and the shape of one example of the output.
         """
         raise NotImplementedError
 
@@ -50,19 +68,31 @@ class Layer:
 
         Args:
             params: what `init` made.
-            A: the input, rows are examples: (m, *shape).
+            A: the input, (m, *shape); rows are examples.
             key: randomness for layers that draw, such as dropout; without it they are deterministic.
+
+        Returns:
+            The output, (m, *out_shape), and the cache.
         """
         raise NotImplementedError
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
-        """The vector-Jacobian product: (d_params, dA_in) for the cotangent dA_out of the output."""
+        """The vector-Jacobian product of the layer.
+
+        Args:
+            params: the parameters given to `forward`.
+            cache: the cache that `forward` returned.
+            dA_out: the gradient of the loss with respect to the output, in its shape.
+
+        Returns:
+            (d_params, dA_in): the gradients with respect to the parameters, in their structure, and to the input.
+        """
         raise NotImplementedError
 
     def sweep(
         self, params: Params, cache: Cache, dA_out: Cotangent, probe: "Probe | None" = None
     ) -> tuple[Params, Cotangent, Any]:
-        """`backward` with a probe: (d_params, dA_in, what the probe returned)."""
+        """`backward` with a probe: (d_params, dA_in, the probe's reading)."""
         d_params, dA_in = self.backward(params, cache, dA_out.value)
         reading = None
         if probe is not None:
@@ -83,7 +113,7 @@ class Layer:
     def recomputes(self) -> bool:
         """Whether `recompute` gives the output from the cache at elementwise cost.
 
-        Where it does, the next layer of a `Serial` does not keep its input.
+        If it does, the next layer of a `Serial` does not cache its input.
         """
         return False
 
@@ -94,9 +124,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Visit:
-    """What a probe sees as the reverse loop passes a layer.
+    """What a probe sees when the reverse loop passes a layer.
 
-    With `exponent` not None, dA_out, d_params and dA_in stand in units of 2**exponent.
+    If `exponent` is not None, dA_out, d_params and dA_in are in units of 2**exponent.
     """
 
     layer: Layer
@@ -108,5 +138,7 @@ class Visit:
     exponent: Int[Array, ""] | None
 
 
-Probe: TypeAlias = Callable[[Visit], Any]
-"""A pure function of a `Visit`; what it returns is stacked by layer, also through `Repeat`."""
+class Probe(Protocol):
+    """A pure function of a `Visit`, called at each layer; its results are stacked by layer, also through `Repeat`."""
+
+    def __call__(self, visit: Visit, /) -> Any: ...

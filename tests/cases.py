@@ -127,7 +127,6 @@ CASES = [
     Case("repeat, dense first", _around(fbp.Repeat(fbp.Serial(fbp.Dense(7), fbp.Activation("relu")), 3))),
     Case("repeat of repeat", _around(fbp.Repeat(fbp.Repeat(_BLOCK, 2), 3))),
     Case("repeat of residual, rms norm", _mlp(7, 7, 7, 7, activation="silu", residual=True, norm="rms", repeat=True)),
-    Case("repeat, unrolled by 2", _around(fbp.Repeat(_BLOCK, 5, unroll=2))),
     Case("repeat, checkpoint 2 of 5", _around(fbp.Repeat(_BLOCK, 5, checkpoint=2))),
     Case("repeat, checkpoint 2 of 4", _around(fbp.Repeat(_BLOCK, 4, checkpoint=2))),
     Case("repeat, checkpoint 9 of 4", _around(fbp.Repeat(_BLOCK, 4, checkpoint=9))),

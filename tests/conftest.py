@@ -6,8 +6,8 @@ import jaxlib
 
 flags = ["--xla_force_host_platform_device_count=8"]
 if jaxlib.__version__.startswith("0.10."):
-    # Halves the compile time, which is what the suite waits for. XLA aborts on a flag that it does not know, so that
-    # a JAX whose flags were not looked at goes without.
+    # Halves the compile time, which dominates the suite. XLA aborts on unknown flags, so versions of JAX that were not
+    # checked do without it.
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
 
@@ -21,8 +21,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture
 def x64():
-    """Float64 inside one test."""
+    """Float64 within one test."""
     with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def standard_promotion():
+    """JAX's own defaults, which a user's code relies on."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 

@@ -106,10 +106,10 @@ def test_constants_tell_rows_apart():
     [
         ("rleu", "did you mean 'relu'"),
         ("Tanh", "did you mean 'tanh'"),
-        ("leaky_relu(-0.1)", "at least 0; received -0.1"),
-        ("elu(0)", "positive; received 0"),
-        ("elu(-1)", "positive; received -1"),
-        ("scaled_tanh(0, 1)", "positive; received 0"),
+        ("leaky_relu(-0.1)", "at least 0, got -0.1"),
+        ("elu(0)", "positive, got 0"),
+        ("elu(-1)", "positive, got -1"),
+        ("scaled_tanh(0, 1)", "positive, got 0"),
         ("relu(1)", "write 'relu' alone"),
         ("leaky_relu(x)", "write 'leaky_relu' alone"),
         ("leaky_relu(0.1", "unknown activation"),
@@ -124,5 +124,5 @@ def test_refused(spec, said):
 
 @pytest.mark.parametrize("name", ["leaky_relu(nan)", "elu(nan)", "elu(inf)", "scaled_tanh(nan, 1)"])
 def test_constants_are_numbers(name):
-    with pytest.raises(fbp.FbpError, match="received"):
+    with pytest.raises(fbp.FbpError, match="got"):
         activation(name)

@@ -257,7 +257,7 @@ PROBED = {
 def test_readings_of_a_probe_have_the_shape_of_the_network(net, batch):
     _, X, Y, _ = batch
     params, _ = net.init(jax.random.key(0), (5,))
-    probed = jax.jit(fbp.value_and_grad(net, LOSS, norms))
+    probed = jax.jit(fbp.value_and_grad(net, LOSS, probe=norms))
     (value, readings), d_params = probed(params, X, Y)
     first, (none, hidden), last = readings
     assert none is None
@@ -274,7 +274,7 @@ def test_a_probe_sees_each_layer_with_its_cotangents(batch):
     net = Serial(Dense(6), Activation("tanh"), Dense(4))
     params, _ = net.init(jax.random.key(0), (5,))
     see = lambda visit: (visit.dA_out, visit.dA_in)
-    (_, readings), _ = fbp.value_and_grad(net, LOSS, see)(params, X, Y)
+    (_, readings), _ = fbp.value_and_grad(net, LOSS, probe=see)(params, X, Y)
     for before, after in itertools.pairwise(readings):
         np.testing.assert_array_equal(before[0], after[1])
 
@@ -282,17 +282,53 @@ def test_a_probe_sees_each_layer_with_its_cotangents(batch):
 @pytest.mark.parametrize(
     ("X", "Y", "said"),
     [
-        (np.ones((8, 5), int), np.zeros(8, int), "X is floating point; received int"),
-        (np.ones(5, np.float32), np.zeros(5, int), "received X (5,)"),
-        (np.ones((8, 5), np.float32), np.zeros(7, int), "received X (8, 5) and Y (7,)"),
-        (np.ones((0, 5), np.float32), np.zeros(0, int), "at least one; received X (0, 5)"),
-        (np.ones((8, 3), np.float32), np.zeros(8, int), "inputs (..., 5) by W (5, 6); received (8, 3)"),
+        (np.ones((8, 5), int), np.zeros(8, int), "X must be floating point, got int"),
+        (np.ones(5, np.float32), np.zeros(5, int), "got X (5,)"),
+        (np.ones((8, 5), np.float32), np.zeros(7, int), "got X (8, 5) and Y (7,)"),
+        (np.ones((0, 5), np.float32), np.zeros(0, int), "at least one, got X (0, 5)"),
+        (
+            np.ones((8, 3), np.float32),
+            np.zeros(8, int),
+            "the shape (..., 5), because W is (5, 6), got (8, 3)",
+        ),
     ],
 )
 def test_batches_refused(X, Y, said, batch):
     with pytest.raises(fbp.FbpError) as error:
         fbp.value_and_grad(NET, LOSS)(batch[0], X, Y)
     assert said in str(error.value)
+
+
+DENSE = fbp.mlp((5, 6, 4))
+GOOD = jax.eval_shape(lambda: DENSE.init(jax.random.key(0))[0])
+
+
+def zeros(tree):
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        (zeros(GOOD[:1]), "got no params[2]['W'], no params[2]['b'];"),
+        (zeros((*GOOD, GOOD[0])), "got an unexpected params[3]['W'], an unexpected params[3]['b'];"),
+        (zeros(({"W": GOOD[0]["W"]}, *GOOD[1:])), "got no params[0]['b'];"),
+        (list(zeros(GOOD)), "got other containers"),
+        (zeros(({"W": GOOD[0]["W"], "b": GOOD[2]["b"]}, *GOOD[1:])), "params[0]['b'] must have the shape (6,)"),
+    ],
+)
+def test_parameters_refused(params, said):
+    X, Y = np.ones((8, 5), np.float32), np.zeros(8, int)
+    for call in (
+        lambda: fbp.value_and_grad(DENSE, LOSS)(params, X, Y),
+        lambda: fbp.log10_gradient_norms(DENSE, LOSS)(params, X, Y),
+        lambda: fbp.trace(DENSE, LOSS, params, X, Y),
+        lambda: fbp.as_function(DENSE)(params, X),
+    ):
+        with pytest.raises(fbp.FbpError) as error:
+            call()
+        assert said in str(error.value)
+        assert "net.init" in str(error.value)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,17 @@
 """The documentation: every rule has its derivation, every link leads somewhere, every example runs."""
 
+import doctest
+import inspect
 import re
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from test_layout import public
 
+import fbp
 import fbp.combinators
 import fbp.layers
 import fbp.losses
@@ -35,6 +42,10 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def name_page(page):
+    return page.relative_to(ROOT).as_posix()
+
+
 def test_the_rules_that_need_a_derivation_are_found():
     assert {"Dense", "BatchNorm", "SoftmaxCrossEntropy", "Repeat", "relu", "softmax"} <= set(RULES)
 
@@ -51,17 +62,17 @@ def test_the_index_leads_to_every_derivation():
     assert [page.name for page in DERIVATIONS if page.name != "README.md" and f"]({page.name})" not in index] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("page", PAGES, ids=name_page)
 def test_relative_links_resolve(page):
     targets = re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", page.read_text()))
     for target in targets:
         if re.match(r"[a-z]+:", target):
             continue
         path, _, fragment = target.partition("#")
-        found = (page.parent / path).resolve() if path else page
-        assert found.exists(), f"{target} is not there"
-        assert found.is_relative_to(ROOT), f"{target} leads out of the project"
-        assert not fragment or found.suffix != ".md" or fragment in anchors(found), f"{target} names no heading"
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), f"{target} is not there"
+        assert linked.is_relative_to(ROOT), f"{target} leads out of the project"
+        assert not fragment or linked.suffix != ".md" or fragment in anchors(linked), f"{target} names no heading"
 
 
 @pytest.mark.parametrize("page", DERIVATIONS, ids=lambda page: page.name)
@@ -70,9 +81,38 @@ def test_paths_of_the_code_exist(page):
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in DERIVATIONS if "```python" in page.read_text()], ids=lambda p: p.name
-)
-def test_examples_run(page):
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text()], ids=name_page)
+def test_examples_of_a_page_run_in_order(page, standard_promotion):
+    namespace = {"__name__": page.name}
     for example in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
-        exec(compile(example, page.name, "exec"), {})
+        exec(compile(example, page.name, "exec"), namespace)
+
+
+DOCSTRINGS = {name: inspect.getdoc(thing) or "" for name, thing in public()}
+FIRST_CALLS = {
+    *("mlp", "Serial", "Dense", "Activation", "LayerNorm", "BatchNorm", "Residual", "Repeat", "Checkpoint"),
+    *("Layer", "Combinator", "Loss", "SoftmaxCrossEntropy", "Nonlinearity", "activation", "Initializer", "initializer"),
+    *("value_and_grad", "as_function", "log10_gradient_norms", "trace", "lsuv", "with_population_statistics", "cast"),
+    *("data.load", "training.fit", "training.evaluate", "training.optimizer"),
+    *("compare", "gradient_norms", "verify.gradient", "verify.vjp", "verify.network", "verify.conformance"),
+    *("flow.measure", "flow.grid", "theory.mean_field", "theory.propagation"),
+}
+"""What a user calls first; each shows a runnable example."""
+WITHOUT_EXAMPLE = {
+    *("compare", "gradient_norms", "verify.gradient", "verify.vjp", "verify.network", "verify.conformance"),
+    *("flow.measure", "flow.grid", "theory.mean_field", "theory.propagation"),
+}
+"""Names of `FIRST_CALLS` whose example is still to be written."""
+
+
+def test_what_is_called_first_has_an_example():
+    assert sorted(name for name in FIRST_CALLS - WITHOUT_EXAMPLE if ">>>" not in DOCSTRINGS[name]) == []
+
+
+@pytest.mark.parametrize("name", [name for name, doc in DOCSTRINGS.items() if ">>>" in doc])
+def test_the_example_of_a_docstring_runs(name):
+    namespace = {"fbp": fbp, "jax": jax, "jnp": jnp, "np": np, "__name__": name}
+    example = doctest.DocTestParser().get_doctest(DOCSTRINGS[name], namespace, name, None, None)
+    report = []
+    doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=report.append)
+    assert not report, "".join(report)

@@ -365,15 +365,15 @@ def test_the_command_writes_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depths": (0,)}, "a depth of the grid is an integer of at least 1; received 0"),
+        ({"depths": (0,)}, "a depth of the grid must be a positive integer, got 0"),
         ({"depths": ()}, "depths of a grid must be at least one"),
         ({"depths": (5, 5)}, "each once"),
         ({"activations": ("relo",)}, "did you mean 'relu'"),
         ({"activations": ("softmax",)}, "got 'softmax'"),
         ({"initializers": ("he_norml",)}, "did you mean 'he_normal'"),
-        ({"initializers": ("mean_field(-1,0)",)}, "sigma_w is finite and at least 0; received -1"),
+        ({"initializers": ("mean_field(-1,0)",)}, "sigma_w must be finite and at least 0, got -1"),
         ({"width": 10**7}, "take a smaller width or depth"),
-        ({"seeds": 0}, "seeds is an integer of at least 1"),
+        ({"seeds": 0}, "seeds must be a positive integer"),
         ({"seed": -1}, "seed must be an integer of at least 0"),
     ],
 )
@@ -386,7 +386,7 @@ def test_bad_plans_are_refused_in_one_line(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seeds": 0}, "seeds is an integer of at least 1"),
+        ({"seeds": 0}, "seeds must be a positive integer"),
         ({"scales": (-1.0,)}, "scales must be finite factors of at least 0"),
         ({"loss": fbp.HalfSquaredError()}, "a loss must come with targets"),
         ({"X": jnp.ones(4)}, "X must be a batch"),

@@ -91,15 +91,15 @@ def test_weight_and_bias_are_drawn_apart():
         (lambda: initializer("he_nromal"), "did you mean 'he_normal'"),
         (lambda: initializer("he_normal(2)"), "write 'he_normal' alone"),
         (lambda: initializer("normal(a)"), "write 'normal' alone"),
-        (lambda: initializer("mean_field(-1)"), "sigma_w is finite and at least 0; received -1"),
-        (lambda: mean_field(1.0, -0.1), "sigma_b is finite and at least 0; received -0.1"),
-        (lambda: Initializer(scale=-1.0), "at least 0; received scale=-1"),
+        (lambda: initializer("mean_field(-1)"), "sigma_w must be finite and at least 0, got -1"),
+        (lambda: mean_field(1.0, -0.1), "sigma_b must be finite and at least 0, got -0.1"),
+        (lambda: Initializer(scale=-1.0), "at least 0, got scale=-1"),
         (lambda: Initializer(bias_stddev=-1.0), "bias_stddev=-1"),
-        (lambda: initializer("orthogonal(-1)"), "the gain is finite and at least 0; received -1"),
-        (lambda: initializer(2.0), "a name, or of the type Initializer; received 2.0"),
-        (lambda: Dense(True), "integer of at least 1; received True"),
-        (lambda: fbp.LayerNorm(float("nan")), "finite and at least 0; received nan"),
-        (lambda: fbp.mlp((3, 4, 2), activation=[None]), "a name, or of the type Nonlinearity; received None"),
+        (lambda: initializer("orthogonal(-1)"), "gain must be finite and at least 0, got -1"),
+        (lambda: initializer(2.0), "must be a name or a Initializer, got 2.0"),
+        (lambda: Dense(True), "must be a positive integer, got True"),
+        (lambda: fbp.LayerNorm(float("nan")), "finite and at least 0, got nan"),
+        (lambda: fbp.mlp((3, 4, 2), activation=[None]), "must be a name or a Nonlinearity, got None"),
         (lambda: Dense(3, "xavier"), "unknown initializer 'xavier'"),
     ],
 )
@@ -160,21 +160,21 @@ def test_mlp_has_the_layers(net, layers):
     ("make", "said"),
     [
         (lambda: fbp.mlp((3,)), "at least two positive integers"),
-        (lambda: fbp.mlp((3, 0, 2)), "received (3, 0, 2)"),
-        (lambda: fbp.mlp((3, 2.5, 2)), "received (3, 2.5, 2)"),
-        (lambda: fbp.mlp((3, 4, 4, 2), ("tanh",)), "one for each of the 2 hidden layers"),
+        (lambda: fbp.mlp((3, 0, 2)), "got (3, 0, 2)"),
+        (lambda: fbp.mlp((3, 2.5, 2)), "got (3, 2.5, 2)"),
+        (lambda: fbp.mlp((3, 4, 4, 2), ("tanh",)), "one for all hidden layers, or one for each of the 2, got 1"),
         (lambda: fbp.mlp((3, 4, 2), "rleu"), "did you mean 'relu'"),
         (lambda: fbp.mlp((3, 4, 2), norm="bacth"), "did you mean 'batch'"),
-        (lambda: fbp.mlp((3, 4, 2), dropout=1.0), "[0, 1); received 1.0"),
-        (lambda: fbp.mlp((3, 4, 2), dropout=-0.1), "[0, 1); received -0.1"),
-        (lambda: fbp.mlp((3, 4, 2)).init(jax.random.key(0), (4,)), "examples of shape (3,); received (4,)"),
-        (lambda: Serial(D3).init(jax.random.key(0)), "does not say the shape"),
-        (lambda: Serial(D3, "relu"), "Serial takes layers"),
-        (lambda: Residual(D3).init(jax.random.key(0), (2,)), "keeps the shape; received (2,) -> (3,)"),
-        (lambda: Repeat(D3, 2).init(jax.random.key(0), (2,)), "keeps the shape; received (2,) -> (3,)"),
-        (lambda: Repeat(D3, 0), "depth of Repeat is an integer of at least 1; received 0"),
+        (lambda: fbp.mlp((3, 4, 2), dropout=1.0), "[0, 1), got 1.0"),
+        (lambda: fbp.mlp((3, 4, 2), dropout=-0.1), "[0, 1), got -0.1"),
+        (lambda: fbp.mlp((3, 4, 2)).init(jax.random.key(0), (4,)), "must have the shape (3,), got (4,)"),
+        (lambda: Serial(D3).init(jax.random.key(0)), "the shape of one example must be known"),
+        (lambda: Serial(D3, "relu"), "arguments of Serial must be layers, got 'relu'"),
+        (lambda: Residual(D3).init(jax.random.key(0), (2,)), "must keep the shape of its input, got (2,) -> (3,)"),
+        (lambda: Repeat(D3, 2).init(jax.random.key(0), (2,)), "must keep the shape of its input, got (2,) -> (3,)"),
+        (lambda: Repeat(D3, 0), "depth of Repeat must be a positive integer, got 0"),
         (lambda: Repeat(D3, 2, checkpoint=0), "checkpoint of Repeat"),
-        (lambda: Dense(0), "at least 1; received 0"),
+        (lambda: Dense(0), "width of Dense must be a positive integer, got 0"),
     ],
 )
 def test_networks_refused(make, said):
@@ -230,7 +230,7 @@ def algorithm_2(gamma, beta, batches, eps):
 def test_population_statistics_are_those_of_algorithm_2(examples, batch_size):
     X, eps = data(examples), 1e-2
     params = {"gamma": jnp.asarray([1.0, -2.0, 0.5, 0.0, 3.0]), "beta": jnp.arange(5.0)}
-    net, frozen = fbp.with_population_statistics(BatchNorm(eps), params, X, batch_size)
+    net, frozen = fbp.with_population_statistics(BatchNorm(eps), params, X, batch_size=batch_size)
     size = min(examples, batch_size)
     batches = np.asarray(X, np.float64)[: examples // size * size].reshape(-1, size, 5)
     scale, shift = algorithm_2(np.asarray(params["gamma"]), np.asarray(params["beta"]), batches, eps)
@@ -245,7 +245,7 @@ def test_population_statistics_of_one_batch_differ_by_the_unbiased_factor_only(r
     net = fbp.mlp((5, 6, 6, 6, 3), "tanh", norm=BatchNorm(0.0), repeat=repeat)
     params, _ = net.init(jax.random.key(1))
     X = data(32)
-    frozen_net, frozen = fbp.with_population_statistics(net, params, X, 32)
+    frozen_net, frozen = fbp.with_population_statistics(net, params, X, batch_size=32)
     factor = (32 / 31) ** 0.5
     biased = jax.tree.map_with_path(lambda path, p: factor * p if path[-1].key in ("scale", "shift") else p, frozen)
     np.testing.assert_allclose(frozen_net.forward(biased, X)[0], net.forward(params, X)[0], rtol=1e-4, atol=1e-5)

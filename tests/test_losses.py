@@ -114,13 +114,18 @@ def test_value_is_the_textbook_formula_of_the_output(make, Y):
 @pytest.mark.parametrize(
     ("loss", "Y", "weights", "said"),
     [
-        (SoftmaxCrossEntropy(), np.zeros(M + 1, int), None, "integer labels (5,) or one label row per example (5, 4)"),
-        (SoftmaxCrossEntropy(), np.zeros(M, np.float32), None, "received targets (5,) of float32"),
-        (SoftmaxCrossEntropy(), np.zeros((M, N + 1)), None, "received targets (5, 5)"),
-        (SigmoidBinaryCrossEntropy(), np.zeros(M), None, "received targets (5,) for outputs (5, 4)"),
-        (HalfSquaredError(), np.zeros((M, 1)), None, "received targets (5, 1) for outputs (5, 4)"),
-        (SoftmaxCrossEntropy(), np.zeros(M, int), np.ones(M - 1), "one per example, (5,); received (4,)"),
-        (SoftmaxCrossEntropy(), np.zeros(M, int), np.ones((M, 1)), "one per example, (5,); received (5, 1)"),
+        (
+            SoftmaxCrossEntropy(),
+            np.zeros(M + 1, int),
+            None,
+            "labels (5,) or probabilities (5, 4), got int64 (6,)",
+        ),
+        (SoftmaxCrossEntropy(), np.zeros(M, np.float32), None, "got float32 (5,)"),
+        (SoftmaxCrossEntropy(), np.zeros((M, N + 1)), None, "got float64 (5, 5)"),
+        (SigmoidBinaryCrossEntropy(), np.zeros(M), None, "must have the shape of the output, (5, 4), got (5,)"),
+        (HalfSquaredError(), np.zeros((M, 1)), None, "must have the shape of the output, (5, 4), got (5, 1)"),
+        (SoftmaxCrossEntropy(), np.zeros(M, int), np.ones(M - 1), "weights must have the shape (5,), got (4,)"),
+        (SoftmaxCrossEntropy(), np.zeros(M, int), np.ones((M, 1)), "weights must have the shape (5,), got (5, 1)"),
     ],
 )
 def test_shapes_that_do_not_fit(loss, Y, weights, said):

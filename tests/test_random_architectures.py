@@ -30,7 +30,7 @@ def keeping_width(width: int) -> st.SearchStrategy:
         return st.one_of(
             stack,
             st.builds(Residual, stack, st.sampled_from([1.0, 0.5])),
-            st.builds(Repeat, stack, st.integers(1, 3), st.sampled_from([None, 1, 2]), st.integers(1, 2)),
+            st.builds(Repeat, stack, st.integers(1, 3), st.sampled_from([None, 1, 2])),
             st.builds(Checkpoint, stack),
         )
 

@@ -136,11 +136,11 @@ def test_key_and_weights_reach_the_network():
     [
         ("dW1", "did you mean 'dW_1'"),
         ("delta_1", "unknown quantity of a trace 'delta_1'"),
-        ("dW_5", "dW has the indices 1 to 4; received 'dW_5'"),
-        ("dW_0", "dW has the indices 1 to 4"),
-        ("A_4", "A has the indices 0 to 3"),
-        ("dW", "dW has the indices 1 to 4; received 'dW'"),
-        ("dW_-1", "received 'dW_-1'"),
+        ("dW_5", "the index of dW must be in 1..4, got 'dW_5'"),
+        ("dW_0", "the index of dW must be in 1..4"),
+        ("A_4", "the index of A must be in 0..3"),
+        ("dW", "the index of dW must be in 1..4, got 'dW'"),
+        ("dW_-1", "got 'dW_-1'"),
     ],
 )
 def test_names_refused(name, said):

@@ -271,9 +271,9 @@ def train(
     from fbp.training import optimizer as optimizer_named
 
     data = _data(data_dir, network)
-    X, Y, X_val, Y_val = split(data.train_X, data.train_Y, validation_split, network.seed)
+    X, Y, X_val, Y_val = split(data.train_X, data.train_Y, fraction=validation_split, seed=network.seed)
     steps = epochs * -(-len(X) // max(batch_size, 1))
-    rule = optimizer_named(optimizer, learning_rate, max(steps, 1) if schedule == "cosine" else None)
+    rule = optimizer_named(optimizer, learning_rate, decay_steps=max(steps, 1) if schedule == "cosine" else None)
     net, loss = network.network(), network.objective()
     params = network.parameters(jnp.asarray(X[:1000]))
     with progress(epochs) as on_epoch:
@@ -291,7 +291,7 @@ def train(
             validation=(X_val, network.targets(Y_val)) if len(X_val) else None,
             on_epoch=on_epoch,
         )
-    final = with_population_statistics(net, fitted.params, jnp.asarray(X), batch_size)
+    final = with_population_statistics(net, fitted.params, jnp.asarray(X), batch_size=batch_size)
     tested = evaluate(final[0], loss, final[1], data.test_X, network.targets(data.test_Y))
     _print_training(fitted, tested, json)
     return 0

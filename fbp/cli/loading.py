@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fbp.errors import FbpError, raised, unknown_name
+from fbp.errors import FbpError, describe_exception, unknown_name
 
 
 def load(spec: str) -> Any:
@@ -27,7 +27,7 @@ def load(spec: str) -> Any:
         found: Any = importlib.import_module(module_name)
     except Exception as error:
         raise FbpError(
-            f"{module_name} is a module that can be imported; importing it raised {raised(error)}"
+            f"{module_name} is a module that can be imported; importing it raised {describe_exception(error)}"
         ) from error
     for part in name.split("."):
         if not hasattr(found, part):
@@ -51,7 +51,8 @@ def arguments(spec: str) -> tuple[Any, ...]:
         try:
             found = found()
         except Exception as error:
-            raise FbpError(f"{spec} gives the arguments when it is called; it raised {raised(error)}") from error
+            raised = describe_exception(error)
+            raise FbpError(f"{spec} gives the arguments when it is called; it raised {raised}") from error
     if not isinstance(found, tuple):
         raise FbpError(f"{spec} gives a tuple, the arguments in order; received {type(found).__name__}; return (x,)")
     return found

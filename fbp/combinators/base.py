@@ -1,43 +1,133 @@
-"""What all combinators are: a layer made of layers."""
+"""What every combinator has to say: a combinator is a layer made of layers."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError
-from fbp.typing import Activations, Cache, Layer, Params
+from fbp.typing import Activations, Cache, Layer, Params, Probe, Shape
 
 
-def check_layer(where: str, received: object) -> None:
-    """Refuse what is not a layer.
+def check_layer(combinator: str, received: object) -> None:
+    """Raise an error unless the value is a layer.
+
+    Args:
+        combinator: its name, for the message.
+        received: what it was given.
 
     Raises:
-        FbpError: naming the combinator and what it was given.
+        FbpError: the value is not a layer.
     """
     if not isinstance(received, Layer):
-        raise FbpError(f"{where} takes layers, e.g. {where}(Dense(10)); received {received!r}")
+        raise FbpError(
+            f"arguments of {combinator} must be layers, got {received!r}; write for example {combinator}(Dense(10))"
+        )
+
+
+def check_keeps_shape(part: str, shape: Shape, out_shape: Shape) -> None:
+    """Raise an error unless a part of a combinator keeps the shape of its input.
+
+    Args:
+        part: what is checked, e.g. "the block of Repeat".
+        shape: one example of the input.
+        out_shape: one example of the output.
+
+    Raises:
+        FbpError: the shapes differ.
+    """
+    if out_shape != shape:
+        raise FbpError(f"{part} must keep the shape of its input, got {shape} -> {out_shape}; end it in that width")
 
 
 class Combinator(Layer):
-    """A layer made of layers."""
+    """A layer made of layers.
+
+    A combinator of one's own is a frozen dataclass with `children`, `with_children`, `split`, `join`, `init`,
+    `forward` and `sweep`; `backward` follows from `sweep`. Everything that reads a network (traces, norms, gradient
+    flow, verification) asks these and the questions below, and knows no combinator by its type.
+
+    The trees that belong to a combinator (parameters, caches, gradients, readings of a probe) all have the same
+    outer structure; `split` takes such a tree apart, one tree per child, and `join` puts it together.
+
+    Example:
+        The sum of two branches, f(A) + g(A):
+
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Sum(fbp.Combinator):
+        ...     f: fbp.Layer
+        ...     g: fbp.Layer
+        ...
+        ...     @property
+        ...     def children(self):
+        ...         return self.f, self.g
+        ...
+        ...     def with_children(self, children):
+        ...         return Sum(*children)
+        ...
+        ...     def split(self, tree):
+        ...         return tree
+        ...
+        ...     def join(self, trees):
+        ...         return tuple(trees)
+        ...
+        ...     def init(self, key, shape):
+        ...         key_f, key_g = jax.random.split(key)
+        ...         (p_f, out), (p_g, _) = self.f.init(key_f, shape), self.g.init(key_g, shape)
+        ...         return (p_f, p_g), out
+        ...
+        ...     def forward(self, params, A, key=None):
+        ...         keys = (None, None) if key is None else jax.random.split(key)
+        ...         out_f, cache_f = self.f.forward(params[0], A, keys[0])
+        ...         out_g, cache_g = self.g.forward(params[1], A, keys[1])
+        ...         return out_f + out_g, (cache_f, cache_g)
+        ...
+        ...     def sweep(self, params, cache, dA_out, probe=None):
+        ...         d_f, dA_f, reading_f = self.f.sweep(params[0], cache[0], dA_out, probe)
+        ...         d_g, dA_g, reading_g = self.g.sweep(params[1], cache[1], dA_out, probe)
+        ...         return (d_f, d_g), dA_f + dA_g, (reading_f, reading_g)
+        >>> net = Sum(fbp.Activation("tanh"), fbp.Dense(3))
+        >>> params, _ = net.init(jax.random.key(0), (3,))
+        >>> A, cache = net.forward(params, jnp.ones((2, 3)))
+        >>> d_params, dA = net.backward(params, cache, jnp.ones_like(A))
+    """
 
     @property
     def children(self) -> tuple[Layer, ...]:
-        """The layers it is made of, in forward order."""
+        """The layers that it is made of, in forward order."""
         raise NotImplementedError
 
     def with_children(self, children: Sequence[Layer]) -> Layer:
-        """The same combinator of other layers."""
+        """The same combinator of other layers; a chain also takes fewer of them."""
         raise NotImplementedError
+
+    def split(self, tree: Any) -> tuple[Any, ...]:
+        """Split a tree that belongs to this combinator into one tree per child."""
+        return (tree,)
+
+    def join(self, trees: Sequence[Any]) -> Any:
+        """The inverse of `split`."""
+        return trees[0]
+
+    def sweep(
+        self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None
+    ) -> tuple[Params, Cotangent, Any]:
+        """The reverse loop through the children: (d_params, dA_in, readings)."""
+        raise NotImplementedError
+
+    def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
+        """The reverse loop without a probe."""
+        d_params, dA_in, _ = self.sweep(params, cache, Cotangent(dA_out))
+        return d_params, dA_in.value
 
     @property
     def copies(self) -> int | None:
-        """The length of the axis of copies in front of its trees; None where there is no such axis."""
+        """The length of the leading axis of its trees, if it holds that many copies of its child; otherwise None."""
         return None
 
     @property
     def is_chain(self) -> bool:
-        """Whether its output is that of its children, each applied to the output of the one before."""
+        """Whether it applies its children one after the other and does nothing else."""
         return False
 
     @property
@@ -47,22 +137,9 @@ class Combinator(Layer):
 
     @property
     def homogeneous(self) -> bool:
-        """Where it is a chain of layers that are."""
+        """True for a chain of homogeneous layers."""
         return self.is_chain and all(child.homogeneous for child in self.children)
 
     def without_checkpoint(self) -> Layer:
-        """The same function with every cache kept, so that caches have the network's shape."""
+        """The same function with every cache kept, so that the caches have the network's structure."""
         return self
-
-    def split(self, tree: Any) -> tuple[Any, ...]:
-        """A tree that belongs to this combinator, as one tree per child."""
-        return (tree,)
-
-    def join(self, trees: Sequence[Any]) -> Any:
-        """The inverse of `split`."""
-        return trees[0]
-
-    def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
-        """The reverse loop without a probe."""
-        d_params, dA_in, _ = self.sweep(params, cache, Cotangent(dA_out))
-        return d_params, dA_in.value

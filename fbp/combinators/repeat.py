@@ -1,4 +1,4 @@
-"""Many copies of one block as a compiled loop, forward and backward, in segments where memory is short."""
+"""Many copies of one block as a compiled loop, forward and backward, optionally checkpointed in segments."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from fbp.combinators.base import Combinator, check_layer
+from fbp.combinators.base import Combinator, check_keeps_shape, check_layer
 from fbp.combinators.wrappers import Checkpoint
 from fbp.cotangent import Cotangent
-from fbp.errors import FbpError, check_count
+from fbp.errors import check_count
 from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape
 
 
 @dataclass(frozen=True)
 class _Keyed(Layer):
-    """A layer that finds its key among its parameters: cutting a `Repeat` into segments then changes no draw."""
+    """A layer with its key among its parameters, so that splitting a `Repeat` into segments changes no draw."""
 
     layer: Layer
 
@@ -34,28 +34,37 @@ class _Keyed(Layer):
 
 @dataclass(frozen=True)
 class Repeat(Combinator):
-    """The same block `depth` times with its own parameters each time, as one compiled loop.
+    """The same block `depth` times, with its own parameters each time, as one compiled loop.
 
-    Parameters, gradients and readings carry a leading axis of length `depth`. Compile time does not grow with depth.
-    Order a block (activation, dense): it then keeps one array a layer.
+    Parameters, gradients and readings have a leading axis of length `depth`. Compile time does not grow with depth.
+    Order a block (activation, dense): it then caches one array per layer.
 
     Attributes:
         block: a layer that keeps the shape.
         depth: the number of copies.
         checkpoint: recompute the caches in segments of this many blocks: memory for depth/checkpoint inputs and one
-            segment, for one more forward pass; of the order of sqrt(depth) is best. None keeps every cache.
-        unroll: how many blocks one turn of the compiled loop does.
+            segment, at the price of one more forward pass; about sqrt(depth) is best. None keeps every cache.
+
+    Raises:
+        FbpError: the block is not a layer, or a number is not a positive integer.
+
+    Example:
+        >>> block = fbp.Serial(fbp.Activation("tanh"), fbp.Dense(8))
+        >>> net = fbp.Serial(fbp.Dense(8), fbp.Repeat(block, 100), fbp.Dense(3), shape=(4,))
+        >>> params, _ = net.init(jax.random.key(0))
+        >>> params[1][1]["W"].shape
+        (100, 8, 8)
     """
 
     block: Layer
     depth: int
     checkpoint: int | None = None
-    unroll: int = 1
 
     def __post_init__(self) -> None:
         check_layer("Repeat", self.block)
-        for name in ("depth", "unroll") if self.checkpoint is None else ("depth", "unroll", "checkpoint"):
-            check_count(f"{name} of Repeat", getattr(self, name))
+        check_count("depth of Repeat", self.depth)
+        if self.checkpoint is not None:
+            check_count("checkpoint of Repeat", self.checkpoint)
 
     @property
     def children(self) -> tuple[Layer, ...]:
@@ -63,7 +72,7 @@ class Repeat(Combinator):
         return (self.block,)
 
     def with_children(self, children: Sequence[Layer]) -> "Repeat":
-        """As many copies of another block."""
+        """The same number of copies of another block."""
         return replace(self, block=children[0])
 
     @property
@@ -73,15 +82,15 @@ class Repeat(Combinator):
 
     @property
     def is_chain(self) -> bool:
-        """Always."""
+        """True."""
         return True
 
     def without_checkpoint(self) -> "Repeat":
-        """The same loop, not cut into segments."""
+        """The same loop, not split into segments."""
         return replace(self, checkpoint=None)
 
     def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
-        """The block's parameters with a leading axis of length `depth`, each copy drawn by itself."""
+        """The block's parameters with a leading axis of length `depth`, each copy drawn independently."""
         out_shapes = []
 
         def init_one(block_key: Key) -> Params:
@@ -90,44 +99,41 @@ class Repeat(Combinator):
             return params
 
         params = jax.vmap(init_one)(jax.random.split(key, self.depth))
-        if out_shapes[0] != shape:
-            raise FbpError(f"the block of Repeat keeps the shape; received {shape} -> {out_shapes[0]}")
+        check_keeps_shape("the block of Repeat", shape, out_shapes[0])
         return params, shape
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
-        """`depth` blocks; keeps each block's cache, stacked (or, with `checkpoint`, each segment's input)."""
+        """Run `depth` blocks; caches each block's cache, stacked (or, with `checkpoint`, each segment's input)."""
         keys = None if key is None else jax.random.split(key, self.depth)
         if self.checkpoint is not None:
             A, caches = self._forward_segments((params, keys), A)
             return A, (caches, keys)
 
-        def step(A: Activations, now: tuple[Params, Key | None]) -> tuple[Activations, Cache]:
-            return self.block.forward(now[0], A, now[1])
+        def step(A: Activations, block: tuple[Params, Key | None]) -> tuple[Activations, Cache]:
+            return self.block.forward(block[0], A, block[1])
 
-        return jax.lax.scan(step, A, (params, keys), length=self.depth, unroll=self.unroll)
+        return jax.lax.scan(step, A, (params, keys), length=self.depth)
 
     def sweep(
         self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None
     ) -> tuple[Params, Cotangent, Any]:
-        """The reverse loop as a compiled loop; what the probe returns is stacked."""
+        """The reverse loop, compiled; what the probe returns is stacked."""
         if self.checkpoint is not None:
             caches, keys = cache
             return self._sweep_segments((params, keys), caches, dA_out, probe)
 
-        def step(dA: Cotangent, now: tuple[Params, Cache]) -> tuple[Cotangent, tuple[Params, Any]]:
-            d_params, dA_in, reading = self.block.sweep(now[0], now[1], dA, probe)
+        def step(dA: Cotangent, block: tuple[Params, Cache]) -> tuple[Cotangent, tuple[Params, Any]]:
+            d_params, dA_in, reading = self.block.sweep(*block, dA, probe)
             return dA_in, (d_params, reading)
 
-        dA_in, (d_params, readings) = jax.lax.scan(
-            step, dA_out, (params, cache), length=self.depth, reverse=True, unroll=self.unroll
-        )
+        dA_in, (d_params, readings) = jax.lax.scan(step, dA_out, (params, cache), length=self.depth, reverse=True)
         return d_params, dA_in, readings
 
     def _segment(self, length: int) -> Layer:
         return Checkpoint(replace(self, block=_Keyed(self.block), depth=length, checkpoint=None))
 
     def _cuts(self) -> tuple[int, int, Array]:
-        """The length of the segments, how many blocks are left over behind them, and where each segment begins."""
+        """The length of a segment, the number of blocks left over after the last one, and where each segment begins."""
         length = min(self.checkpoint or self.depth, self.depth)
         rest = self.depth % length
         return length, rest, jnp.arange(0, self.depth - rest, length)
@@ -148,7 +154,7 @@ class Repeat(Combinator):
         self, tree: Any, caches: Cache, dA: Cotangent, probe: Probe | None
     ) -> tuple[Params, Cotangent, Any]:
         length, rest, starts = self._cuts()
-        # One buffer for all gradients, written segment by segment: joining parts would copy them all.
+        # One buffer for all gradients, written segment by segment: concatenating the parts would copy them all.
         d_params = jax.tree.map(jnp.zeros_like, tree[0])
         last = None
         if rest:
@@ -156,8 +162,8 @@ class Repeat(Combinator):
             (d_rest, _), dA, last = self._segment(rest).sweep(_window(tree, start, rest), caches[1], dA, probe)
             d_params = _with_window(d_params, start, d_rest)
 
-        def step(carry: tuple[Cotangent, Params], now: tuple[Array, Cache]) -> tuple[tuple[Cotangent, Params], Any]:
-            (dA, d_params), (start, cache) = carry, now
+        def step(carry: tuple[Cotangent, Params], at: tuple[Array, Cache]) -> tuple[tuple[Cotangent, Params], Any]:
+            (dA, d_params), (start, cache) = carry, at
             (d_segment, _), dA, reading = self._segment(length).sweep(_window(tree, start, length), cache, dA, probe)
             return (dA, _with_window(d_params, start, d_segment)), reading
 

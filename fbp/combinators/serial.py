@@ -1,4 +1,4 @@
-"""Layers one after the other, each array kept once."""
+"""Layers in sequence, each array cached once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,25 +14,25 @@ from fbp.errors import FbpError
 from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["kept"], meta_fields=["treedef", "dropped", "giver"])
+@partial(jax.tree_util.register_dataclass, data_fields=["kept"], meta_fields=["treedef", "dropped", "source"])
 @dataclass(frozen=True)
 class _Shared:
-    """A layer's cache without the leaves that are its input, which layer `giver` can recompute."""
+    """A layer's cache without the leaves that equal its input, which layer `source` can recompute."""
 
     kept: list[Array]
     treedef: Any
     dropped: tuple[int, ...]
-    giver: int
+    source: int
 
     @staticmethod
-    def without(cache: Cache, A: Activations, giver: int) -> Cache:
+    def drop_input(cache: Cache, A: Activations, source: int) -> Cache:
         leaves, treedef = jax.tree.flatten(cache)
         dropped = tuple(i for i, leaf in enumerate(leaves) if leaf is A)
         if not dropped:
             return cache
-        return _Shared([leaf for leaf in leaves if leaf is not A], treedef, dropped, giver)
+        return _Shared([leaf for leaf in leaves if leaf is not A], treedef, dropped, source)
 
-    def restored(self, A: Activations) -> Cache:
+    def restore(self, A: Activations) -> Cache:
         leaves = list(self.kept)
         for i in self.dropped:
             leaves.insert(i, A)
@@ -41,11 +41,22 @@ class _Shared:
 
 @dataclass(frozen=True)
 class Serial(Combinator):
-    """Layers one after the other.
+    """Layers in sequence: each one's output is the next one's input.
 
     Attributes:
         layers: the layers, first to last.
-        shape: the shape of one example of the input, for `init`; None where `init` is told.
+        shape: the shape of one example of the input, so that `init` needs none; or None.
+
+    Raises:
+        FbpError: an argument is not a layer.
+
+    Example:
+        >>> net = fbp.Serial(fbp.Dense(8), fbp.Activation("tanh"), fbp.Dense(3), shape=(4,))
+        >>> params, shape = net.init(jax.random.key(0))
+        >>> Z, cache = net.forward(params, jnp.ones((2, 4)))
+        >>> d_params, dA = net.backward(params, cache, jnp.ones_like(Z))
+        >>> dA.shape
+        (2, 4)
     """
 
     layers: tuple[Layer, ...]
@@ -63,12 +74,12 @@ class Serial(Combinator):
         return self.layers
 
     def with_children(self, children: Sequence[Layer]) -> "Serial":
-        """`Serial` of other layers, for the same input."""
+        """A `Serial` of other layers, for the same input."""
         return Serial(*children, shape=self.shape)
 
     @property
     def is_chain(self) -> bool:
-        """Always."""
+        """True."""
         return True
 
     def split(self, tree: Any) -> tuple[Any, ...]:
@@ -80,13 +91,15 @@ class Serial(Combinator):
         return tuple(trees)
 
     def init(self, key: Key, shape: Shape | None = None) -> tuple[Params, Shape]:
-        """One entry a layer; `shape` may be left out where the network says it (as those of `fbp.mlp` do)."""
+        """One entry per layer; `shape` may be omitted if the network knows it (as those of `fbp.mlp` do)."""
         if shape is None:
             shape = self.shape
         if shape is None:
-            raise FbpError("this network does not say the shape of its input; give it, init(key, (784,))")
+            raise FbpError("the shape of one example must be known, got None; give it, init(key, (784,))")
         if self.shape is not None and tuple(shape) != self.shape:
-            raise FbpError(f"this network takes examples of shape {self.shape}; received {tuple(shape)}")
+            raise FbpError(
+                f"examples of this network must have the shape {self.shape}, got {tuple(shape)}; omit the argument"
+            )
         params = []
         for layer, layer_key in zip(self.layers, jax.random.split(key, len(self.layers)), strict=True):
             layer_params, shape = layer.init(layer_key, shape)
@@ -94,17 +107,17 @@ class Serial(Combinator):
         return tuple(params), shape
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
-        """The composition; each array is kept once, where one layer's output is the next one's input."""
+        """The composition; where one layer's output is the next one's input, the array is cached once."""
         caches = []
-        giver = None
+        source = None
         keys = [None] * len(self.layers) if key is None else jax.random.split(key, len(self.layers))
         for i, (layer, layer_params, layer_key) in enumerate(zip(self.layers, params, keys, strict=True)):
             A_out, cache = layer.forward(layer_params, A, layer_key)
-            caches.append(cache if giver is None else _Shared.without(cache, A, giver))
+            caches.append(cache if source is None else _Shared.drop_input(cache, A, source))
             if layer.recomputes:
-                giver = i
+                source = i
             elif A_out is not A:
-                giver = None
+                source = None
             A = A_out
         return A, tuple(caches)
 
@@ -114,7 +127,7 @@ class Serial(Combinator):
         """The reverse loop: each layer's dA_in is the dA_out of the layer before."""
         dA, d_params, readings = dA_out, [], []
         for i in reversed(range(len(self.layers))):
-            layer_cache = self._restored(params, cache, i)
+            layer_cache = self._restore(params, cache, i)
             d_layer, dA, reading = self.layers[i].sweep(params[i], layer_cache, dA, probe)
             d_params.append(d_layer)
             readings.append(reading)
@@ -122,16 +135,16 @@ class Serial(Combinator):
 
     @property
     def recomputes(self) -> bool:
-        """Where the last layer does."""
+        """True if the last layer recomputes its output."""
         return bool(self.layers) and self.layers[-1].recomputes
 
     def recompute(self, params: Params, cache: Cache) -> Activations:
         """The last layer's output, from its cache."""
-        return self.layers[-1].recompute(params[-1], self._restored(params, cache, len(self.layers) - 1))
+        return self.layers[-1].recompute(params[-1], self._restore(params, cache, len(self.layers) - 1))
 
-    def _restored(self, params: Params, caches: Cache, i: int) -> Cache:
+    def _restore(self, params: Params, caches: Cache, i: int) -> Cache:
         cache = caches[i]
         if not isinstance(cache, _Shared):
             return cache
-        giver = cache.giver
-        return cache.restored(self.layers[giver].recompute(params[giver], self._restored(params, caches, giver)))
+        source = cache.source
+        return cache.restore(self.layers[source].recompute(params[source], self._restore(params, caches, source)))

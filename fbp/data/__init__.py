@@ -1,4 +1,4 @@
-"""Data to train on: IDX files, the bundled digits, and the checks on arrays; numpy only."""
+"""Training data: IDX files, the bundled digits, and checks on arrays; numpy only."""
 
 from fbp.data.arrays import split, validate
 from fbp.data.datasets import Dataset, load

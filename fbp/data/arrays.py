@@ -1,4 +1,4 @@
-"""What arrays must satisfy before they are trained on, and the validation split."""
+"""The conditions on arrays to train on, and the validation split."""
 
 from numbers import Integral
 
@@ -8,12 +8,12 @@ from numpy.typing import ArrayLike
 from fbp.errors import FbpError
 
 
-def validate(X: ArrayLike, Y: ArrayLike | None = None, classes: int | None = None) -> None:
+def validate(X: ArrayLike, Y: ArrayLike | None = None, *, classes: int | None = None) -> None:
     """Check a user's arrays before they are trained on.
 
     Args:
         X: (m, n_0) or more dimensions, numbers; rows are examples.
-        Y: labels or targets, one row an example.
+        Y: labels or targets, one row per example.
         classes: the number of classes; Y is then integer labels (m,) in 0..classes-1.
 
     Raises:
@@ -23,7 +23,7 @@ def validate(X: ArrayLike, Y: ArrayLike | None = None, classes: int | None = Non
     X = _real(X, "X")
     if X.ndim < 2:
         raise FbpError(
-            f"X must have rows of features, shape (m, n_0); received shape {X.shape}; reshape it, one row an example"
+            f"X must have rows of features, shape (m, n_0), got shape {X.shape}; reshape it, one row per example"
         )
     _check_finite(X, "X")
     if Y is None:
@@ -37,16 +37,16 @@ def validate(X: ArrayLike, Y: ArrayLike | None = None, classes: int | None = Non
 
 
 def split(
-    dataset_X: ArrayLike, dataset_Y: ArrayLike, fraction: float, seed: int
+    X: ArrayLike, Y: ArrayLike, *, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Shuffle the rows and hold a fraction of them out for validation; the seed decides which.
 
     Args:
-        dataset_X: (m, ...) examples.
-        dataset_Y: (m, ...) labels or targets.
-        fraction: of the rows, in [0, 1); the count is rounded to the nearest integer. At 0 the
+        X: (m, ...) examples.
+        Y: (m, ...) labels or targets.
+        fraction: the fraction of rows to hold out, in [0, 1); the count is rounded to the nearest integer. At 0 the
             validation part is empty.
-        seed: of numpy's PCG64, not negative.
+        seed: the seed of numpy's PCG64, at least 0.
 
     Returns:
         train_X, train_Y, val_X, val_Y: copies, the pairs kept.
@@ -55,17 +55,17 @@ def split(
         FbpError: the fraction or the seed is out of range, a part would be empty, or the row counts
             differ.
     """
-    X, Y = np.asarray(dataset_X), np.asarray(dataset_Y)
+    X, Y = np.asarray(X), np.asarray(Y)
     _check_rows(X, Y)
     if not 0 <= fraction < 1:
-        raise FbpError(f"the validation fraction must be in [0, 1); received {fraction}; 0.1 holds out one row in ten")
+        raise FbpError(f"the validation fraction must be in [0, 1), got {fraction}; 0.1 holds out one row in ten")
     if not isinstance(seed, Integral) or seed < 0:
-        raise FbpError(f"a seed must be an integer that is not negative; received {seed!r}; take 0")
+        raise FbpError(f"seed must be an integer of at least 0, got {seed!r}; use 0")
     held_out = round(fraction * len(X))
     if fraction > 0 and not 0 < held_out < len(X):
         raise FbpError(
-            "a validation split must leave rows on both sides; "
-            f"the fraction {fraction} of {len(X)} rows holds out {held_out}; change the fraction"
+            "a validation split must leave rows on both sides, "
+            f"got {held_out} of {len(X)} rows for the fraction {fraction}; change the fraction"
         )
     order = np.random.Generator(np.random.PCG64(int(seed))).permutation(len(X))
     val, train = order[:held_out], order[held_out:]
@@ -73,7 +73,7 @@ def split(
 
 
 def check_labels(labels: np.ndarray, classes: int | None, what: str) -> None:
-    """Check that an array holds one class number an example.
+    """Check that an array holds one class number per example.
 
     Args:
         labels: the array.
@@ -85,19 +85,19 @@ def check_labels(labels: np.ndarray, classes: int | None, what: str) -> None:
     """
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise FbpError(
-            f"{what} must be integers of shape (examples,); received {labels.dtype} {labels.shape}; "
-            "give one class number an example"
+            f"{what} must be integers of shape (examples,), got {labels.dtype} {labels.shape}; "
+            "give one class number per example"
         )
     if not labels.size:
-        raise FbpError(f"{what} must not be empty; received shape {labels.shape}; give at least one example")
+        raise FbpError(f"{what} must not be empty, got shape {labels.shape}; give at least one example")
     wrong = labels < 0
     if classes is not None:
         wrong |= labels >= classes
     if wrong.any():
         row = int(wrong.argmax())
-        bounds = "must not be negative" if classes is None else f"must be in 0..{classes - 1}"
+        bounds = "at least 0" if classes is None else f"in 0..{classes - 1}"
         raise FbpError(
-            f"{what} {bounds}; received {labels[row]} at row {row} (rows so: {np.count_nonzero(wrong)}); "
+            f"{what} must be {bounds}, got {labels[row]} at row {row} ({np.count_nonzero(wrong)} such rows); "
             "number the classes from 0"
         )
 
@@ -105,15 +105,15 @@ def check_labels(labels: np.ndarray, classes: int | None, what: str) -> None:
 def _real(values: ArrayLike, what: str) -> np.ndarray:
     try:
         array = np.asarray(values)
-        # Asked of the function, not of dtype.kind: bfloat16 is a real number of kind "V".
+        # Not by dtype.kind: bfloat16, a real number, has the kind "V".
         np.isfinite(np.empty(0, array.dtype))
         if array.dtype.kind in "cmM":
             raise TypeError
     except (TypeError, ValueError):
         kind = getattr(values, "dtype", type(values).__name__)
-        raise FbpError(f"{what} must be one array of real numbers; received {kind}; convert it to float") from None
+        raise FbpError(f"{what} must be one array of real numbers, got {kind}; convert it to float") from None
     if not array.size:
-        raise FbpError(f"{what} must not be empty; received shape {array.shape}; give at least one example")
+        raise FbpError(f"{what} must not be empty, got shape {array.shape}; give at least one example")
     return array
 
 
@@ -126,14 +126,14 @@ def _check_finite(array: np.ndarray, what: str) -> None:
     infinite = finite.size - np.count_nonzero(finite) - nans
     column = f", column {columns[0] if len(columns) == 1 else columns}" if columns else ""
     raise FbpError(
-        f"{what} must be finite; received {nans} NaN and {infinite} infinite "
-        f"values, the first at row {row}{column}; drop or fill those rows"
+        f"{what} must be finite, got {nans} NaN and {infinite} infinite values, the first at row {row}{column}; "
+        "drop or fill those rows"
     )
 
 
 def _check_rows(X: np.ndarray, Y: np.ndarray) -> None:
     if X.shape[:1] != Y.shape[:1] or not X.ndim:
         raise FbpError(
-            f"X and Y must have one row an example each; received shapes {X.shape} and {Y.shape}; "
+            f"X and Y must have one row per example each, got shapes {X.shape} and {Y.shape}; "
             "check that they belong together"
         )

@@ -22,17 +22,17 @@ _BUNDLED = Path(__file__).with_name("digits")
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled examples, in a part to train on and a part to test on; the arrays are read-only.
+    """Labelled examples, split into a training and a test part; the arrays are read-only.
 
     Attributes:
-        name: "digits" for the bundled ones, else the folder's name.
+        name: "digits" for the bundled data, otherwise the name of the folder.
         train_X: (m, n_0) float32, pixels in [0, 1]; rows are examples.
         train_Y: (m,) int32, labels in 0..classes-1.
         test_X: (m_test, n_0) float32, pixels in [0, 1].
         test_Y: (m_test,) int32, labels in 0..classes-1.
         classes: the number of classes, 1 + the largest label.
-        sha256: of the four decompressed files one after the other: training images and labels, test
-            images and labels.
+        sha256: the hash of the four decompressed files in sequence: training images and labels, test images and
+            labels.
     """
 
     name: str
@@ -57,6 +57,11 @@ def load(folder: StrPath | None = None) -> Dataset:
 
     Raises:
         FbpError: the folder or a file is missing or damaged, or the arrays do not fit each other.
+
+    Example:
+        >>> digits = fbp.data.load()
+        >>> digits.train_X.shape, digits.test_X.shape, digits.classes
+        ((5000, 784), (1000, 784), 10)
     """
     path = _BUNDLED if folder is None else Path(folder)
     arrays = read_folder(path)
@@ -68,7 +73,7 @@ def load(folder: StrPath | None = None) -> Dataset:
         test_labels.astype(np.int32),
     )
     for part in parts:
-        # The hash speaks for the content only as long as nobody changes it.
+        # The hash describes the content only as long as nobody changes it.
         part.setflags(write=False)
     return Dataset(
         path.resolve().name or str(path),
@@ -92,7 +97,7 @@ def read_folder(folder: StrPath) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
     """
     name = repr(os.fspath(folder))
     if not os.path.isdir(folder):
-        raise FbpError(f"a data set is a folder of IDX files; {name} is not a folder; check the path")
+        raise FbpError(f"a data set must be a folder of IDX files, got {name}, which is not a folder; check the path")
     candidates = [[f"{stem}{joint}{kind}{end}" for joint in "-." for end in ("", ".gz")] for stem, kind in STEMS]
     found = [next((file for file in files if os.path.isfile(Path(folder, file))), None) for files in candidates]
     missing = [
@@ -100,8 +105,8 @@ def read_folder(folder: StrPath) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
     ]
     if missing:
         raise FbpError(
-            f"a data set has four IDX files; the folder {name} lacks {len(missing)}: {'; '.join(missing)}; "
-            "add them under one of these names"
+            f"a data set must have four IDX files, got a folder {name} that lacks {len(missing)}: "
+            f"{'; '.join(missing)}; add them under one of these names"
         )
     files = [Path(folder, file) for file in found if file is not None]
     train_images, train_labels, test_images, test_labels = (read_idx(file) for file in files)
@@ -109,9 +114,8 @@ def read_folder(folder: StrPath) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
     _check_part(test_images, test_labels, *files[2:])
     if train_images.shape[1:] != test_images.shape[1:]:
         raise FbpError(
-            "training and test images must have one shape; "
-            f"{name} has {train_images.shape[1:]} and {test_images.shape[1:]}; "
-            "check that the files belong together"
+            f"training and test images must have one shape, got {train_images.shape[1:]} and {test_images.shape[1:]} "
+            f"in {name}; check that the files belong together"
         )
     return train_images, train_labels, test_images, test_labels
 
@@ -120,7 +124,7 @@ def content_hash(*arrays: np.ndarray) -> str:
     """The sha256 of arrays as uncompressed IDX files, one after the other.
 
     Args:
-        *arrays: in one of the element types of IDX.
+        *arrays: arrays of one of the element types of IDX.
 
     Returns:
         64 hexadecimal digits.
@@ -136,19 +140,19 @@ def content_hash(*arrays: np.ndarray) -> str:
 def _check_part(images: np.ndarray, labels: np.ndarray, images_file: Path, labels_file: Path) -> None:
     if images.ndim != 3 or images.dtype != np.uint8:
         raise FbpError(
-            f"images must be uint8 of shape (examples, rows, columns); {str(images_file)!r} holds "
-            f"{images.dtype} {images.shape}; check that it is the right file"
+            f"images must be uint8 of shape (examples, rows, columns), got {images.dtype} {images.shape} "
+            f"in {str(images_file)!r}; check that it is the right file"
         )
     if not images.size:
         raise FbpError(
-            f"images must not be empty; {str(images_file)!r} holds shape {images.shape}; "
+            f"images must not be empty, got shape {images.shape} in {str(images_file)!r}; "
             "check that it is the right file"
         )
     check_labels(labels, None, f"the labels in {str(labels_file)!r}")
     if len(images) != len(labels):
         raise FbpError(
-            f"every image needs one label; {str(images_file)!r} holds {len(images)} images and "
-            f"{str(labels_file)!r} {len(labels)} labels; check that the files belong together"
+            f"every image must have one label, got {len(images)} images in {str(images_file)!r} and {len(labels)} "
+            f"labels in {str(labels_file)!r}; check that the files belong together"
         )
 
 

@@ -43,7 +43,7 @@ _CHUNK = 1 << 20
 def read_idx(path: StrPath) -> np.ndarray:
     """Read the array of an IDX file, gzipped or not (the content decides, not the name).
 
-    Memory grows with the data that is really there, never with what the header asks for.
+    Memory grows with the data that the file really holds, never with what its header declares.
 
     Args:
         path: the file.
@@ -56,12 +56,12 @@ def read_idx(path: StrPath) -> np.ndarray:
     """
     name = repr(os.fspath(path))
     if os.path.isdir(path):
-        raise FbpError(f"an IDX file is one file; received the directory {name}; name a file inside it")
+        raise FbpError(f"an IDX file must be a file, got the directory {name}; name a file inside it")
     if not os.path.exists(path):
-        raise FbpError(f"an IDX file must exist; found nothing at {name}; check the path")
+        raise FbpError(f"an IDX file must exist, got nothing at {name}; check the path")
     if not os.path.isfile(path):
-        # A pipe or a device has no size, and opening one may wait for ever.
-        raise FbpError(f"an IDX file must be a regular file; {name} is not; copy its content to a file")
+        # A pipe or a device has no size, and opening one may wait forever.
+        raise FbpError(f"an IDX file must be a regular file, got {name}; copy its content to a file")
     try:
         with open(path, "rb") as raw:
             size = os.fstat(raw.fileno()).st_size
@@ -71,25 +71,25 @@ def read_idx(path: StrPath) -> np.ndarray:
                 return _decode(unpacked, name, size * _DEFLATE_RATIO)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise FbpError(
-            f"a gzipped IDX file must decompress to its end; {name} is corrupt ({error}); fetch it again"
+            f"a gzipped IDX file must decompress to its end, got {name}, which is corrupt ({error}); fetch it again"
         ) from error
     except OSError as error:
         raise FbpError(
-            f"an IDX file must be readable; {name} is not ({error.strerror or error}); check its permissions"
+            f"an IDX file must be readable, got {name} ({error.strerror or error}); check its permissions"
         ) from error
 
 
 def _decode(stream: io.BufferedIOBase, name: str, limit: int) -> np.ndarray:
-    """The array in a stream that can hold at most `limit` bytes."""
+    """Read the array of a stream that can hold at most `limit` bytes."""
     dtype, shape = _read_header(stream, name)
     header_bytes = 4 + 4 * len(shape)
     data_bytes = math.prod(shape) * dtype.itemsize
-    declared = f"{name} declares {dtype.name} {shape}, {data_bytes} bytes of data"
-    # numpy leaves zeros out when it checks that a shape can be addressed.
+    declared = f"{name}, which declares {dtype.name} {shape}, {data_bytes} bytes of data"
+    # numpy ignores zeros when it checks that a shape can be addressed.
     addressed = math.prod(max(n, 1) for n in shape) * dtype.itemsize
     if header_bytes + data_bytes > limit or addressed > sys.maxsize:
         raise FbpError(
-            f"an IDX file must hold the data that its header declares; {declared}, "
+            f"an IDX file must hold the data that its header declares, got {declared}, "
             f"and cannot hold more than {max(limit - header_bytes, 0)}; fetch it again"
         )
     data = bytearray()
@@ -97,14 +97,14 @@ def _decode(stream: io.BufferedIOBase, name: str, limit: int) -> np.ndarray:
         chunk = stream.read(min(_CHUNK, data_bytes - len(data)))
         if not chunk:
             raise FbpError(
-                f"an IDX file must hold the data that its header declares; {declared}, "
+                f"an IDX file must hold the data that its header declares, got {declared}, "
                 f"and holds {len(data)}; fetch it again"
             )
         data += chunk
-    # For gzip, reading on to the end is also what checks the CRC.
+    # For gzip, reading to the end also checks the CRC.
     if stream.read(1):
         raise FbpError(
-            f"an IDX file must end after its data; {declared}, and has trailing bytes after them; "
+            f"an IDX file must end after its data, got {declared}, with trailing bytes after them; "
             "fetch it again or cut them off"
         )
     array = np.ndarray(shape, dtype, buffer=data)
@@ -116,37 +116,39 @@ def _decode(stream: io.BufferedIOBase, name: str, limit: int) -> np.ndarray:
 def _read_header(stream: io.BufferedIOBase, name: str) -> tuple[np.dtype, tuple[int, ...]]:
     magic = stream.read(4)
     if not magic:
-        raise FbpError(f"an IDX file starts with a header; {name} is empty; fetch it again")
+        raise FbpError(f"an IDX file must start with a header, got {name}, which is empty; fetch it again")
     if any(magic[:2]):
         raise FbpError(
-            f"an IDX file starts with two zero bytes; {name} starts with 0x{magic[:2].hex()}; "
+            f"an IDX file must start with two zero bytes, got 0x{magic[:2].hex()} in {name}; "
             "check that it is the right file"
         )
     if len(magic) < 4:
-        raise FbpError(f"an IDX header has at least 4 bytes; {name} is truncated after {len(magic)}; fetch it again")
+        raise FbpError(
+            f"an IDX header must have at least 4 bytes, got {name}, truncated after {len(magic)}; fetch it again"
+        )
     code, ndim = magic[2:]
     if code not in ELEMENT_TYPES:
         known = ", ".join(f"0x{known:02x}" for known in ELEMENT_TYPES)
         raise FbpError(
-            f"the element type of an IDX file is one of {known}; {name} has unknown type 0x{code:02x}; "
+            f"the element type of an IDX file must be one of {known}, got 0x{code:02x} in {name}; "
             "check that it is the right file"
         )
     if ndim > _NUMPY_DIMENSIONS:
         raise FbpError(
-            f"an IDX file can have at most {_NUMPY_DIMENSIONS} dimensions here; {name} has {ndim}; "
+            f"an IDX file must have at most {_NUMPY_DIMENSIONS} dimensions, got {ndim} in {name}; "
             "check that it is the right file"
         )
     dimensions = stream.read(4 * ndim)
     if len(dimensions) < 4 * ndim:
         raise FbpError(
-            f"an IDX header of {ndim} dimensions has {4 + 4 * ndim} bytes; "
-            f"{name} is truncated after {4 + len(dimensions)}; fetch it again"
+            f"an IDX header of {ndim} dimensions must have {4 + 4 * ndim} bytes, "
+            f"got {name}, truncated after {4 + len(dimensions)}; fetch it again"
         )
     return ELEMENT_TYPES[code], tuple(int(n) for n in np.frombuffer(dimensions, ">u4"))
 
 
 def encode(array: np.ndarray) -> tuple[bytes, np.ndarray]:
-    """The two parts of an array's IDX encoding.
+    """Encode an array in the IDX format.
 
     Args:
         array: any shape, in one of the six element types.
@@ -159,15 +161,15 @@ def encode(array: np.ndarray) -> tuple[bytes, np.ndarray]:
     """
     code = _CODES.get((array.dtype.kind, array.dtype.itemsize))
     if code is None:
-        raise FbpError(f"IDX holds {_TYPE_NAMES}; received an array of {array.dtype}; convert it with astype first")
+        raise FbpError(f"an IDX array must be one of {_TYPE_NAMES}, got {array.dtype}; convert it with astype first")
     if max(array.shape, default=0) >= 1 << 32:
-        raise FbpError(f"an IDX dimension is below 2^32; received the shape {array.shape}; write it in parts")
+        raise FbpError(f"an IDX dimension must be below 2^32, got the shape {array.shape}; write it in parts")
     header = bytes((0, 0, code, array.ndim)) + np.array(array.shape, ">u4").tobytes()
     return header, np.asarray(array, ELEMENT_TYPES[code], order="C")
 
 
 def write_idx(path: StrPath, array: np.ndarray) -> None:
-    """Write an array as an IDX file, whole or not at all; the same array gives the same bytes.
+    """Write an array as an IDX file, completely or not at all; equal arrays give equal bytes.
 
     Args:
         path: the file, replaced if it exists; a name that ends in .gz is gzipped.
@@ -179,12 +181,12 @@ def write_idx(path: StrPath, array: np.ndarray) -> None:
     header, elements = encode(np.asarray(array))
     target = Path(path)
     if not target.name or target.is_dir():
-        raise FbpError(f"an IDX file is one file; received the directory {str(target)!r}; name a file inside it")
+        raise FbpError(f"an IDX file must be a file, got the directory {str(target)!r}; name a file inside it")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as raw:
             if target.suffix == ".gz":
-                # No name and no time in the gzip header: they would differ from run to run.
+                # Without name and time in the gzip header, which would differ from run to run.
                 with gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=9, mtime=0) as packed:
                     packed.write(header)
                     packed.write(elements.data)
@@ -196,7 +198,7 @@ def write_idx(path: StrPath, array: np.ndarray) -> None:
         os.replace(temporary, target)
     except OSError as error:
         raise FbpError(
-            f"an IDX file must be writable; {str(target)!r} is not ({error.strerror or error}); "
+            f"an IDX file must be writable, got {str(target)!r} ({error.strerror or error}); "
             "check the folder and its permissions"
         ) from error
     finally:

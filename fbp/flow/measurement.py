@@ -317,7 +317,7 @@ def _jacobians(net: Layer, params: Params, x: Array, scale: Array, bias_scale: A
         Z, cache = net.forward(scaled, x)
 
         def row(unit: Array) -> tuple[Array, Array]:
-            start = Cotangent(unit.reshape(Z.shape), jnp.int32(0)).normalized()
+            start = Cotangent(unit.reshape(Z.shape), jnp.int32(0)).normalize()
             _, dX, _ = net.sweep(scaled, cache, start)
             assert dX.exponent is not None
             return dX.value.ravel(), dX.exponent

@@ -168,7 +168,7 @@ def read(
             dZ, now = jax.vmap(one_backward, in_axes=(over_seeds, 0, 0))((choice, dense(l)), cache, dZ)
             return dZ, _set_layer(readings, l, now)
 
-        start = jax.vmap(lambda dZ: Cotangent(dZ, jnp.int32(0)).normalized())(networks.dZ)
+        start = jax.vmap(lambda dZ: Cotangent(dZ, jnp.int32(0)).normalize())(networks.dZ)
         dZ, readings = jax.lax.fori_loop(0, depth - 1, turn, (start, nothing))
         return _set_layer(readings, 0, jax.vmap(begin_backward)(dense(0), dZ))
 
@@ -185,7 +185,7 @@ def _set_layer(readings: Backward, l: Array | int, now: Backward) -> Backward:
 
 
 def _restore_scale(readings: Readings) -> Readings:
-    """Give back the powers of two that `gauged` took out of the forward pass."""
+    """Give back the powers of two that `normalize_scale` took out of the forward pass."""
     forward, backward = readings.forward, readings.backward
     after = jnp.cumsum(forward.shift, axis=0)
     before = after - forward.shift

@@ -19,7 +19,7 @@ from fbp.combinators import Combinator, Serial
 from fbp.cotangent import Cotangent, log10_norm
 from fbp.errors import FbpError
 from fbp.layers import Activation, Dense
-from fbp.precision import widened
+from fbp.precision import widen
 from fbp.tree import map_layers, stack
 from fbp.typing import Activations, Cache, Key, Layer, Params, Shape, Visit
 
@@ -192,7 +192,7 @@ def read_network(
     """
     Z, cache = net.forward(params, X)
     # Read in the reverse loop, not off the caches: a checkpoint has none.
-    _, dX, visited = net.sweep(params, cache, Cotangent(cotangent(Z), jnp.int32(0)).normalized(), _read_visit)
+    _, dX, visited = net.sweep(params, cache, Cotangent(cotangent(Z), jnp.int32(0)).normalize(), _read_visit)
 
     def pick(name: str) -> Any:
         return stack(net, map_layers(lambda layer, reading: (reading or {}).get(name), net, visited))
@@ -237,7 +237,7 @@ def normalize_scale(Z: Activations, wanted: Bool[Array, ""] | bool = True) -> tu
         Z: pre-activations, (m, ...).
         wanted: where False, Z as it is and 0.
     """
-    scaled = Cotangent(Z, jnp.int32(0)).normalized()
+    scaled = Cotangent(Z, jnp.int32(0)).normalize()
     assert scaled.exponent is not None
     return jnp.where(wanted, scaled.value, Z), jnp.where(wanted, scaled.exponent, 0)
 
@@ -303,7 +303,7 @@ def steepest_slope(function: Nonlinearity) -> Float[Array, ""]:
 
 
 def _inner_products(rows: Float[Array, "m n"]) -> Float[Array, "m m"]:
-    wide = widened(rows)
+    wide = widen(rows)
     return wide @ wide.T
 
 

@@ -1,14 +1,14 @@
-"""Which axes are examples and which are units, said in one place."""
+"""Which axes are examples and which are units."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
 def example_axes(A: Float[Array, "*m n"]) -> tuple[int, ...]:
-    """All axes but the last: the ones that a gradient of a parameter sums over."""
+    """All axes but the last: the axes that a parameter's gradient sums over."""
     return tuple(range(A.ndim - 1))
 
 
 def per_unit(v: Float[Array, " n"], A: Float[Array, "*m k"]) -> Float[Array, "*ones n"]:
-    """A vector over units as an array of A's rank: the broadcast is explicit, also under strict rank promotion."""
+    """A vector over units as an array of A's rank: an explicit broadcast, as strict rank promotion requires."""
     return jnp.expand_dims(v, example_axes(A))

@@ -22,31 +22,48 @@ class Dense(Layer):
     Attributes:
         width: n_l, the number of units.
         initializer: of W and b, by name or as an `Initializer`.
+
+    Raises:
+        FbpError: the width is not a positive integer, or the initializer is unknown.
+
+    Example:
+        >>> dense = fbp.Dense(3, "glorot_normal")
+        >>> params, shape = dense.init(jax.random.key(0), (5,))
+        >>> params["W"].shape, params["b"].shape, shape
+        ((5, 3), (3,), (3,))
+        >>> A = jnp.ones((2, 5))
+        >>> Z, cache = dense.forward(params, A)
+        >>> d_params, dA = dense.backward(params, cache, jnp.ones_like(Z))
+        >>> bool((d_params["W"] == A.T @ jnp.ones_like(Z)).all())
+        True
     """
 
     width: int
     initializer: Initializer | str = "he_normal"
 
     def __post_init__(self) -> None:
-        check_count("the width of Dense", self.width)
+        check_count("width of Dense", self.width)
         object.__setattr__(self, "initializer", initializer(self.initializer))
 
     def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
         """{"W": (n_in, n_out), "b": (n_out,)} for inputs whose last axis has n_in entries."""
         if not shape or shape[-1] < 1:
-            raise FbpError(f"Dense takes examples with at least one entry on their last axis; received {shape}")
+            raise FbpError(
+                f"examples of Dense must have at least one entry on their last axis, got the shape {shape}; "
+                "give for example (784,)"
+            )
         rule = initializer(self.initializer)
         key_W, key_b = jax.random.split(key)
         params = {"W": rule.weight(key_W, (shape[-1], self.width)), "b": rule.bias(key_b, self.width)}
         return params, (*shape[:-1], self.width)
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
-        """Z = A W + b; keeps A, for dW."""
+        """Z = A W + b; caches A, for dW."""
         W = params["W"]
         if A.ndim < 1 or A.shape[-1] != W.shape[0]:
             raise FbpError(
-                f"Dense({self.width}) multiplies inputs (..., {W.shape[0]}) by W {W.shape}; received {A.shape}; "
-                "reshape the input or initialize for this shape"
+                f"inputs of Dense({self.width}) must have the shape (..., {W.shape[0]}), because W is {W.shape}, "
+                f"got {A.shape}; reshape the input, or initialize for this shape"
             )
         return A @ W + per_unit(params["b"], A), A
 
@@ -60,7 +77,7 @@ class Dense(Layer):
 
     @property
     def homogeneous(self) -> bool:
-        """Where its biases are initialized to zero."""
+        """True if its biases are initialized to zero."""
         return initializer(self.initializer).bias_stddev == 0
 
 
@@ -70,6 +87,12 @@ class Activation(Layer):
 
     Attributes:
         function: the activation function, by name or as a `Nonlinearity`.
+
+    Example:
+        >>> layer = fbp.Activation("relu")
+        >>> A, cache = layer.forward((), jnp.array([[-1.0, 2.0]]))
+        >>> layer.backward((), cache, jnp.ones((1, 2)))[1].tolist()
+        [[0.0, 1.0]]
     """
 
     function: Nonlinearity | str
@@ -82,11 +105,11 @@ class Activation(Layer):
         return activation(self.function)
 
     def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
-        """No parameters; the shape stays."""
+        """No parameters, and the same shape."""
         return (), shape
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
-        """g(Z); keeps the one array that g' is written from, A or Z."""
+        """g(Z); caches the one array that g' needs, A or Z."""
         Z, A_out = A, self._g(A)
         return A_out, self._g.save(Z, A_out)
 
@@ -96,29 +119,29 @@ class Activation(Layer):
 
     @property
     def recomputes(self) -> bool:
-        """Always: the cache is the output, or the output is one elementwise function of it."""
+        """True: the cache is the output, or the output is one elementwise function of it."""
         return True
 
     def recompute(self, params: Params, cache: Cache) -> Activations:
-        """A, from what is kept."""
+        """A, from the cache."""
         return cache if self._g.saves == "output" else self._g(cache)
 
     @property
     def homogeneous(self) -> bool:
-        """Where its function is."""
+        """True if its function is."""
         return self._g.homogeneous
 
 
 @dataclass(frozen=True)
 class Affine(Layer):
-    """A * scale + shift, entry by entry of the last axis: what batch normalization becomes for inference."""
+    """A * scale + shift, for each entry of the last axis: what batch normalization becomes for inference."""
 
     def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
         """{"scale": ones (n,), "shift": zeros (n,)}."""
         return {"scale": jnp.ones(shape[-1]), "shift": jnp.zeros(shape[-1])}, shape
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
-        """A * scale + shift; keeps A, for d_scale."""
+        """A * scale + shift; caches A, for d_scale."""
         return A * per_unit(params["scale"], A) + per_unit(params["shift"], A), A
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
@@ -129,7 +152,7 @@ class Affine(Layer):
 
     @property
     def recomputes(self) -> bool:
-        """Always, by the forward pass itself."""
+        """True, by the forward pass itself."""
         return True
 
     def recompute(self, params: Params, cache: Cache) -> Activations:
@@ -141,7 +164,7 @@ class Affine(Layer):
 class Dropout(Layer):
     """Each entry is zero with probability `rate`, and divided by 1 - rate otherwise.
 
-    Without a key it is the identity: inference is the same network called without randomness.
+    Without a key it is the identity: for inference, call the same network without a key.
     Srivastava, Hinton, Krizhevsky, Sutskever & Salakhutdinov (2014).
 
     Attributes:
@@ -152,17 +175,17 @@ class Dropout(Layer):
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:
-            raise FbpError(f"the rate of Dropout lies in [0, 1); received {self.rate}; 0.5 drops half")
+            raise FbpError(f"rate of Dropout must be in [0, 1), got {self.rate}; 0.5 drops half of the entries")
 
     def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
-        """No parameters; the shape stays."""
+        """No parameters, and the same shape."""
         return (), shape
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
-        """A * mask / (1 - rate); keeps the mask, a byte an entry, because drawing it again costs more."""
+        """A * mask / (1 - rate); caches the mask, one byte per entry, because drawing it again costs more."""
         if key is None:
             return A, None
-        # Drawn in one dtype: a float64 judge of a float32 network must meet the same mask.
+        # Always drawn in float32: the float64 reference of a float32 network must see the same mask.
         mask = jax.random.uniform(key, A.shape, jnp.float32) >= self.rate
         return self._drop(A, mask), mask
 
@@ -172,7 +195,7 @@ class Dropout(Layer):
 
     @property
     def homogeneous(self) -> bool:
-        """Always: it multiplies each entry by a constant."""
+        """True: it multiplies each entry by a constant."""
         return True
 
     def _drop(self, A: Array, mask: Array) -> Array:
@@ -182,7 +205,7 @@ class Dropout(Layer):
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["shape"])
 @dataclass(frozen=True)
 class _InputShape:
-    """A shape that travels in a cache without being an array."""
+    """A shape in a cache, as static data."""
 
     shape: Shape
 
@@ -198,7 +221,7 @@ class Flatten(Layer):
     def forward(
         self, params: Params, A: Float[Array, "m *shape"], key: Key | None = None
     ) -> tuple[Float[Array, "m n"], Cache]:
-        """The same entries in the same order; keeps the shape only."""
+        """The same entries in the same order; caches only the shape."""
         return A.reshape(A.shape[0], -1), _InputShape(A.shape[1:])
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
@@ -207,5 +230,5 @@ class Flatten(Layer):
 
     @property
     def homogeneous(self) -> bool:
-        """Always: it moves entries."""
+        """True: it only reorders entries."""
         return True

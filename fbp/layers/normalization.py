@@ -1,7 +1,7 @@
 """Normalization layers: batch, layer and root-mean-square normalization.
 
-All three are A_hat = (A - mean) * r with r = (var + eps)^(-1/2), then gamma A_hat + beta; they differ in the axes of
-the statistics and in which of mean and beta they have. The statistics are taken in float32 at least.
+All three compute A_hat = (A - mean) * r with r = (var + eps)^(-1/2), then gamma A_hat + beta; they differ in the axes
+of the statistics and in whether they have mean and beta. The statistics are computed in at least float32.
 
 Derivation of the shared backward pass. With d_hat = dA_out * gamma and <.> the mean over the axes of the statistics,
 
@@ -20,24 +20,27 @@ from jaxtyping import Array
 
 from fbp.errors import FbpError
 from fbp.layers.axes import example_axes, per_unit
-from fbp.precision import widened
+from fbp.precision import widen
 from fbp.typing import Activations, Cache, Key, Layer, Params, Shape
 
 
 @dataclass(frozen=True)
 class _Normalization(Layer):
-    """What the three have in common. A subclass gives the axes and says whether the mean is subtracted."""
+    """What the three share. A subclass gives the axes and says whether the mean is subtracted."""
 
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf:
-            raise FbpError(f"eps of {type(self).__name__} is finite and at least 0; received {self.eps}; 1e-5 is usual")
+            raise FbpError(f"eps of {type(self).__name__} must be finite and at least 0, got {self.eps}; 1e-5 is usual")
 
     def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
-        """gamma = 1 and, where the mean is subtracted, beta = 0, each (n,) for the last axis."""
+        """gamma = 1 and, if the mean is subtracted, beta = 0, each (n,) for the last axis."""
         if not shape:
-            raise FbpError(f"{type(self).__name__} takes examples of at least one axis; received {shape}")
+            raise FbpError(
+                f"examples of {type(self).__name__} must have at least one axis, got the shape {shape}; "
+                "give for example (128,)"
+            )
         params = {"gamma": jnp.ones(shape[-1])}
         if self._centred:
             params["beta"] = jnp.zeros(shape[-1])
@@ -53,11 +56,11 @@ class _Normalization(Layer):
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         """gamma A_hat + beta.
 
-        Keeps the input and the statistics rather than A_hat: the input is often kept by the layer before, which can
-        then give it back, and the statistics are small.
+        Caches the input and the statistics rather than A_hat: the input is often in the cache of the layer before,
+        which can then give it back, and the statistics are small.
         """
         axes = self._axes(A.ndim)
-        wide = widened(A)
+        wide = widen(A)
         mean = jnp.mean(wide, axis=axes, keepdims=True) if self._centred else None
         centred = wide if mean is None else wide - mean
         r = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=axes, keepdims=True) + self.eps)
@@ -84,7 +87,7 @@ class _Normalization(Layer):
 
     @property
     def recomputes(self) -> bool:
-        """Always: an elementwise function of the input and the statistics."""
+        """True: the output is an elementwise function of the input and the statistics."""
         return True
 
     def recompute(self, params: Params, cache: Cache) -> Activations:
@@ -104,13 +107,23 @@ class _Normalization(Layer):
 class BatchNorm(_Normalization):
     """Statistics over the examples, for each entry of the last axis.
 
-    `forward` always uses the batch it is given; for inference `fbp.with_population_statistics` turns the layer into
-    an `Affine` one. Ioffe & Szegedy (2015), Algorithms 1 and 2.
+    `forward` always uses the statistics of its batch; for inference, `fbp.with_population_statistics` replaces the
+    layer by an `Affine` one. Ioffe & Szegedy (2015), Algorithms 1 and 2.
+
+    Attributes:
+        eps: added to the variance.
+
+    Example:
+        >>> layer = fbp.BatchNorm()
+        >>> params, _ = layer.init(jax.random.key(0), (3,))
+        >>> A, _ = layer.forward(params, jax.random.normal(jax.random.key(1), (32, 3)) + 5)
+        >>> bool(jnp.allclose(A.mean(axis=0), 0, atol=1e-5) & jnp.allclose(A.std(axis=0), 1, atol=1e-3))
+        True
     """
 
     @property
     def mixes_examples(self) -> bool:
-        """Always: through the statistics of the batch."""
+        """True: through the statistics of the batch."""
         return True
 
     def _axes(self, ndim: int) -> tuple[int, ...]:
@@ -119,7 +132,18 @@ class BatchNorm(_Normalization):
 
 @dataclass(frozen=True)
 class LayerNorm(_Normalization):
-    """Statistics over the last axis, for each example. Ba, Kiros & Hinton (2016)."""
+    """Statistics over the last axis, for each example. Ba, Kiros & Hinton (2016).
+
+    Attributes:
+        eps: added to the variance.
+
+    Example:
+        >>> layer = fbp.LayerNorm()
+        >>> params, _ = layer.init(jax.random.key(0), (3,))
+        >>> A, _ = layer.forward(params, jnp.array([[1.0, 2.0, 3.0]]))
+        >>> A.round(2).tolist()[0][1]
+        0.0
+    """
 
     def _axes(self, ndim: int) -> tuple[int, ...]:
         return (ndim - 1,)
@@ -127,7 +151,11 @@ class LayerNorm(_Normalization):
 
 @dataclass(frozen=True)
 class RMSNorm(_Normalization):
-    """A / sqrt(mean square + eps) over the last axis, no mean and no shift. Zhang & Sennrich (2019)."""
+    """A / sqrt(mean square + eps) over the last axis, without mean and shift. Zhang & Sennrich (2019).
+
+    Attributes:
+        eps: added to the mean square.
+    """
 
     @property
     def _centred(self) -> bool:

@@ -1,4 +1,4 @@
-"""Training: optimizers by name, the pure step, whole runs, evaluation, progress in the terminal."""
+"""Training: optimizers by name, a pure step, whole runs, evaluation, a progress bar."""
 
 from fbp.training.evaluation import Evaluation, evaluate
 from fbp.training.fit import Diverged, Epoch, Fitted, fit

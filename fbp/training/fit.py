@@ -1,4 +1,4 @@
-"""Training over many epochs, each of them one compiled call."""
+"""Training over many epochs; each epoch is one compiled call."""
 
 import math
 import time
@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike
 from fbp.calibration import with_population_statistics
 from fbp.errors import FbpError, check_count
 from fbp.losses import Loss
-from fbp.training.evaluation import Evaluation, Totals, batches, means, summed, totals
-from fbp.training.inputs import prepared
+from fbp.training.evaluation import Evaluation, Totals, make_batches, sum_batches, sum_examples, take_means
+from fbp.training.inputs import prepare_data
 from fbp.training.step import Metrics, State, initial_state, train_step
 from fbp.typing import Activations, Layer, Params
 
@@ -28,11 +28,11 @@ class Epoch(NamedTuple):
     Attributes:
         epoch: its number, from 1.
         loss: the mean over the training examples, each with the parameters of its own step.
-        accuracy: the same for the part classified rightly, in [0, 1]; None where the targets are not labels (m,).
+        accuracy: the fraction classified correctly, likewise, in [0, 1]; None unless the targets are labels, (m,).
         validation_loss: the mean over the validation examples after the epoch; None without validation.
         validation_accuracy: likewise.
-        seconds: of the training alone, without compilation and validation.
-        examples_per_second: training examples in that time.
+        seconds: the time of training alone, without compilation and validation.
+        examples_per_second: training examples per second of that time.
     """
 
     epoch: int
@@ -48,8 +48,8 @@ class Fitted(NamedTuple):
     """What `fit` returns.
 
     Attributes:
-        params: after the last epoch.
-        history: one record an epoch.
+        params: the parameters after the last epoch.
+        history: one record per epoch.
     """
 
     params: Params
@@ -60,8 +60,8 @@ class Diverged(FbpError):
     """The loss or a parameter became infinite or NaN, and training stopped after that epoch.
 
     Attributes:
-        fitted: the parameters with which the failed epoch began, all of them finite, and the history with the failed
-            epoch's record last.
+        fitted: the parameters with which the failed epoch began, all finite, and the history, which ends with the
+            record of the failed epoch.
     """
 
     fitted: Fitted
@@ -82,7 +82,7 @@ def fit(
     validation: tuple[ArrayLike, ArrayLike] | None = None,
     on_epoch: Callable[[Epoch], object] | None = None,
 ) -> Fitted:
-    """Train a network: every epoch takes all examples once, in a new order.
+    """Train a network: every epoch uses all examples once, in a new order.
 
     An epoch is one compiled call on data that stay on the device. It is compiled once for all epochs, and again only
     for another network, loss, optimizer object or shape. The last batch of an epoch is filled up with examples of
@@ -91,44 +91,64 @@ def fit(
     Args:
         net: a network.
         loss: a loss of its last pre-activation.
-        params: where training starts; they are left as they are.
-        X: (m, n_0), any float dtype; it is computed in that of the parameters.
-        Y: what the loss takes, one row an example.
+        params: where training starts; they are not changed.
+        X: (m, n_0), any float dtype; the computation runs in that of the parameters.
+        Y: targets, as the loss takes them, one row per example.
         optimizer: an optax gradient transformation, e.g. `optimizer("adam", 0.001)`.
-        epochs: at least 1.
-        batch_size: at least 1; m where it is larger.
-        seed: of the orders and of dropout: the same seed gives the same result, bit for bit on one machine.
-        gradient: "manual", the hand-written backward pass, or "autodiff".
+        epochs: the number of epochs, at least 1.
+        batch_size: the number of examples per step, at least 1; at most m are used.
+        seed: fixes the orders and dropout: the same seed gives the same result, bit for bit on one machine.
+        gradient: "manual" for the hand-written backward pass, or "autodiff".
         validation: (X, Y) to evaluate after every epoch.
-        on_epoch: called with each epoch's record, e.g. the one of `progress`.
+        on_epoch: called with each epoch's record, e.g. the callback of `progress`.
+
+    Returns:
+        A `Fitted`, a tuple (params, history).
 
     Raises:
         FbpError: an argument does not fit the others, a value is not finite, or a label is out of range.
-        Diverged: the loss or a parameter became infinite or NaN; it carries what was reached.
+        Diverged: the loss or a parameter became infinite or NaN; it carries the last finite parameters.
+
+    Example:
+        >>> digits = fbp.data.load()
+        >>> net = fbp.mlp((784, 32, 10))
+        >>> params, _ = net.init(jax.random.key(0))
+        >>> params, history = fbp.training.fit(
+        ...     net,
+        ...     fbp.SoftmaxCrossEntropy(),
+        ...     params,
+        ...     digits.train_X[:1000],
+        ...     digits.train_Y[:1000],
+        ...     optimizer=fbp.training.optimizer("adam", 0.003),
+        ...     epochs=3,
+        ...     batch_size=32,
+        ... )
+        >>> history[-1].accuracy > 0.85
+        True
     """
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
     if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
-        raise FbpError(f"a seed is an integer in 0..{2**32 - 1}; received {seed!r}; take 0")
-    # An epoch gives the memory of its state to the next one; the caller's parameters are not ours to give.
+        raise FbpError(f"seed must be an integer in 0..{2**32 - 1}, got {seed!r}; use 0")
+    # An epoch donates the memory of its state to the next one, so the caller's parameters are copied.
     params = jax.tree.map(jnp.array, params)
-    data = prepared(net, loss, params, X, Y)
-    held_out = None if validation is None else prepared(net, loss, params, *validation)
+    data = prepare_data(net, loss, params, X, Y)
+    held_out = None if validation is None else prepare_data(net, loss, params, *validation)
     m = data[0].shape[0]
     size = min(int(batch_size), m)
     if held_out is not None:
-        # What validation will refuse is refused before the first epoch, not after it.
-        jax.eval_shape(lambda params, X: with_population_statistics(net, params, X, size)[1], params, data[0])
-    state = initial_state(params, optimizer, int(seed))
+        # What validation would reject is rejected before the first epoch, not after it.
+        jax.eval_shape(lambda *args: with_population_statistics(net, *args, batch_size=size)[1], params, data[0])
+    state = initial_state(params, optimizer, jax.random.key(int(seed)))
     run_epoch = partial(_epoch, net=net, loss=loss, optimizer=optimizer, gradient=gradient, batch_size=size)
-    # Compiled ahead, so that the first epoch's time is like the others'.
+    # Compiled ahead, so that the time of the first epoch is comparable to the others.
     _epoch.lower(state, *data, **run_epoch.keywords).compile()
     history: list[Epoch] = []
     for number in range(1, epochs + 1):
         start_params = jax.tree.map(jnp.copy, state.params)
         start = time.perf_counter()
         state, sums, finite = run_epoch(state, *data)
-        trained = means(sums, m)
+        trained = take_means(sums, m)
         seconds = time.perf_counter() - start
         validated = (None, None) if held_out is None else _validated(net, loss, state.params, data[0], *held_out, size)
         history.append(Epoch(number, *trained, *validated, seconds, m / seconds))
@@ -151,20 +171,20 @@ def _epoch(
     gradient: str,
     batch_size: int,
 ) -> tuple[State, Totals, Bool[Array, ""]]:
-    step = train_step(net, loss, optimizer, gradient)
+    step = train_step(net, loss, optimizer, gradient=gradient)
 
     def take(state: State, batch: tuple[Int[Array, " b"], Float[Array, " b"]]) -> tuple[State, Metrics]:
         rows, weights = batch
         return step(state, X[rows], Y[rows], weights)
 
     order = jax.random.permutation(jax.random.fold_in(jax.random.fold_in(state.key, _SHUFFLE), state.step), X.shape[0])
-    # Rows are gathered batch by batch: as fast as permuting all of X first, without a second copy of it.
-    state, metrics = jax.lax.scan(take, state, batches(order, batch_size))
+    # Rows are gathered batch by batch: as fast as permuting all of X first, and without a second copy of it.
+    state, metrics = jax.lax.scan(take, state, make_batches(order, batch_size))
     finite = jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state.params)])
-    return state, summed(loss, metrics), jnp.all(finite)
+    return state, sum_batches(loss, metrics), jnp.all(finite)
 
 
-# A step draws from fold_in(key, step); no training comes as far as this one.
+# Steps draw from fold_in(key, step); no training reaches this step.
 _SHUFFLE = 2**31 - 1
 
 
@@ -173,15 +193,15 @@ def _validated(
 ) -> Evaluation:
     net, params = with_population_statistics(net, params, X, batch_size=batch_size)
     size = min(1000, len(X_val))
-    return means(totals(params, X_val, Y_val, net=net, loss=loss, batch_size=size), len(X_val))
+    return take_means(sum_examples(params, X_val, Y_val, net=net, loss=loss, batch_size=size), len(X_val))
 
 
 def _diverged(fitted: Fitted) -> Diverged:
     last = fitted.history[-1]
     validation = "" if last.validation_loss is None else f", validation loss {last.validation_loss:g}"
     error = Diverged(
-        f"the loss and the parameters stay finite in training; epoch {last.epoch} ended with loss {last.loss:g}"
-        f"{validation}, and values that are not finite; take a smaller learning rate, or scale the inputs"
+        f"the loss and the parameters must stay finite in training, got loss {last.loss:g}{validation} and values "
+        f"that are not finite in epoch {last.epoch}; use a smaller learning rate, or scale the inputs"
     )
     error.fitted = fitted
     return error

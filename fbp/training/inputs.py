@@ -1,4 +1,4 @@
-"""What `fit` and `evaluate` are given, checked before anything is compiled, and put on the device."""
+"""Check the arguments of `fit` and `evaluate` before anything is compiled, and put the data on the device."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Num
 from numpy.typing import ArrayLike
 
-from fbp.backprop import loss_value
+from fbp.backprop import check_params, loss_value
 from fbp.data import validate
 from fbp.data.arrays import check_labels
 from fbp.errors import FbpError
@@ -17,27 +17,31 @@ from fbp.training.step import are_labels
 from fbp.typing import Activations, Layer, Params
 
 
-def prepared(
+def prepare_data(
     net: Layer, loss: Loss, params: Params, X: ArrayLike, Y: ArrayLike
 ) -> tuple[Activations, Num[Array, "..."]]:
-    """The data on the device: X in the dtype of the parameters, integer labels as int32.
+    """Check the data and put them on the device: X in the dtype of the parameters, integer labels as int32.
 
     Args:
         net: a network.
         loss: a loss of its last pre-activation.
-        params: of the network.
+        params: its parameters.
         X: (m, n_0), any float dtype.
-        Y: what the loss takes, one row an example.
+        Y: targets, as the loss takes them, one row per example.
+
+    Returns:
+        X and Y as JAX arrays.
 
     Raises:
-        FbpError: X is not floating point, a value is not finite, a label is not one of the network's classes, or the
-            shapes do not fit the network or the loss.
+        FbpError: X is not floating point, a value is not finite, a label is not one of the network's classes, or a
+            shape does not fit the network or the loss.
     """
     validate(X, Y)
     X_device, Y_device = jnp.asarray(X), jnp.asarray(Y)
     if not jnp.issubdtype(X_device.dtype, jnp.floating):
-        raise FbpError(f"X is floating point; received {X_device.dtype}; convert it, X.astype('float32')")
+        raise FbpError(f"X must be floating point, got {X_device.dtype}; convert it, X.astype('float32')")
     X_device = X_device.astype(_dtype(params, X_device))
+    check_params(net, params, X_device)
     Z = jax.eval_shape(lambda params, X: net.forward(params, X)[0], params, X_device)
     if are_labels(Y_device) and len(Z.shape) == 2:
         check_labels(np.asarray(Y), Z.shape[-1], "Y")

@@ -1,4 +1,4 @@
-"""What a terminal shows while `fit` runs."""
+"""A progress bar for `fit`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,17 +13,20 @@ def progress(epochs: int) -> Iterator[Callable[[Epoch], None]]:
         with progress(10) as on_epoch:
             fit(..., epochs=10, on_epoch=on_epoch)
 
-    Where standard error is not a terminal, one line an epoch, without colours: a log file then holds the history.
+    If standard error is not a terminal, one plain line per epoch is written, so that a log file holds the history.
 
     Args:
-        epochs: how many there will be.
+        epochs: the total number of epochs.
+
+    Yields:
+        The callback for `on_epoch`.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        # As one plain write: rich would wrap a line at 80 columns.
+        # A plain print: rich would wrap the line at 80 columns.
         yield lambda record: print(_line(record, epochs), file=console.file, flush=True)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())

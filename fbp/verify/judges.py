@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbp.errors import first_line
+from fbp.errors import describe_exception
 from fbp.verify import slopes
 from fbp.verify.hints import hint
 from fbp.verify.measures import difference
@@ -271,7 +271,7 @@ def _along_directions(
             try:
                 found[name].append(slopes.judge_slope(name, inner, slope(path, v), scale, tolerance))
             except NoDerivative as error:
-                text = f"the loss has no forward-mode derivative: {first_line(error)}"
+                text = f"the loss has no forward-mode derivative: {describe_exception(error)}"
                 found[name].append(Opinion(name, "INCONCLUSIVE", text))
     return [_most_telling(opinions) for opinions in found.values() if opinions]
 

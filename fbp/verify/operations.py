@@ -10,7 +10,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from fbp.errors import FbpError
-from fbp.precision import widened
+from fbp.precision import widen
 from fbp.verify.constants import without_constants
 from fbp.verify.judges import judge
 from fbp.verify.reference import called
@@ -85,7 +85,7 @@ class _Paired:
     def __call__(self, *args: Any) -> Any:
         out = self.op(*args)
         leaves = zip(jax.tree.leaves(out), jax.tree.leaves(_cotangent(out, self.seed)), strict=True)
-        terms = [jnp.sum(widened(x) * widened(v)) for x, v in leaves if is_floating(x)]
+        terms = [jnp.sum(widen(x) * widen(v)) for x, v in leaves if is_floating(x)]
         if not terms:
             raise FbpError("an operation gives floating arrays; received none")
         return sum(terms[1:], terms[0])

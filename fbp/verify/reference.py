@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbp.errors import FbpError, first_line, raised
+from fbp.errors import FbpError, describe_exception
 from fbp.verify import slopes
 from fbp.verify.rounding import DRAWS, Allowance, in_float64, moved, norm
 from fbp.verify.structure import by_path, is_floating
@@ -141,7 +141,8 @@ def reference(loss: Callable[..., Any], args: tuple[Any, ...], argnums: Argnums,
         with jax.enable_x64(True):
             return known(own, gradients(args64), True, seed)
     except NoDerivative as error:
-        return known(None, None, has_float64, seed, f"the loss has no reverse-mode derivative: {first_line(error)}")
+        reason = f"the loss has no reverse-mode derivative: {describe_exception(error)}"
+        return known(None, None, has_float64, seed, reason)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -166,7 +167,8 @@ def called(what: str, function: Callable[..., Any], args: tuple[Any, ...]) -> An
     except FbpError:
         raise
     except Exception as error:
-        raise FbpError(f"{what} can be called with the given arguments; it raised {raised(error)}") from error
+        raised = describe_exception(error)
+        raise FbpError(f"{what} can be called with the given arguments; it raised {raised}") from error
 
 
 def _computes_in_float64(loss: Callable[..., Any], args64: tuple[Any, ...]) -> bool:

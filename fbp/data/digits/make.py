@@ -17,7 +17,7 @@ MNIST_SHA256 = "b2d8f5bf39174ee5ffeefa97e42d673c35432b411bb5d1f74fbbeddae7f1690a
 HERE = Path(__file__).parent
 
 
-def stratified(labels: np.ndarray, per_class: int, rng: np.random.Generator) -> np.ndarray:
+def draw_stratified(labels: np.ndarray, per_class: int, rng: np.random.Generator) -> np.ndarray:
     """Draw equally many rows of every class, without replacement, in shuffled order.
 
     Args:
@@ -44,16 +44,16 @@ def main(mnist: Path, out: Path = HERE) -> None:
     """
     arrays = read_folder(mnist)
     received = content_hash(*arrays)
-    # Another source would replace the bundled digits, and every number measured on them, in silence.
+    # Another source would silently replace the bundled digits, and every number measured on them.
     if received != MNIST_SHA256:
         raise FbpError(
-            f"the selection is made from the full MNIST, sha256 {MNIST_SHA256[:12]}...; "
-            f"{str(mnist)!r} has {received[:12]}...; give the folder of the four original files"
+            f"the source must be the full MNIST, sha256 {MNIST_SHA256[:12]}..., got {received[:12]}... "
+            f"in {str(mnist)!r}; give the folder of the four original files"
         )
     train_images, train_labels, test_images, test_labels = arrays
     rng = np.random.Generator(np.random.PCG64(SEED))
-    train = stratified(train_labels, TRAIN_PER_CLASS, rng)
-    test = stratified(test_labels, TEST_PER_CLASS, rng)
+    train = draw_stratified(train_labels, TRAIN_PER_CLASS, rng)
+    test = draw_stratified(test_labels, TEST_PER_CLASS, rng)
     write_idx(out / "train-images-idx3-ubyte.gz", train_images[train])
     write_idx(out / "train-labels-idx1-ubyte.gz", train_labels[train])
     write_idx(out / "t10k-images-idx3-ubyte.gz", test_images[test])

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import jax
 
-from fbp.errors import raised, unknown_name
+from fbp.errors import describe_exception, unknown_name
 from fbp.verify.conform.case import Case, Differs, Unavailable
 from fbp.verify.conform.rows import ROWS
 from fbp.verify.result import Printable
@@ -133,4 +133,4 @@ def _run(name: str, case: Case) -> Row:
         return Row(name, "FAIL", str(difference))
     except Exception as error:
         remedy = next((better for kinds, better in _REMEDIES if isinstance(error, kinds)), remedy)
-        return Row(name, "FAIL", f"{raised(error)} ({remedy})")
+        return Row(name, "FAIL", f"{describe_exception(error)} ({remedy})")
