@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """Normalization, residual connections and recurrence."""
 
 import math

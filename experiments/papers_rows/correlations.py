@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """What becomes of the angle between two inputs: maps iterated over a thousand layers, and networks."""
 
 import math

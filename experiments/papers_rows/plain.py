@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """Plain networks: what the choice of activation and variance does to lengths and gradients."""
 
 import math

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """Singular values of Jacobians, and how far one network lies from the mean over networks."""
 
 import math

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001
 """tanh and erf between order and chaos: lengths, gradients, and the weights at which gradients stay level."""
 
 import math
