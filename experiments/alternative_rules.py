@@ -1,12 +1,14 @@
-"""Alternative rules: how far from the gradient are the raw output error, feedback alignment and their kin?
+"""Rules that are not the gradient.
 
-A widely copied three-layer network computes the output's delta rightly for its own weights, but sends W2 (Y - Yhat)
-back to the hidden layer, where the chain rule asks for W2 (Y - Yhat) Act'(Z2).
-
-Feedback alignment sends dZ back through a fixed random matrix instead of W^T (Lillicrap et al. 2016), sign-symmetry
-through the signs of W (Liao, Leibo & Poggio 2016), direct feedback alignment sends the output's error straight to every
-layer (Nokland 2016).
+How far from the gradient are the raw output error and feedback alignment, and do they learn?
 """
+
+# A widely copied three-layer network computes the output's delta correctly for its own weights, but sends (Ŷ - Y) W_2^T
+# back to the hidden layer, where the chain rule asks for ((Ŷ - Y) Act'(Z_2)) W_2^T.
+#
+# Feedback alignment sends dZ back through a fixed random matrix instead of W^T (Lillicrap et al. 2016), sign-symmetry
+# through the signs of W (Liao, Leibo & Poggio 2016), direct feedback alignment sends the output's error straight to
+# every layer (Nøkland 2016).
 
 from dataclasses import dataclass
 
@@ -16,8 +18,8 @@ import numpy as np
 from papers_rows.learning import descend
 
 import fbp
-from fbp.report import Curve, Figure, Report, Section, Table, Text, curves, panels
-from fbp.studies import script
+from fbp.report import Curve, Figure, Table, Text, curves, panels
+from fbp.studies import Draft, study
 
 HIDDEN = 30
 BATCH = 32
@@ -25,7 +27,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class SigmoidOutput(fbp.Layer):
-    """Yhat = Act(A W + b), a dense layer and its sigmoid in one, with the gradient's backward rule."""
+    """Ŷ = Act(A W + b), a dense layer and its sigmoid in one, with the gradient's backward rule."""
 
     width: int
 
@@ -72,7 +74,7 @@ def train(rule: str, rates, epochs: int, X, Y, seeds: int) -> list[dict]:
 
         return jax.lax.scan(update, params, order)[0]
 
-    def look(params):
+    def observe(params):
         loss, d_true = gradient(params, X, Y)
         _, d_rule = step(params, X, Y)
         cosines = [cosine(d_rule[i]["W"], d_true[i]["W"]) for i in (0, 2)]
@@ -81,11 +83,11 @@ def train(rule: str, rates, epochs: int, X, Y, seeds: int) -> list[dict]:
 
     runs = [(rate, seed) for rate in rates for seed in range(seeds)]
     params = jax.vmap(lambda seed: net.init(jax.random.key(seed))[0])(jnp.array([seed for _, seed in runs]))
-    found = descend(epoch, look, params, epochs, len(X), BATCH, runs)
+    observed = descend(epoch, observe, params, epochs, len(X), BATCH, runs)
     names = ("loss", "error", "cosine_W1", "cosine_W2")
     return [
         {"rule": rule, "rate": rate, "seed": seed, "epoch": t}
-        | {name: float(x[i, t]) for name, x in zip(names, found, strict=True)}
+        | {name: float(x[i, t]) for name, x in zip(names, observed, strict=True)}
         for i, (rate, seed) in enumerate(runs)
         for t in range(epochs + 1)
     ]
@@ -150,163 +152,145 @@ def align(rule, epochs, X, Y, seeds):
 
         return jax.lax.scan(update, params, order)[0], B
 
-    def look(state):
+    def observe(state):
         params, B = state
         loss, true = gradient(params, X, Y)
-        found = send(params, B, X, Y)
-        cosines = [cosine(a["W"], b["W"]) for a, b in zip(found, true, strict=True) if a]
+        sent = send(params, B, X, Y)
+        cosines = [cosine(a["W"], b["W"]) for a, b in zip(sent, true, strict=True) if a]
         return loss, jnp.mean(jnp.argmax(DEEP.forward(params, X)[0], axis=-1) != Y), *cosines
 
     state = jax.vmap(init)(jnp.arange(seeds))
-    return np.stack(descend(epoch, look, state, epochs, len(X), BATCH, [(0.1, seed) for seed in range(seeds)]), axis=-1)
+    return np.stack(
+        descend(epoch, observe, state, epochs, len(X), BATCH, [(0.1, seed) for seed in range(seeds)]), axis=-1
+    )
 
 
-def alignment(epochs, seeds, X, Y, progress):
-    """The deep rules: their section, their records and a finding."""
+def median_curve(label, values):
+    """The median over seeds of values (seeds, epochs + 1), in the band that they span."""
+    return Curve(label, np.arange(values.shape[1]), np.median(values, 0), values.min(0), values.max(0))
+
+
+def compare_deep_rules(draft, epochs, seeds, X, Y):
+    """Train by the deep rules, and add what they do to the report."""
     runs = {}
     for rule in DEEP_RULES:
-        progress(f"training by {rule}")
+        draft.progress(f"training by {rule}")
         runs[rule] = align(rule, epochs, X, Y, seeds)
-    t = np.arange(epochs + 1)
+    others = DEEP_RULES[1:]
 
-    def curve(label, values):
-        return Curve(label, t, np.median(values, 0), values.min(0), values.max(0))
-
-    def cosines():
-        drawn = [
-            (rule, [curve(f"W{l + 1}", runs[rule][:, :, 2 + l]) for l in range(4)])
-            for rule in DEEP_RULES
-            if rule != "gradient"
-        ]
+    def draw_cosines():
+        drawn = [(rule, [median_curve(f"$W_{l + 1}$", runs[rule][:, :, 2 + l]) for l in range(4)]) for rule in others]
         return panels(drawn, "epoch", "cosine with the gradient", reference=("the gradient", 1.0))
 
-    def losses():
-        return curves([curve(rule, runs[rule][:, :, 0]) for rule in DEEP_RULES], "epoch", "loss (nats)", log_y=True)
+    def draw_losses():
+        drawn = [median_curve(rule, runs[rule][:, :, 0]) for rule in DEEP_RULES]
+        return curves(drawn, "epoch", "loss (nats)", log_y=True)
 
-    rows = tuple(
-        (
-            rule,
-            *(float(np.median(runs[rule][:, i, 2])) for i in (0, -1)),
-            *(float(np.median(runs[rule][:, -1, i])) for i in (0, 1)),
-        )
-        for rule in DEEP_RULES
-    )
-    finding = (
+    # The cosine of W_1 at the start and at the end, the loss and the error rate at the end.
+    ends = {
+        rule: [float(np.median(run[:, t, i])) for t, i in ((0, 2), (-1, 2), (-1, 0), (-1, 1))]
+        for rule, run in runs.items()
+    }
+    draft.findings.append(
         "In a network of four layers the first layer's cosine with the gradient goes from start to end: "
-        + "; ".join(f"{rule} {start:.2f} to {end:.2f}" for rule, start, end, _, _ in rows if rule != "gradient")
-        + f". Random matrices begin at right angles to the gradient and come to a cosine of {rows[2][2]:.2f} after "
-        f"{epochs} epochs, because the weights turn towards them; the signs of W are close from the start."
+        + "; ".join(f"{rule} {ends[rule][0]:.2f} to {ends[rule][1]:.2f}" for rule in others)
+        + ". Random matrices begin at right angles to the gradient and come to a cosine of "
+        f"{ends['feedback alignment'][1]:.2f} after {epochs} epochs, because the weights turn towards them; the signs "
+        "of $W$ are close from the start."
     )
-    blocks = (
-        Text(
-            "784-64-64-64-10, tanh, softmax cross-entropy, plain descent with rate 0.1. The last layer's rule is the "
-            "gradient in all of them; they differ in what they send back."
-        ),
-        Figure("alignment", "Cosine of each layer's update with the gradient; bands span the seeds.", cosines),
-        Figure("deep", "Training by four rules from the same weights and batches.", losses),
-        Table(
-            "Cosine with the gradient of W1, and where training ended (medians over seeds).",
-            ("rule", "cosine, start", "cosine, end", "loss, end", "training error rate, end"),
-            rows,
-        ),
-    )
-    records = tuple(
+    draft.records += [
         {"rule": rule, "seed": s, "epoch": e, "loss": x[0], "error": x[1]}
         | {f"cosine_W{l + 1}": x[2 + l] for l in range(4)}
         for rule, each in runs.items()
         for s, run in enumerate(each.tolist())
         for e, x in enumerate(run)
+    ]
+    draft.section(
+        "Deeper networks, other matrices",
+        Text(
+            "784-64-64-64-10, tanh, softmax cross-entropy, plain descent with rate 0.1. The last layer's rule is the "
+            "gradient in all of them; they differ in what they send back."
+        ),
+        Figure("alignment", "Cosine of each layer's update with the gradient; bands span the seeds.", draw_cosines),
+        Figure("deep", "Training by four rules from the same weights and batches.", draw_losses),
+        Table(
+            "Cosine with the gradient of $W_1$, and where training ended (medians over seeds).",
+            ("rule", "cosine, start", "cosine, end", "loss, end", "training error rate, end"),
+            tuple((rule, *each) for rule, each in ends.items()),
+        ),
     )
-    return Section("Deeper networks, other matrices", blocks), records, finding
 
 
-def study(quick, progress) -> Report:
+@study
+def alternative_rules(draft: Draft) -> None:
     """Both rules from the same weights, at a modest and at a large learning rate."""
-    epochs, seeds, rates = (5, 2, (0.5, 4.0)) if quick else (20, 5, (0.5, 4.0))
-    digits = fbp.data.load()
-    X, Y = jnp.asarray(digits.train_X[:2000]), jax.nn.one_hot(digits.train_Y[:2000], 10)
-
-    records = []
+    epochs, seeds, rates = (5, 2, (0.5, 4.0)) if draft.quick else (20, 5, (0.5, 4.0))
+    draft.setting = {"network": f"784-{HIDDEN}-10, sigmoid", "digits": 2000, "batch": BATCH, "seeds": seeds}
+    X, labels = draft.digits(2000)
+    runs = []
     for rule in RULES:
-        progress(f"training by {rule}")
-        records += train(rule, rates, epochs, X, Y, seeds)
-
-    deeper, deep_records, deep_finding = alignment(epochs, seeds, X, jnp.asarray(digits.train_Y[:2000]), progress)
+        draft.progress(f"training by {rule}")
+        runs += train(rule, rates, epochs, X, jax.nn.one_hot(labels, 10), seeds)
+    draft.records += runs
 
     def over_epochs(column: str, rule: str, rate: float) -> np.ndarray:
-        found = [r[column] for r in records if r["rule"] == rule and r["rate"] == rate]
-        return np.array(found).reshape(seeds, epochs + 1)
+        values = [r[column] for r in runs if r["rule"] == rule and r["rate"] == rate]
+        return np.array(values).reshape(seeds, epochs + 1)
 
-    def curve(label: str, column: str, rule: str, rate: float) -> Curve:
-        values = over_epochs(column, rule, rate)
-        return Curve(label, np.arange(epochs + 1), np.median(values, axis=0), values.min(axis=0), values.max(axis=0))
+    def draw_losses():
+        drawn = [median_curve(f"{rule}, {rate:g}", over_epochs("loss", rule, rate)) for rule in RULES for rate in rates]
+        return curves(drawn, "epoch", "half squared error per digit", log_y=True)
 
-    def losses():
-        return curves(
-            [curve(f"{rule}, {rate:g}", "loss", rule, rate) for rule in RULES for rate in rates],
-            "epoch",
-            "half squared error per digit",
-            log_y=True,
-        )
+    def draw_cosines():
+        drawn = [median_curve(f"$W_1$, rate {rate:g}", over_epochs("cosine_W1", "raw error", rate)) for rate in rates]
+        label = "cosine of the raw-error rule with the gradient"
+        return curves(drawn, "epoch", label, reference=("the gradient", 1.0))
 
-    def cosines():
-        return curves(
-            [curve(f"W1, rate {rate:g}", "cosine_W1", "raw error", rate) for rate in rates],
-            "epoch",
-            "cosine of the raw-error rule with the gradient",
-            reference=("the gradient", 1.0),
-        )
-
-    summary = tuple(
+    summary = [
         (
             rule,
             rate,
-            float(np.median(over_epochs("cosine_W1", rule, rate)[:, 0])),
-            float(np.median(over_epochs("cosine_W1", rule, rate)[:, -1])),
-            float(np.median(over_epochs("loss", rule, rate)[:, -1])),
-            float(np.median(over_epochs("error", rule, rate)[:, -1])),
+            *(
+                float(np.median(over_epochs(column, rule, rate)[:, t]))
+                for column, t in (("cosine_W1", 0), ("cosine_W1", -1), ("loss", -1), ("error", -1))
+            ),
         )
         for rule in RULES
         for rate in rates
-    )
+    ]
     lowest = float(min(over_epochs("cosine_W1", "raw error", rate).min() for rate in rates))
     start, end = summary[len(rates)][2:4]
-    findings = (
-        f"For W1 the raw-error rule is **not the gradient**: its cosine is {start:.3f} at the start and {end:.3f} "
-        f"after {epochs} epochs at learning rate {rates[0]:g}; the lowest met is {lowest:.3f}. For W2 "
+    draft.results = {"rows": summary, "lowest_cosine_W1": lowest}
+    draft.findings += [
+        f"For $W_1$ the raw-error rule is **not the gradient**: its cosine is {start:.3f} at the start and {end:.3f} "
+        f"after {epochs} epochs at learning rate {rates[0]:g}; the lowest seen is {lowest:.3f}. For $W_2$ "
         "it is the gradient.",
         "It points downhill nevertheless, and it does not see the saturation of the output: "
         + "; ".join(f"{rule}, learning rate {rate:g}: loss {loss:.4f}" for rule, rate, _, _, loss, _ in summary)
         + f" after {epochs} epochs.",
-        deep_finding,
-        "That a network learns is no proof that its backward pass is right: a comparison with the gradient is.",
-    )
-    body = (
+    ]
+    draft.section(
+        "The raw output error",
         Text(
-            "Wrong rule: dA1 = (Yhat - Y) W2^T. Gradient: dA1 = ((Yhat - Y) * Act'(Z2)) W2^T. Everything else is "
-            "equal: 784-30-10, sigmoid, half squared error, plain gradient descent, the same weights and batches."
+            "Wrong rule: $dA_1 = (Ŷ - Y) W_2^T$. Gradient: $dA_1 = ((Ŷ - Y) Act'(Z_2)) W_2^T$, with products entry by "
+            "entry inside. Everything else is equal: 784-30-10, sigmoid, half squared error, plain gradient descent, "
+            "the same weights and batches."
         ),
-        Figure("cosine", "The angle between the raw-error rule and the gradient of W1, over training.", cosines),
-        Figure("training", "Training by both rules at two learning rates; bands span the seeds.", losses),
+        Figure(
+            "cosine", "The angle between the raw-error rule and the gradient of $W_1$, over training.", draw_cosines
+        ),
+        Figure("training", "Training by both rules at two learning rates; bands span the seeds.", draw_losses),
         Table(
-            "Cosine with the gradient of W1, and where training ended (medians over seeds).",
+            "Cosine with the gradient of $W_1$, and where training ended (medians over seeds).",
             ("rule", "learning rate", "cosine, start", "cosine, end", "loss, end", "training error rate, end"),
-            summary,
+            tuple(summary),
         ),
     )
-    return Report(
-        title="Rules that are not the gradient",
-        question="How far from the gradient are the raw output error and feedback alignment, and do they learn?",
-        findings=findings,
-        setting=(("network", f"784-{HIDDEN}-10, sigmoid"), ("digits", 2000), ("batch", BATCH), ("seeds", seeds)),
-        sections=(Section("The raw output error", body), deeper),
-        command="python experiments/alternative_rules.py" + (" --quick" if quick else ""),
-        records=(*records, *deep_records),
-        results={"rows": [list(row) for row in summary], "lowest_cosine_W1": lowest},
-        seed=0,
-        data=((digits.name, digits.sha256),),
+    compare_deep_rules(draft, epochs, seeds, X, labels)
+    draft.findings.append(
+        "That a network learns is no proof that its backward pass is right: a comparison with the gradient is."
     )
 
 
 if __name__ == "__main__":
-    script(study)
+    alternative_rules.main()

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 _SPAN = re.compile(
     r"`(?P<code>[^`]+)`"
-    r"|\$(?P<math>[^$\s](?:[^$]*[^$\s])?)\$(?!\d)"
+    r"|\$(?P<math>[^$`\s](?:[^$`]*[^$`\s])?)\$(?!\d)"
     r"|(?P<index>[Α-ω]_\w)"
     r"|\*\*(?P<bold>(?:`[^`]*`|[^`])+?)\*\*"
 )
