@@ -47,8 +47,7 @@ def activation(draft: Draft) -> None:
         text="Each activation with weights of variance $1/n$ and $2/n$, biases zero. Theory is that of infinite width. "
         "Where activations have a mean (softplus), the part of the gradient along it, one part in $n$, shrinks more "
         "slowly than the rest and dominates after many layers.",
-        caption="Gradient norms by layer, for each activation and two variances of the weights. Lines are medians over "
-        "networks, bands go from 10 % to 90 %, thin black lines are mean-field theory.",
+        caption="Gradient norms by layer, for each activation and two variances of the weights.",
         table="The factor a layer towards the input.",
         columns=("family", "activation"),
     )

@@ -30,8 +30,7 @@ def depth(draft: Draft) -> None:
         name="depth",
         text="One batch of 64 digits goes forward and backward through many random networks of each kind. The norm of "
         "$dZ_l$ is that of the whole batch; it is carried with its power of two, so that nothing underflows.",
-        caption="Gradient norms by layer: the slope belongs to the network, not to its depth. Lines are medians over "
-        "networks, bands go from 10 % to 90 %, thin black lines are mean-field theory.",
+        caption="Gradient norms by layer: the slope belongs to the network, not to its depth.",
         table="The factor a layer towards the input, for each depth.",
         columns=("network", "depth"),
     )

@@ -51,8 +51,7 @@ def initialization(draft: Draft) -> None:
         flows,
         name="initializers",
         text="Six usual initializers, the same depth and batch for all. The verdict is on the hidden layers.",
-        caption="Gradient norms by layer for six initializers: under relu only variance $2/n$ stays level. Lines are "
-        "medians over networks, bands go from 10 % to 90 %, thin black lines are mean-field theory.",
+        caption="Gradient norms by layer for six initializers: under relu only variance $2/n$ stays level.",
         table="Initializers and their factor a layer.",
         columns=("activation", "initializer"),
         part="named",

@@ -286,9 +286,8 @@ def test_an_interruption_is_one_line_and_status_130(run, monkeypatch, tmp_path):
     monkeypatch.setattr(flow_grid, "grid", stopped)
     status, out, err = run("flow", "--quick", "--out", tmp_path / "flow")
     assert (status, out) == (130, "")
-    assert err == (
-        f"fbp: interrupted; finished groups are kept in {tmp_path / 'flow'}, and the same command with --resume goes on\n"
-    )
+    left = f"finished groups are kept in {tmp_path / 'flow'}, and the same command with --resume goes on"
+    assert err == f"fbp: interrupted; {left}\n"
 
 
 @pytest.mark.parametrize(

@@ -137,10 +137,7 @@ def _fill(draft: Draft, plan: Plan, flows: Mapping[Cell, Flow]) -> None:
             for depth in plan.depths
             if depth > 1
         }
-        caption = (
-            f"{name}: $log_{{10}} ‖dZ_l‖$ by layer. Lines are medians over networks, bands go from 10 % to 90 %, thin "
-            "black lines are mean-field theory of infinite width."
-        )
+        caption = f"{name}: $log_{{10}} ‖dZ_l‖$ by layer."
         table = _table(name, {cell: d for cell, d in diagnoses.items() if cell.activation == name})
         draft.section(name, flow_figure(f"flow-{index}", caption, panels), table)
 

@@ -17,6 +17,11 @@ from fbp.studies.frame import Draft
 Flows = Mapping[str, Mapping[str, Flow]]
 """For each panel's title, a flow for each curve's label."""
 
+_READING = (
+    "Lines are medians over networks, bands go from 10 % to 90 %, thin black lines are mean-field theory of infinite "
+    "width."
+)
+
 
 def measure_perceptrons(draft: Draft, width: int, seeds: int, data: Dataset | None = None) -> Callable[..., Flow]:
     """Prepare to measure gradient flow in multilayer perceptrons on a batch of 64 digits.
@@ -85,7 +90,7 @@ def flow_figure(name: str, caption: str, flows: Flows, quantity: str = "dZ") -> 
 
     Args:
         name: of the figure's files.
-        caption: what is to be seen.
+        caption: what it shows; how lines and bands are read is added.
         flows: by panel and curve.
         quantity: "dZ", "dA", "dW" or "db".
     """
@@ -98,7 +103,7 @@ def flow_figure(name: str, caption: str, flows: Flows, quantity: str = "dZ") -> 
 
     drawn = [(title, [curve(label, flow) for label, flow in each.items()]) for title, each in flows.items()]
     ylabel = f"$log_{{10}} ‖{quantity}_l‖$"
-    return Figure(name, caption, partial(panels, drawn, "layer $l$ (input on the left)", ylabel))
+    return Figure(name, f"{caption} {_READING}", partial(panels, drawn, "layer $l$ (input on the left)", ylabel))
 
 
 def flow_records(flows: Flows, **labels: Any) -> Iterator[dict[str, Any]]:

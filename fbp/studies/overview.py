@@ -1,7 +1,8 @@
 """The main report: are the gradients right, do they train, and how do they change over depth."""
 
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from fbp.report import Curve, Figure, Report, Table, Text, curves, digits, numbe
 from fbp.studies.flows import Flows, add_flows, measure_perceptrons
 from fbp.studies.frame import Draft
 from fbp.terminal import Progress
-from fbp.training import Fitted, evaluate, fit, optimizer
+from fbp.training import evaluate, fit, optimizer
 from fbp.verify import Comparison, compare
 
 DEPTH = 32
@@ -24,15 +25,6 @@ _DEPTHS = (8, 16, DEPTH)
 _BY_DEPTH = (("sigmoid", "glorot_normal"), ("tanh", "glorot_normal"), ("relu", "he_normal"))
 _BY_INITIALIZATION = ("normal(0.01)", "lecun_normal", "glorot_normal", "he_normal", "orthogonal")
 _BY_ACTIVATION = (*_BY_DEPTH, ("gelu", "he_normal"), ("selu", "lecun_normal"))
-
-
-class _Training(NamedTuple):
-    manual: Fitted
-    autodiff: Fitted
-    accuracy: float
-    loss: float
-    apart: float
-    predictions: np.ndarray
 
 
 def overview(data: Dataset, seed: int = 0, progress: Progress = lambda _: None) -> Report:
@@ -90,8 +82,8 @@ def _compare(draft: Draft, config: NetworkConfig, data: Dataset) -> None:
     draft.results["comparison"] = result
 
 
-def _comparison_tables(comparison: Comparison) -> tuple[Table, ...]:
-    leaves = Table(
+def _comparison_tables(comparison: Comparison) -> Iterator[Table]:
+    yield Table(
         "Each leaf of the hand-written gradient against `jax.grad` of the same forward pass in the same precision, and "
         "against `jax.grad` in float64. Errors are relative, in the Euclidean norm; eps is the rounding unit.",
         ("leaf", "verdict", "relative error", "against float64", "in eps", "cosine", "norm ratio"),
@@ -108,76 +100,69 @@ def _comparison_tables(comparison: Comparison) -> tuple[Table, ...]:
             for leaf in comparison.leaves
         ),
     )
-    cost = comparison.cost
-    if cost is None:
-        return (leaves,)
-    a, b = cost.manual, cost.autodiff
-    rows = (
-        ("compile time (s)", a.compile_seconds, b.compile_seconds, cost.compile_ratio),
-        ("step time (ms)", 1e3 * a.step_seconds, 1e3 * b.step_seconds, cost.step_ratio),
-        ("floating-point operations (millions)", a.flops / 1e6, b.flops / 1e6, cost.flops_ratio),
-        ("temporary memory (KiB)", a.temporary_bytes / 2**10, b.temporary_bytes / 2**10, cost.memory_ratio),
-    )
-    caption = (
-        "The cost of one value with its gradient, both timed alternately in one process; hand-written over `jax.grad`."
-    )
-    return leaves, Table(caption, ("", "hand-written", "jax.grad", "ratio"), rows)
+    if cost := comparison.cost:
+        a, b = cost.manual, cost.autodiff
+        yield Table(
+            "The cost of one value with its gradient, timed alternately in one process; ratios are over `jax.grad`.",
+            ("", "hand-written", "jax.grad", "ratio"),
+            (
+                ("compile time (s)", a.compile_seconds, b.compile_seconds, cost.compile_ratio),
+                ("step time (ms)", 1e3 * a.step_seconds, 1e3 * b.step_seconds, cost.step_ratio),
+                ("floating-point operations (millions)", a.flops / 1e6, b.flops / 1e6, cost.flops_ratio),
+                ("temporary memory (KiB)", a.temporary_bytes / 2**10, b.temporary_bytes / 2**10, cost.memory_ratio),
+            ),
+        )
 
 
 def _train(draft: Draft, config: NetworkConfig, data: Dataset) -> None:
-    training = _train_both(config, data)
-    draft.findings.append(
-        f"Trained with the hand-written gradient, 784-128-64-10 reads **{training.accuracy:.1%}** of the test digits; "
-        f"with `jax.grad` from the same seed the loss curve differs by at most {number(training.apart, 2)}, relatively."
-    )
-
-    def losses() -> Any:
-        drawn = [
-            Curve(label, [e.epoch for e in each.history], [e.loss for e in each.history])
-            for label, each in (("hand-written gradient", training.manual), ("jax.grad", training.autodiff))
-        ]
-        return curves(drawn, "epoch", "training loss (nats per digit)", log_y=True)
-
-    last = training.manual.history[-1]
-    right = training.predictions == data.test_Y
-    shown = np.concatenate([np.flatnonzero(right)[:8], np.flatnonzero(~right)[:16]])
-    pictures = partial(digits, data.test_X[shown].reshape(-1, 28, 28), data.test_Y[shown], training.predictions[shown])
-    table = Table(
-        "The trained network. The training figures are means over the last epoch, while the parameters still moved.",
-        ("", "loss (nats)", "accuracy", "digits"),
-        (
-            ("training", last.loss, last.accuracy, len(data.train_X)),
-            ("test", training.loss, training.accuracy, len(data.test_X)),
-        ),
-    )
-    same = f"Both gradients give the same curve: the losses differ by at most {number(training.apart, 2)}, relatively."
-    read = f"The network reads {training.accuracy:.1%} of the test digits: eight of them, and some that it misreads."
-    draft.section("A digit recognizer", Figure("training", same, losses), table, Figure("digits", read, pictures))
-    draft.records += [
-        {"study": "training", "curve": gradient, "epoch": epoch.epoch, "loss": epoch.loss, "accuracy": epoch.accuracy}
-        for gradient, fitted in (("manual", training.manual), ("autodiff", training.autodiff))
-        for epoch in fitted.history
-    ]
-    draft.results["training"] = {
-        "test_accuracy": training.accuracy,
-        "test_loss": training.loss,
-        "curves_apart": training.apart,
-    }
-
-
-def _train_both(config: NetworkConfig, data: Dataset) -> _Training:
     net, loss = config.network(), config.objective()
     params = config.parameters(jnp.asarray(data.train_X[:256]))
     options: Any = {"optimizer": optimizer("adam", 1e-3), "epochs": EPOCHS, "batch_size": BATCH, "seed": config.seed}
-    manual, autodiff = (
-        fit(net, loss, params, data.train_X, data.train_Y, gradient=gradient, **options)
+    fitted = {
+        gradient: fit(net, loss, params, data.train_X, data.train_Y, gradient=gradient, **options)
         for gradient in ("manual", "autodiff")
-    )
-    tested = evaluate(net, loss, manual.params, data.test_X, data.test_Y)
-    logits, _ = net.forward(manual.params, jnp.asarray(data.test_X))
+    }
+    manual, autodiff = fitted.values()
     apart = max(abs(a.loss - b.loss) / b.loss for a, b in zip(manual.history, autodiff.history, strict=True))
-    accuracy = float("nan") if tested.accuracy is None else float(tested.accuracy)
-    return _Training(manual, autodiff, accuracy, float(tested.loss), apart, np.asarray(logits).argmax(axis=-1))
+    test = evaluate(net, loss, manual.params, data.test_X, data.test_Y)
+    read = np.asarray(net.forward(manual.params, jnp.asarray(data.test_X))[0]).argmax(axis=-1)
+    right = read == data.test_Y
+    accuracy, difference = f"{right.mean():.1%}", f"by at most {number(apart, 2)}, relatively"
+    draft.results["training"] = {"test_accuracy": test.accuracy, "test_loss": test.loss, "curves_apart": apart}
+    draft.records += [
+        {"study": "training", "curve": gradient, "epoch": epoch.epoch, "loss": epoch.loss, "accuracy": epoch.accuracy}
+        for gradient, each in fitted.items()
+        for epoch in each.history
+    ]
+    draft.findings.append(
+        f"Trained with the hand-written gradient, 784-128-64-10 reads **{accuracy}** of the test digits; with "
+        f"`jax.grad` from the same seed the loss curve differs {difference}."
+    )
+
+    def draw_losses() -> Any:
+        drawn = [
+            Curve(label, [e.epoch for e in each.history], [e.loss for e in each.history])
+            for label, each in (("hand-written gradient", manual), ("jax.grad", autodiff))
+        ]
+        return curves(drawn, "epoch", "training loss (nats per digit)", log_y=True)
+
+    last = manual.history[-1]
+    shown = np.concatenate([np.flatnonzero(right)[:8], np.flatnonzero(~right)[:16]])
+    pictures = partial(digits, data.test_X[shown].reshape(-1, 28, 28), data.test_Y[shown], read[shown])
+    draft.section(
+        "A digit recognizer",
+        Figure("training", f"Both gradients give the same curve: the losses differ {difference}.", draw_losses),
+        Table(
+            "The trained network. The training figures are means over the last epoch, while the parameters still "
+            "moved.",
+            ("", "loss (nats)", "accuracy", "digits"),
+            (
+                ("training", last.loss, last.accuracy, len(data.train_X)),
+                ("test", test.loss, test.accuracy, len(data.test_X)),
+            ),
+        ),
+        Figure("digits", f"The network reads {accuracy} of the test digits: eight of them, and some errors.", pictures),
+    )
 
 
 def _measure(draft: Draft, data: Dataset) -> None:
@@ -201,9 +186,8 @@ def _measure(draft: Draft, data: Dataset) -> None:
         "Gradients over depth",
         by_depth,
         name="depth",
-        text="For each curve, many networks are drawn and one batch of digits is sent forward and backward. Lines are "
-        "medians over networks, bands go from 10 % to 90 %, thin black lines are mean-field theory of infinite width. "
-        "The norm is that of $dZ_l$ over the batch. The verdict is **vanishing** or **exploding** where the norm at "
+        text="For each curve, many networks are drawn and one batch of digits is sent forward and backward. The "
+        "norm is that of $dZ_l$ over the batch. The verdict is **vanishing** or **exploding** where the norm at "
         "the first layer is a tenth or ten times that at the last hidden one; the factor is that of one layer, towards "
         "the input.",
         caption="A sigmoid network's gradient falls by the same factor at every layer, whatever the depth; relu with "
