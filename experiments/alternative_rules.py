@@ -1,14 +1,14 @@
-"""Alternative rules: how far from the gradient are the raw output error, feedback alignment and their kin?
+"""Rules that are not the gradient.
 
-A widely copied three-layer network computes the output's delta rightly for its own weights, but sends W2 (Y - Yhat)
-back to the hidden layer, where the chain rule asks for W2 (Y - Yhat) Act'(Z2).
-
-Feedback alignment sends dZ back through a fixed random matrix instead of W^T (Lillicrap et al. 2016), sign-symmetry
-through the signs of W (Liao, Leibo & Poggio 2016), direct feedback alignment sends the output's error straight to every
-layer (Nokland 2016).
+How far from the gradient are the raw output error and feedback alignment, and do they learn?
 """
 
-from dataclasses import dataclass
+# A widely copied three-layer network computes the output's delta correctly for its own weights, but sends (Ŷ - Y) W_2^T
+# back to the hidden layer, where the chain rule asks for ((Ŷ - Y) Act'(Z_2)) W_2^T.
+#
+# Feedback alignment sends dZ back through a fixed random matrix instead of W^T (Lillicrap et al. 2016), sign-symmetry
+# through the signs of W (Liao, Leibo & Poggio 2016), direct feedback alignment sends the output's error straight to
+# every layer (Nøkland 2016).
 
 import jax
 import jax.numpy as jnp
@@ -16,297 +16,192 @@ import numpy as np
 from papers_rows.learning import descend
 
 import fbp
-from fbp.report import Curve, Figure, Report, Section, Table, Text, curves, panels
-from fbp.studies import script
+from fbp.report import Curve, Figure, Table, Text, curves, panels
+from fbp.studies import Draft, study
 
-HIDDEN = 30
 BATCH = 32
+SHALLOW = fbp.Serial(
+    *(fbp.Dense(30, "glorot_normal"), fbp.Activation("sigmoid")),
+    *(fbp.Dense(10, "glorot_normal"), fbp.Activation("sigmoid")),
+    shape=(784,),
+)
+DEEP = fbp.mlp((784, 64, 64, 64, 10), "tanh", "lecun_normal")
+RULES = ("gradient", "raw error")
+DEEP_RULES = ("gradient", "sign-symmetric", "feedback alignment", "direct feedback alignment")
+LOSS, ERROR, COSINE_W1 = range(3)
+"""What the last axis of a run begins with; the cosines of further layers follow."""
 
 
-@dataclass(frozen=True)
-class SigmoidOutput(fbp.Layer):
-    """Yhat = Act(A W + b), a dense layer and its sigmoid in one, with the gradient's backward rule."""
-
-    width: int
-
-    def init(self, key, shape):
-        return fbp.Dense(self.width, "glorot_normal").init(key, shape)
-
-    def forward(self, params, A, key=None):
-        out = jax.nn.sigmoid(A @ params["W"] + params["b"])
-        return out, (A, out)
-
-    def backward(self, params, cache, dA_out):
-        A, out = cache
-        dZ = dA_out * out * (1 - out)
-        return {"W": A.T @ dZ, "b": dZ.sum(axis=0)}, self.sent_back(params, dA_out, dZ)
-
-    def sent_back(self, params, error, dZ):
-        return dZ @ params["W"].T
+def draw(net, seed):
+    """Parameters, and for each dense layer the random matrices B, like W, and E, from the output's error."""
+    key, other = jax.random.key(seed), jax.random.key(1000 + seed)
+    feedback = [
+        b and b | {"E": jax.random.normal(jax.random.fold_in(other, l), (10, len(b["W"]))) / 10**0.5}
+        for l, b in enumerate(net.init(other)[0])
+    ]
+    return net.init(key)[0], tuple(feedback)
 
 
-class RawErrorOutput(SigmoidOutput):
-    """The same function; the raw error goes back, without the factor Act'(Z)."""
+def backward(net, loss, rule, params, feedback, X, Y):
+    """d_params by a rule; rules differ in what a dense layer sends back."""
+    A, caches = X, []
+    for layer, p in zip(net.layers, params, strict=True):
+        A, cache = layer.forward(p, A)
+        caches.append(cache)
+    _, error = loss.value_and_dZ(A, Y)
+    last = max(l for l, p in enumerate(params) if p)
+    d_params, dA = [], error
+    for l, layer in reversed(list(enumerate(net.layers))):
+        dZ = dA
+        d, dA = layer.backward(params[l], caches[l], dZ)
+        d_params.insert(0, d)
+        if d:
+            W = params[l]["W"]
+            if rule == "raw error" and l == last:
+                dA = error @ W.T
+            elif rule == "sign-symmetric":
+                dA = dZ @ jnp.sign(W).T * jnp.mean(jnp.abs(W))
+            elif rule == "feedback alignment":
+                dA = dZ @ feedback[l]["W"].T
+            elif rule == "direct feedback alignment":
+                dA = error @ feedback[l]["E"]
+    return tuple(d_params)
 
-    def sent_back(self, params, error, dZ):
-        return error @ params["W"].T
 
+def train(draft, net, loss, rule, rates, epochs, seeds, X, Y, labels):
+    """Plain descent by a rule, every rate and seed at once: (rates, seeds, epochs + 1, 2 + dense layers)."""
+    draft.progress(f"training by {rule}")
+    gradient = fbp.value_and_grad(net, loss)
 
-RULES = {"gradient": SigmoidOutput(10), "raw error": RawErrorOutput(10)}
-LOSS = fbp.HalfSquaredError()
+    def epoch(state, order, rate):
+        params, feedback = state
 
+        def update(params, batch):
+            d_params = backward(net, loss, rule, params, feedback, X[batch], Y[batch])
+            return jax.tree.map(lambda p, d: p - rate * d, params, d_params), None
 
-def network(output: SigmoidOutput) -> fbp.Serial:
-    return fbp.Serial(fbp.Dense(HIDDEN, "glorot_normal"), fbp.Activation("sigmoid"), output, shape=(784,))
+        return jax.lax.scan(update, params, order)[0], feedback
 
-
-def train(rule: str, rates, epochs: int, X, Y, seeds: int) -> list[dict]:
-    """Plain descent by a rule, every rate and seed at once; each epoch, the loss and the cosine with the gradient."""
-    net, true = network(RULES[rule]), network(RULES["gradient"])
-    step, gradient = fbp.value_and_grad(net, LOSS), fbp.value_and_grad(true, LOSS)
-
-    def epoch(params, order, rate):
-        def update(params, rows):
-            _, d = step(params, X[rows], Y[rows])
-            return jax.tree.map(lambda p, g: p - rate * g, params, d), None
-
-        return jax.lax.scan(update, params, order)[0]
-
-    def look(params):
-        loss, d_true = gradient(params, X, Y)
-        _, d_rule = step(params, X, Y)
-        cosines = [cosine(d_rule[i]["W"], d_true[i]["W"]) for i in (0, 2)]
-        wrong = jnp.argmax(net.forward(params, X)[0], axis=-1) != jnp.argmax(Y, axis=-1)
-        return loss, jnp.mean(wrong), *cosines
+    def observe(state):
+        params, feedback = state
+        value, true = gradient(params, X, Y)
+        d_params = backward(net, loss, rule, params, feedback, X, Y)
+        cosines = [cosine(a["W"], b["W"]) for a, b in zip(d_params, true, strict=True) if a]
+        return value, jnp.mean(jnp.argmax(net.forward(params, X)[0], axis=-1) != labels), *cosines
 
     runs = [(rate, seed) for rate in rates for seed in range(seeds)]
-    params = jax.vmap(lambda seed: net.init(jax.random.key(seed))[0])(jnp.array([seed for _, seed in runs]))
-    found = descend(epoch, look, params, epochs, len(X), BATCH, runs)
-    names = ("loss", "error", "cosine_W1", "cosine_W2")
-    return [
-        {"rule": rule, "rate": rate, "seed": seed, "epoch": t}
-        | {name: float(x[i, t]) for name, x in zip(names, found, strict=True)}
-        for i, (rate, seed) in enumerate(runs)
-        for t in range(epochs + 1)
+    states = jax.vmap(lambda seed: draw(net, seed))(jnp.array([seed for _, seed in runs]))
+    observed = np.stack(descend(epoch, observe, states, epochs, len(X), BATCH, runs), axis=-1)
+    draft.records += [
+        {"layers": len(cosines), "rule": rule, "rate": rate, "seed": seed, "epoch": t, "loss": value, "error": error}
+        | {f"cosine_W{l}": x for l, x in enumerate(cosines, start=1)}
+        for (rate, seed), run in zip(runs, observed.tolist(), strict=True)
+        for t, (value, error, *cosines) in enumerate(run)
     ]
+    return observed.reshape(len(rates), seeds, *observed.shape[1:])
 
 
 def cosine(a, b):
     return jnp.vdot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
 
 
-DEEP = fbp.mlp((784, 64, 64, 64, 10), "tanh", "lecun_normal")
-CROSS_ENTROPY = fbp.SoftmaxCrossEntropy()
+def median_curve(label, values):
+    """The median over seeds of values (seeds, epochs + 1), in the band that they span."""
+    return Curve(label, np.arange(values.shape[1]), np.median(values, 0), values.min(0), values.max(0))
 
 
-def sent_back_by(rule):
-    """A rule as a function (params, B, X, Y) -> d_params; it differs from the gradient in what is sent back."""
-
-    def matrix(W, B):
-        return {"feedback alignment": B, "sign-symmetric": jnp.sign(W) * jnp.mean(jnp.abs(W))}.get(rule, W)
-
-    def backward(params, B, X, Y):
-        A, caches = X, []
-        for layer, p in zip(DEEP.layers, params, strict=True):
-            A, cache = layer.forward(p, A)
-            caches.append(cache)
-        _, error = CROSS_ENTROPY.value_and_dZ(A, Y)
-        d, dA = [], error
-        for layer, p, cache, b in reversed(list(zip(DEEP.layers, params, caches, B, strict=True))):
-            if isinstance(layer, fbp.Dense):
-                d_layer, _ = layer.backward(p, cache, dA)
-                dA = dA @ matrix(p["W"], b["W"]).T
-            else:
-                dA = error @ b["E"] if rule == "direct feedback alignment" else dA
-                d_layer, dA = layer.backward(p, cache, dA)
-            d.append(d_layer)
-        return tuple(reversed(d))
-
-    return backward
+def ends(run):
+    """Of a run (seeds, epochs + 1, ...): the cosine of W_1 at the start and the end, loss and error rate at the end."""
+    places = ((0, COSINE_W1), (-1, COSINE_W1), (-1, LOSS), (-1, ERROR))
+    return [float(np.median(run[:, t, i])) for t, i in places]
 
 
-DEEP_RULES = ("gradient", "sign-symmetric", "feedback alignment", "direct feedback alignment")
+def end_table(columns, rows):
+    heads = (*columns, "cosine, start", "cosine, end", "loss, end", "training error rate, end")
+    return Table("Cosine with the gradient of $W_1$, and where training ended (medians over seeds).", heads, rows)
 
 
-def align(rule, epochs, X, Y, seeds):
-    """Descent by a rule: by seed and epoch, loss, error rate and the cosine with the gradient, layer by layer."""
-    send, gradient = sent_back_by(rule), fbp.value_and_grad(DEEP, CROSS_ENTROPY)
+@study
+def alternative_rules(draft: Draft) -> None:
+    """Both rules from the same weights, at a modest and at a large learning rate; then four rules in a deeper net."""
+    epochs, seeds, rates = (5, 2, (0.5, 4.0)) if draft.quick else (20, 5, (0.5, 4.0))
+    draft.setting = {"network": "784-30-10, sigmoid", "digits": 2000, "batch": BATCH, "seeds": seeds}
+    X, labels = draft.digits(2000)
+    one_hot, shared = jax.nn.one_hot(labels, 10), (epochs, seeds, X)
+    runs = {
+        (rule, rate): run
+        for rule in RULES
+        for rate, run in zip(
+            rates, train(draft, SHALLOW, fbp.HalfSquaredError(), rule, rates, *shared, one_hot, labels), strict=True
+        )
+    }
+    cross_entropy = fbp.SoftmaxCrossEntropy()
+    deep = {rule: train(draft, DEEP, cross_entropy, rule, (0.1,), *shared, labels, labels)[0] for rule in DEEP_RULES}
 
-    def init(seed):
-        key, other = jax.random.key(seed), jax.random.key(1000 + seed)
-        B = [
-            b
-            if isinstance(layer, fbp.Dense)
-            else {"E": jax.random.normal(jax.random.fold_in(other, i), (10, 64)) / 10**0.5}
-            for i, (layer, b) in enumerate(zip(DEEP.layers, DEEP.init(other)[0], strict=True))
-        ]
-        return DEEP.init(key)[0], tuple(B)
+    rows = tuple((rule, rate, *ends(run)) for (rule, rate), run in runs.items())
+    deep_rows = {rule: ends(run) for rule, run in deep.items()}
+    raw = {rate: run[:, :, COSINE_W1] for (rule, rate), run in runs.items() if rule == "raw error"}
+    lowest = float(min(values.min() for values in raw.values()))
+    start, end, *_ = ends(runs["raw error", rates[0]])
+    draft.results = {"rows": rows, "lowest_cosine_W1": lowest}
+    draft.findings = [
+        f"For $W_1$ the raw-error rule is **not the gradient**: its cosine is {start:.3f} at the start and {end:.3f} "
+        f"after {epochs} epochs at learning rate {rates[0]:g}; the lowest seen is {lowest:.3f}. For $W_2$ "
+        "it is the gradient.",
+        "It points downhill nevertheless, and it does not see the saturation of the output: "
+        + "; ".join(f"{rule}, learning rate {rate:g}: loss {loss:.4f}" for rule, rate, _, _, loss, _ in rows)
+        + f" after {epochs} epochs.",
+        "In a network of four layers the first layer's cosine with the gradient goes from start to end: "
+        + "; ".join(f"{rule} {deep_rows[rule][0]:.2f} to {deep_rows[rule][1]:.2f}" for rule in DEEP_RULES[1:])
+        + ". Random matrices begin at right angles to the gradient and come to a cosine of "
+        f"{deep_rows['feedback alignment'][1]:.2f} after {epochs} epochs, because the weights turn towards them; the "
+        "signs of $W$ are close from the start.",
+        "That a network learns is no proof that its backward pass is right: a comparison with the gradient is.",
+    ]
 
-    def epoch(state, order, rate):
-        params, B = state
+    def draw_losses():
+        drawn = [median_curve(f"{rule}, {rate:g}", run[:, :, LOSS]) for (rule, rate), run in runs.items()]
+        return curves(drawn, "epoch", "half squared error per digit", log_y=True)
 
-        def update(params, rows):
-            return jax.tree.map(lambda p, g: p - rate * g, params, send(params, B, X[rows], Y[rows])), None
+    def draw_cosines():
+        drawn = [median_curve(f"$W_1$, rate {rate:g}", values) for rate, values in raw.items()]
+        label = "cosine of the raw-error rule with the gradient"
+        return curves(drawn, "epoch", label, reference=("the gradient", 1.0))
 
-        return jax.lax.scan(update, params, order)[0], B
-
-    def look(state):
-        params, B = state
-        loss, true = gradient(params, X, Y)
-        found = send(params, B, X, Y)
-        cosines = [cosine(a["W"], b["W"]) for a, b in zip(found, true, strict=True) if a]
-        return loss, jnp.mean(jnp.argmax(DEEP.forward(params, X)[0], axis=-1) != Y), *cosines
-
-    state = jax.vmap(init)(jnp.arange(seeds))
-    return np.stack(descend(epoch, look, state, epochs, len(X), BATCH, [(0.1, seed) for seed in range(seeds)]), axis=-1)
-
-
-def alignment(epochs, seeds, X, Y, progress):
-    """The deep rules: their section, their records and a finding."""
-    runs = {}
-    for rule in DEEP_RULES:
-        progress(f"training by {rule}")
-        runs[rule] = align(rule, epochs, X, Y, seeds)
-    t = np.arange(epochs + 1)
-
-    def curve(label, values):
-        return Curve(label, t, np.median(values, 0), values.min(0), values.max(0))
-
-    def cosines():
+    def draw_alignment():
         drawn = [
-            (rule, [curve(f"W{l + 1}", runs[rule][:, :, 2 + l]) for l in range(4)])
-            for rule in DEEP_RULES
-            if rule != "gradient"
+            (rule, [median_curve(f"$W_{l + 1}$", deep[rule][:, :, COSINE_W1 + l]) for l in range(4)])
+            for rule in DEEP_RULES[1:]
         ]
         return panels(drawn, "epoch", "cosine with the gradient", reference=("the gradient", 1.0))
 
-    def losses():
-        return curves([curve(rule, runs[rule][:, :, 0]) for rule in DEEP_RULES], "epoch", "loss (nats)", log_y=True)
+    def draw_deep_losses():
+        drawn = [median_curve(rule, run[:, :, LOSS]) for rule, run in deep.items()]
+        return curves(drawn, "epoch", "loss (nats)", log_y=True)
 
-    rows = tuple(
-        (
-            rule,
-            *(float(np.median(runs[rule][:, i, 2])) for i in (0, -1)),
-            *(float(np.median(runs[rule][:, -1, i])) for i in (0, 1)),
-        )
-        for rule in DEEP_RULES
+    draft.section(
+        "The raw output error",
+        Text(
+            "Wrong rule: $dA_1 = (Ŷ - Y) W_2^T$. Gradient: $dA_1 = ((Ŷ - Y) ⊙ Act'(Z_2)) W_2^T$. Everything else is "
+            "equal: 784-30-10, sigmoid, half squared error, plain gradient descent, the same weights and batches."
+        ),
+        Figure(
+            "cosine", "The angle between the raw-error rule and the gradient of $W_1$, over training.", draw_cosines
+        ),
+        Figure("training", "Training by both rules at two learning rates; bands span the seeds.", draw_losses),
+        end_table(("rule", "learning rate"), rows),
     )
-    finding = (
-        "In a network of four layers the first layer's cosine with the gradient goes from start to end: "
-        + "; ".join(f"{rule} {start:.2f} to {end:.2f}" for rule, start, end, _, _ in rows if rule != "gradient")
-        + f". Random matrices begin at right angles to the gradient and come to a cosine of {rows[2][2]:.2f} after "
-        f"{epochs} epochs, because the weights turn towards them; the signs of W are close from the start."
-    )
-    blocks = (
+    draft.section(
+        "Deeper networks, other matrices",
         Text(
             "784-64-64-64-10, tanh, softmax cross-entropy, plain descent with rate 0.1. The last layer's rule is the "
             "gradient in all of them; they differ in what they send back."
         ),
-        Figure("alignment", "Cosine of each layer's update with the gradient; bands span the seeds.", cosines),
-        Figure("deep", "Training by four rules from the same weights and batches.", losses),
-        Table(
-            "Cosine with the gradient of W1, and where training ended (medians over seeds).",
-            ("rule", "cosine, start", "cosine, end", "loss, end", "training error rate, end"),
-            rows,
-        ),
-    )
-    records = tuple(
-        {"rule": rule, "seed": s, "epoch": e, "loss": x[0], "error": x[1]}
-        | {f"cosine_W{l + 1}": x[2 + l] for l in range(4)}
-        for rule, each in runs.items()
-        for s, run in enumerate(each.tolist())
-        for e, x in enumerate(run)
-    )
-    return Section("Deeper networks, other matrices", blocks), records, finding
-
-
-def study(quick, progress) -> Report:
-    """Both rules from the same weights, at a modest and at a large learning rate."""
-    epochs, seeds, rates = (5, 2, (0.5, 4.0)) if quick else (20, 5, (0.5, 4.0))
-    digits = fbp.data.load()
-    X, Y = jnp.asarray(digits.train_X[:2000]), jax.nn.one_hot(digits.train_Y[:2000], 10)
-
-    records = []
-    for rule in RULES:
-        progress(f"training by {rule}")
-        records += train(rule, rates, epochs, X, Y, seeds)
-
-    deeper, deep_records, deep_finding = alignment(epochs, seeds, X, jnp.asarray(digits.train_Y[:2000]), progress)
-
-    def over_epochs(column: str, rule: str, rate: float) -> np.ndarray:
-        found = [r[column] for r in records if r["rule"] == rule and r["rate"] == rate]
-        return np.array(found).reshape(seeds, epochs + 1)
-
-    def curve(label: str, column: str, rule: str, rate: float) -> Curve:
-        values = over_epochs(column, rule, rate)
-        return Curve(label, np.arange(epochs + 1), np.median(values, axis=0), values.min(axis=0), values.max(axis=0))
-
-    def losses():
-        return curves(
-            [curve(f"{rule}, {rate:g}", "loss", rule, rate) for rule in RULES for rate in rates],
-            "epoch",
-            "half squared error per digit",
-            log_y=True,
-        )
-
-    def cosines():
-        return curves(
-            [curve(f"W1, rate {rate:g}", "cosine_W1", "raw error", rate) for rate in rates],
-            "epoch",
-            "cosine of the raw-error rule with the gradient",
-            reference=("the gradient", 1.0),
-        )
-
-    summary = tuple(
-        (
-            rule,
-            rate,
-            float(np.median(over_epochs("cosine_W1", rule, rate)[:, 0])),
-            float(np.median(over_epochs("cosine_W1", rule, rate)[:, -1])),
-            float(np.median(over_epochs("loss", rule, rate)[:, -1])),
-            float(np.median(over_epochs("error", rule, rate)[:, -1])),
-        )
-        for rule in RULES
-        for rate in rates
-    )
-    lowest = float(min(over_epochs("cosine_W1", "raw error", rate).min() for rate in rates))
-    start, end = summary[len(rates)][2:4]
-    findings = (
-        f"For W1 the raw-error rule is **not the gradient**: its cosine is {start:.3f} at the start and {end:.3f} "
-        f"after {epochs} epochs at learning rate {rates[0]:g}; the lowest met is {lowest:.3f}. For W2 "
-        "it is the gradient.",
-        "It points downhill nevertheless, and it does not see the saturation of the output: "
-        + "; ".join(f"{rule}, learning rate {rate:g}: loss {loss:.4f}" for rule, rate, _, _, loss, _ in summary)
-        + f" after {epochs} epochs.",
-        deep_finding,
-        "That a network learns is no proof that its backward pass is right: a comparison with the gradient is.",
-    )
-    body = (
-        Text(
-            "Wrong rule: dA1 = (Yhat - Y) W2^T. Gradient: dA1 = ((Yhat - Y) * Act'(Z2)) W2^T. Everything else is "
-            "equal: 784-30-10, sigmoid, half squared error, plain gradient descent, the same weights and batches."
-        ),
-        Figure("cosine", "The angle between the raw-error rule and the gradient of W1, over training.", cosines),
-        Figure("training", "Training by both rules at two learning rates; bands span the seeds.", losses),
-        Table(
-            "Cosine with the gradient of W1, and where training ended (medians over seeds).",
-            ("rule", "learning rate", "cosine, start", "cosine, end", "loss, end", "training error rate, end"),
-            summary,
-        ),
-    )
-    return Report(
-        title="Rules that are not the gradient",
-        question="How far from the gradient are the raw output error and feedback alignment, and do they learn?",
-        findings=findings,
-        setting=(("network", f"784-{HIDDEN}-10, sigmoid"), ("digits", 2000), ("batch", BATCH), ("seeds", seeds)),
-        sections=(Section("The raw output error", body), deeper),
-        command="python experiments/alternative_rules.py" + (" --quick" if quick else ""),
-        records=(*records, *deep_records),
-        results={"rows": [list(row) for row in summary], "lowest_cosine_W1": lowest},
-        seed=0,
-        data=((digits.name, digits.sha256),),
+        Figure("alignment", "Cosine of each layer's update with the gradient; bands span the seeds.", draw_alignment),
+        Figure("deep", "Training by four rules from the same weights and batches.", draw_deep_losses),
+        end_table(("rule",), tuple((rule, *row) for rule, row in deep_rows.items())),
     )
 
 
 if __name__ == "__main__":
-    script(study)
+    alternative_rules.main()

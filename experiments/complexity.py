@@ -1,12 +1,15 @@
-"""Complexity: does one gradient cost what the sums over n_l n_{l-1} and n_l say, in operations and in memory?"""
+"""What a gradient costs.
+
+Does one gradient cost what the sums over $n_l n_{l-1}$ and $n_l$ say, in operations and in memory?
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import fbp
-from fbp.report import Curve, Figure, Report, Section, Table, Text, curves
-from fbp.studies import script
+from fbp.report import Curve, Figure, Table, Text, curves
+from fbp.studies import Draft, study
 
 LOSS = fbp.HalfSquaredError()
 NETWORKS = (
@@ -19,9 +22,11 @@ NETWORKS = (
     (32,) * 33,
 )
 BATCHES = (64, 512)
+ACTIVATIONS = ("linear", "relu", "tanh")
+LABELS = ("forward", "gradient", "memory")
 
 
-def measured(widths, m, activation):
+def count_cost(widths, m, activation):
     """Operations of forward and gradient and temporary memory, as the compiler counts them; nothing is run."""
     net = fbp.mlp(widths, activation, repeat=False)
     params = jax.eval_shape(lambda key: net.init(key)[0], jax.random.key(0))
@@ -31,114 +36,101 @@ def measured(widths, m, activation):
     return forward.flops, gradient.flops, gradient.temporary_bytes
 
 
-def predicted(widths, m):
-    """2 m sum n_l n_{l-1} forward, twice that backward less the first layer's dA; bytes 4 m sum n_l."""
+def predict_cost(widths, m):
+    """2 m Σ n_l n_{l-1} forward, twice that backward less the first layer's dA; bytes 4 m Σ n_l."""
     products = np.multiply(widths[1:], widths[:-1])
     forward = 2 * m * products.sum()
     backward = 2 * m * (2 * products.sum() - products[0])
     return forward, forward + backward, 4 * m * sum(widths[1:])
 
 
-def study(quick, progress) -> Report:
-    """Networks of several shapes; counts, not timings, so that nothing wobbles."""
-    networks = NETWORKS[:4] if quick else NETWORKS
-    records = []
+@study
+def complexity(draft: Draft) -> None:
+    """Networks of several shapes; counts, not timings, so that nothing depends on the clock."""
+    networks = NETWORKS[:4] if draft.quick else NETWORKS
+    draft.setting = {"networks": len(networks), "batches": BATCHES, "loss": "half squared error"}
     for widths in networks:
         for m in BATCHES:
-            for activation in ("linear", "relu", "tanh"):
-                name = "-".join(map(str, widths)) if len(widths) < 6 else f"{widths[0]} x {len(widths) - 1}"
-                progress(f"{name}, batch {m}, {activation}")
-                found, expected = measured(widths, m, activation), predicted(widths, m)
-                labels = ("forward", "gradient", "memory")
-                records.append(
-                    {
-                        "network": name,
-                        "batch": m,
-                        "activation": activation,
-                        "width": predicted(widths, 1)[0] / 2 / sum(widths[1:]),
-                    }
-                    | {f"{label}_measured": float(x) for label, x in zip(labels, found, strict=True)}
-                    | {f"{label}_predicted": float(x) for label, x in zip(labels, expected, strict=True)}
-                )
+            for activation in ACTIVATIONS:
+                name = "-".join(map(str, widths)) if len(widths) < 6 else f"{widths[0]} × {len(widths) - 1}"
+                draft.progress(f"{name}, batch {m}, {activation}")
+                record = {"network": name, "batch": m, "activation": activation}
+                record["width"] = predict_cost(widths, 1)[0] / 2 / sum(widths[1:])
+                for kind, costs in (
+                    ("measured", count_cost(widths, m, activation)),
+                    ("predicted", predict_cost(widths, m)),
+                ):
+                    record |= {f"{label}_{kind}": float(x) for label, x in zip(LABELS, costs, strict=True)}
+                draft.records.append(record)
 
-    def ratio(label):
-        return np.array([r[f"{label}_measured"] / r[f"{label}_predicted"] for r in records])
-
-    backward = [
-        (r["gradient_measured"] - r["forward_measured"]) / r["forward_measured"]
-        for r in records
-        if r["activation"] == "linear"
-    ]
-    findings = (
-        f"Forward, the compiler counts **{np.median(ratio('forward')):.3f}** times 2 m sum n_l n_(l-1) (from "
-        f"{ratio('forward').min():.3f} to {ratio('forward').max():.3f}): the products are all that matters; the rest "
-        "is of the order m sum n_l.",
-        f"Value and gradient together count {np.median(ratio('gradient')):.3f} times the sum of forward and backward; "
-        f"the backward pass alone is {np.median(backward):.2f} times the forward pass (from {min(backward):.2f} to "
-        f"{max(backward):.2f}): **two products for one, except in the first layer**, whose dA nobody asks for.",
-        f"Temporary memory is {np.median(ratio('memory')):.2f} times 4 m sum n_l bytes (from "
-        f"{ratio('memory').min():.2f} to {ratio('memory').max():.2f}): below one, where the compiler keeps "
-        "activations in the buffers of gradients that are not computed yet; above one, where it holds two arrays of a "
-        "wide layer at once.",
+    ratios = {x: np.array([r[f"{x}_measured"] / r[f"{x}_predicted"] for r in draft.records]) for x in LABELS}
+    backward = np.array(
+        [r["gradient_measured"] / r["forward_measured"] - 1 for r in draft.records if r["activation"] == "linear"]
     )
+    draft.results = {label: {"median": float(np.median(ratio))} for label, ratio in ratios.items()}
+    draft.findings = [
+        f"Forward, the compiler counts **{np.median(ratios['forward']):.3f}** times $2 m Σ n_l n_{{l-1}}$ "
+        f"({span(ratios['forward'], 3)}): the products are all that matters; the rest is of the order $m Σ n_l$.",
+        f"Value and gradient together count {np.median(ratios['gradient']):.3f} times the sum of forward and backward; "
+        f"the backward pass alone is {np.median(backward):.2f} times the forward pass ({span(backward, 2)}): **two "
+        "products for one, except in the first layer**, whose $dA$ nobody asks for.",
+        f"Temporary memory is {np.median(ratios['memory']):.2f} times $4 m Σ n_l$ bytes ({span(ratios['memory'], 2)}): "
+        "below one, where the compiler keeps activations in the buffers of gradients that are not computed yet; above "
+        "one, where it holds two arrays of a wide layer at once.",
+    ]
 
     def draw():
         lines = []
-        for activation in ("linear", "relu", "tanh"):
-            chosen = [r for r in records if (r["activation"], r["batch"]) == (activation, BATCHES[-1])]
-            chosen.sort(key=lambda r: r["width"])
-            y = [r["gradient_measured"] / r["gradient_predicted"] for r in chosen]
-            lines.append(Curve(activation, [r["width"] for r in chosen], y))
+        for activation in ACTIVATIONS:
+            rows = [r for r in draft.records if (r["activation"], r["batch"]) == (activation, BATCHES[-1])]
+            rows.sort(key=lambda r: r["width"])
+            y = [r["gradient_measured"] / r["gradient_predicted"] for r in rows]
+            lines.append(Curve(activation, [r["width"] for r in rows], y))
         return curves(
             lines,
-            "sum n_l n_(l-1) / sum n_l, the width of the network",
+            "width of the network, $Σ n_l n_{l-1} / Σ n_l$",
             "operations, counted / predicted",
             log_x=True,
             reference=("theory", 1.0),
         )
 
-    body = (
+    units = (1e6, 1e6, 2**10)
+    draft.section(
+        "Counted beside predicted",
         Text(
-            "A dense layer multiplies an (m, n_{l-1}) by an (n_{l-1}, n_l) matrix: 2 m n_{l-1} n_l operations. "
-            "Backward there are two such products, dW = A^T dZ and dA = dZ W^T. What is kept is one array of m n_l "
-            "numbers a layer. The counts are those of XLA for the compiled, unrolled program."
+            "A dense layer multiplies an $(m, n_{l-1})$ by an $(n_{l-1}, n_l)$ matrix: $2 m n_{l-1} n_l$ operations. "
+            "Backward there are two such products, $dW = A^T dZ$ and $dA = dZ W^T$. What is kept is one array of "
+            "$m n_l$ numbers a layer. The counts are those of XLA for the compiled, unrolled program."
         ),
         Figure(
             "operations",
-            "Counted over predicted operations: what is not a product falls like one over the width.",
+            "Counted over predicted operations: the excess, which the products do not explain, falls in inverse "
+            "proportion to the width.",
             draw,
         ),
         Table(
             "Counts of relu networks beside the sums; operations in millions, memory in KiB.",
-            ("network", "batch", "forward", "predicted", "gradient", "predicted", "memory", "4 m sum n"),
+            ("network", "batch", "forward", "predicted", "gradient", "predicted", "memory", "$4 m Σ n_l$"),
             tuple(
                 (
                     r["network"],
                     r["batch"],
-                    r["forward_measured"] / 1e6,
-                    r["forward_predicted"] / 1e6,
-                    r["gradient_measured"] / 1e6,
-                    r["gradient_predicted"] / 1e6,
-                    r["memory_measured"] / 2**10,
-                    r["memory_predicted"] / 2**10,
+                    *(
+                        r[f"{label}_{kind}"] / unit
+                        for label, unit in zip(LABELS, units, strict=True)
+                        for kind in ("measured", "predicted")
+                    ),
                 )
-                for r in records
+                for r in draft.records
                 if r["activation"] == "relu"
             ),
         ),
     )
-    return Report(
-        title="What a gradient costs",
-        question="Does one gradient cost what the sums over n_l n_{l-1} and n_l say, in operations and in memory?",
-        findings=findings,
-        setting=(("networks", len(networks)), ("batches", BATCHES), ("loss", "half squared error")),
-        sections=(Section("Counted beside predicted", body),),
-        command="python experiments/complexity.py" + (" --quick" if quick else ""),
-        records=tuple(records),
-        results={label: {"median": float(np.median(ratio(label)))} for label in ("forward", "gradient", "memory")},
-        seed=0,
-    )
+
+
+def span(ratios, digits):
+    return f"from {ratios.min():.{digits}f} to {ratios.max():.{digits}f}"
 
 
 if __name__ == "__main__":
-    script(study)
+    complexity.main()

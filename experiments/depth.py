@@ -1,62 +1,40 @@
-"""Depth: how fast do gradients shrink or grow from layer to layer, and does the rate depend on depth?"""
+"""Depth and the gradient.
 
-import jax.numpy as jnp
+How fast do gradients shrink or grow from layer to layer, and does the rate depend on depth?
+"""
 
-import fbp
-from fbp.report import Report, Section, Text
-from fbp.studies import flow_figure, flow_records, flow_table, flow_verdicts, hidden_verdict, script
+from fbp.report import interval
+from fbp.studies import Draft, add_flows, measure_perceptrons, study
 
 NETWORKS = (("sigmoid", "glorot_normal"), ("tanh", "glorot_normal"), ("relu", "he_normal"), ("relu", "lecun_normal"))
 WIDTH = 128
 
 
-def study(quick, progress) -> Report:
+@study
+def depth(draft: Draft) -> None:
     """Four networks at several depths, the same batch of digits through all of them."""
-    depths, seeds = ((8, 32), 8) if quick else ((8, 32, 128), 20)
-    digits = fbp.data.load()
-    X, Y = jnp.asarray(digits.train_X[:64]), jnp.asarray(digits.train_Y[:64])
-
-    flows = {}
-    for activation, init in NETWORKS:
-        flows[f"{activation}, {init}"] = {}
-        for depth in depths:
-            progress(f"{activation}, {init}, depth {depth}")
-            net = fbp.mlp((784,) + (WIDTH,) * depth + (10,), activation, init, repeat=True)
-            measured = fbp.flow.measure(net, fbp.SoftmaxCrossEntropy(), X, Y, seeds=seeds)
-            flows[f"{activation}, {init}"][f"depth {depth}"] = measured
-
-    deepest = {name: hidden_verdict(each[f"depth {depths[-1]}"]) for name, each in flows.items()}
-    findings = tuple(
-        f"{name}: **{v.kind}** at depth {depths[-1]}, x{v.rate:.3f} a layer (95 % interval {v.low:.3f} to "
-        f"{v.high:.3f}), {v.decades:z.1f} decades over the network."
-        for name, v in deepest.items()
-    )
-    body = (
-        Text(
-            "One batch of 64 digits goes forward and backward through many random networks of each kind. The norm of "
-            "dZ is that of the whole batch; it is carried with its power of two, so that nothing underflows."
-        ),
-        flow_figure(
-            "depth",
-            "Gradient norms by layer: the slope belongs to the network, not to its depth. Lines are medians over "
-            "networks, bands go from 10 % to 90 %, thin black lines are mean-field theory.",
-            flows,
-        ),
-        flow_table("The factor a layer towards the input, for each depth.", flows, ("network", "depth")),
-    )
-    return Report(
-        title="Depth and the gradient",
-        question="How fast do gradients shrink or grow from layer to layer, and does the rate depend on depth?",
-        findings=findings,
-        setting=(("width", WIDTH), ("depths", depths), ("networks a curve", seeds), ("batch", "64 digits")),
-        sections=(Section("Gradient norms over layers", body),),
-        command="python experiments/depth.py" + (" --quick" if quick else ""),
-        records=tuple(flow_records(flows)),
-        results={"verdicts": flow_verdicts(flows)},
-        seed=0,
-        data=((digits.name, digits.sha256),),
+    depths, seeds = ((8, 32), 8) if draft.quick else ((8, 32, 128), 20)
+    draft.setting = {"width": WIDTH, "depths": depths, "networks a curve": seeds, "batch": "64 digits"}
+    flow = measure_perceptrons(draft, WIDTH, seeds)
+    flows = {f"{name}, {init}": {f"depth {d}": flow(name, init, d) for d in depths} for name, init in NETWORKS}
+    for network, each in flows.items():
+        v = each[f"depth {depths[-1]}"].verdict()
+        draft.findings.append(
+            f"{network}: **{v.kind}** at depth {depths[-1]}, ×{v.rate:.3f} a layer (95 % interval "
+            f"{interval(v.low, v.high)}), {v.decades:z.1f} decades over the network."
+        )
+    add_flows(
+        draft,
+        "Gradient norms over layers",
+        flows,
+        name="depth",
+        text="One batch of 64 digits goes forward and backward through many random networks of each kind. The norm of "
+        "$dZ_l$ is that of the whole batch; it is carried with its power of two, so that nothing underflows.",
+        caption="Gradient norms by layer: the slope belongs to the network, not to its depth.",
+        table="The factor a layer towards the input, for each depth.",
+        columns=("network", "depth"),
     )
 
 
 if __name__ == "__main__":
-    script(study)
+    depth.main()

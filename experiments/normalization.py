@@ -1,4 +1,7 @@
-"""Normalization: what do batch, layer and RMS normalization do to gradients, before and after a residual sum?"""
+"""Normalization and the gradient.
+
+What do batch, layer and RMS normalization do to gradients, before and after a residual sum?
+"""
 
 from typing import Any
 
@@ -6,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbp
-from fbp.report import Curve, Figure, Report, Section, Table, Text, panels
-from fbp.studies import script
+from fbp.report import Curve, Figure, Table, Text, number, panels
+from fbp.studies import Draft, study
 
 WIDTH, EXAMPLES = 128, 64
 
@@ -32,15 +35,17 @@ def networks(depth) -> dict[str, tuple[fbp.Layer, dict[str, Any]]]:
     }
 
 
-def study(quick, progress) -> Report:
+@study
+def normalization(draft: Draft) -> None:
     """Six networks of one depth: measured norms of dZ over layers, and what mean-field theory says."""
-    depth, seeds = (12, 10) if quick else (32, 40)
+    depth, seeds = (12, 10) if draft.quick else (32, 40)
+    draft.setting = {"depth": depth, "width": WIDTH, "networks a curve": seeds, "examples": EXAMPLES}
     draw = np.random.default_rng(0).standard_normal((EXAMPLES, WIDTH))
     # Half the mean square of the lengths to come: He's variance makes it 1 in the first layer.
     X = jnp.asarray(draw / np.sqrt(2 * np.mean(draw**2, axis=1, keepdims=True)), jnp.float32)
-    found, totals, rows, records = {}, {}, [], []
+    curves, totals, rows = {}, {}, []
     for name, (net, asked) in networks(depth).items():
-        progress(name)
+        draft.progress(name)
         flow = fbp.flow.measure(net, X=X, seeds=seeds)
         batch = EXAMPLES if asked["norm"] == "batch" else None
         theory = fbp.theory.propagation("relu", 2**0.5, depth=depth, batch=batch, **asked)
@@ -56,37 +61,32 @@ def study(quick, progress) -> Report:
             expected = expected + behind - np.append(0, decades)
         if asked["norm"] == "batch":
             expected[0] = np.nan
-        found[name] = (value, low, high, expected)
+        curves[name] = Curve("measured", np.arange(1, depth + 2), value, low, high, expected)
         # Over whole blocks: from the last one's output, behind its norm, to the first one's input.
         totals[name] = float(10 ** (2 * (value[0] - behind))), float(10 ** theory.log10_dZ[0])
         # The first layer has inputs of another kind: the rate is that from the last block to the first.
         rate, predicted = (float(10 ** (2 * x[1] / (last - 1))) for x in (value, expected))
         rows.append((name, rate, predicted, flow.verdict().kind))
-        records += flow.records(network=name)
+        draft.records += flow.records(network=name)
     by = {name: (rate, predicted) for name, rate, predicted, _ in rows}
-    findings = (
-        f"Batch normalization through its own statistics makes ||dZ||^2 **grow x{by['batch norm'][0]:.3f} a layer** "
+    draft.results = {name: {"measured": rate, "theory": predicted} for name, (rate, predicted) in by.items()}
+    pre, post = totals["residual, pre-LN"], totals["residual, post-LN"]
+    draft.findings = [
+        f"Batch normalization through its own statistics makes $‖dZ‖^2$ **grow ×{by['batch norm'][0]:.3f} a layer** "
         f"towards the input (theory {by['batch norm'][1]:.3f}): it normalizes the way forward alone.",
-        f"Layer and RMS norm leave a He relu network as it was (x{by['layer norm'][0]:.3f}, "
-        f"x{by['RMS norm'][0]:.3f}, theory {by['layer norm'][1]:.3f}); what they buy is that the weights' scale no "
-        "longer matters.",
-        f"In residual networks the place of the norm decides: before the branch the whole network changes ||dZ||^2 by "
-        f"x{totals['residual, pre-LN'][0]:.1f}, after the sum by x{totals['residual, post-LN'][0]:.2g} "
-        f"(theory x{totals['residual, pre-LN'][1]:.1f} and x{totals['residual, post-LN'][1]:.2g}).",
-    )
+        f"Layer and RMS norm leave a He relu network as it was (×{by['layer norm'][0]:.3f}, "
+        f"×{by['RMS norm'][0]:.3f}, theory {by['layer norm'][1]:.3f}); what they buy is that the scale of the weights "
+        "no longer matters.",
+        "In residual networks the place of the norm decides: before the branch the whole network changes $‖dZ‖^2$ by "
+        f"×{pre[0]:.1f}, after the sum by ×{number(post[0], 2)} (theory ×{pre[1]:.1f} and ×{number(post[1], 2)}).",
+    ]
 
     def drawn():
-        layers = np.arange(1, depth + 2)
-        return panels(
-            [
-                (name, [Curve("measured", layers, value, low, high, expected)])
-                for name, (value, low, high, expected) in found.items()
-            ],
-            "layer l (input on the left)",
-            "log10 of ||dZ_l|| / ||dZ_L||",
-        )
+        pairs = [(name, [curve]) for name, curve in curves.items()]
+        return panels(pairs, "layer $l$ (input on the left)", "$log_{10} ‖dZ_l‖ / ‖dZ_L‖$")
 
-    body = (
+    draft.section(
+        "Six networks",
         Text(
             f"{depth} equal blocks of width {WIDTH}, relu, He initialization, {EXAMPLES} random inputs, a random "
             "cotangent at the output. Norms are root mean squares over networks, with 95 % intervals."
@@ -94,27 +94,16 @@ def study(quick, progress) -> Report:
         Figure(
             "flow",
             "Gradient norms by layer, relative to the last block: batch normalization alone makes them explode. The "
-            "theory of batch normalization is that of its fixed point, where the first layer is not yet.",
+            "theory of batch normalization is that of its fixed point, which the first layer has not reached.",
             drawn,
         ),
         Table(
-            "Factor of ||dZ||^2 a layer, the mean from the last block to the first.",
+            "Factor of $‖dZ‖^2$ a layer, the mean from the last block to the first.",
             ("network", "measured", "theory", "verdict"),
             tuple(rows),
         ),
     )
-    return Report(
-        title="Normalization and the gradient",
-        question="What do batch, layer and RMS normalization do to gradients, before and after a residual sum?",
-        findings=findings,
-        setting=(("depth", depth), ("width", WIDTH), ("networks a curve", seeds), ("examples", EXAMPLES)),
-        sections=(Section("Six networks", body),),
-        command="python experiments/normalization.py" + (" --quick" if quick else ""),
-        records=tuple(records),
-        results={name: {"measured": rate, "theory": predicted} for name, rate, predicted, _ in rows},
-        seed=0,
-    )
 
 
 if __name__ == "__main__":
-    script(study)
+    normalization.main()

@@ -1,4 +1,7 @@
-"""Papers: which published numbers on gradient flow do sampled networks reproduce, and which sayings do not hold?"""
+"""Published numbers on gradient flow.
+
+Which published numbers on gradient flow do sampled networks reproduce, and which sayings do not hold as stated?
+"""
 
 import os
 
@@ -7,84 +10,75 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from papers_rows import GROUPS, HOLDS, Row, agreement, edge_of_chaos, gradients
 
-from fbp.report import Figure, Report, Section, Table, Text
-from fbp.studies import script
+from fbp.report import Figure, Table, Text, interval, number
+from fbp.studies import Draft, study
 
 COLUMNS = ("claim", "quantity", "stated", "theory", "measured", "95 % interval", "networks", "verdict")
 
 
-def study(quick, progress) -> Report:
+@study
+def papers(draft: Draft) -> None:
     """Every row of the table of published numbers, measured on random networks."""
-    found: dict[str, tuple[Row, ...]] = {}
+    groups: dict[str, tuple[Row, ...]] = {}
     for title, rows in GROUPS.items():
-        progress(title)
-        found[title] = tuple(rows(quick))
-    rows = [row for group in found.values() for row in group]
-
+        draft.progress(title)
+        groups[title] = tuple(rows(draft.quick))
+    rows = [row for group in groups.values() for row in group]
+    draft.setting = {
+        "rows": len(rows),
+        "interval": "95 %, Student's t by the jackknife over networks",
+        "holds": "inside the interval or within the tolerance of the row, 1 to 5 %",
+        "does not hold": "outside the interval and off by more than five tolerances",
+        "cotangent": "standard normal, several a network; networks start at $q^*$",
+    }
     failing = [row for row in rows if not row.holds]
     exact = [row for row in rows if row.verdict == HOLDS]
     known = [row for row in rows if row.theory_holds is not None]
-    findings = (
+    draft.findings = [
         f"Of {len(rows)} statements **{len(exact)} hold** within their tolerance, "
         f"{len(rows) - len(exact) - len(failing)} to a few per cent, and {len(failing)} do not hold as stated.",
         f"Theory lies inside the 95 % interval in {len(known) - outside(known)} of {len(known)} rows, and within five "
         f"tolerances of the measured value in {sum(bool(row.theory_holds) for row in known)}.",
         *(f"**{row.id}**: {row.finding or 'outside the interval.'} {numbers(row)}" for row in failing),
-    )
-    sections = [Section(title, (table(title, group), *remarks(group))) for title, group in found.items()]
-    return Report(
-        title="Published numbers on gradient flow",
-        question="Which published numbers on gradient flow do sampled networks reproduce, and which sayings do not "
-        "hold as stated?",
-        findings=findings,
-        setting=(
-            ("rows", len(rows)),
-            ("interval", "95 %, Student's t by the jackknife over networks"),
-            ("holds", "inside the interval or within the tolerance of the row, 1 to 5 %"),
-            ("does not hold", "outside the interval and off by more than five tolerances"),
-            ("cotangent", "standard normal, several a network; networks start at q*"),
-        ),
-        sections=(overview(rows, quick), *sections),
-        command="python experiments/papers.py" + (" --quick" if quick else ""),
-        records=tuple(row.record() for row in rows),
-        results={"rows": [row.record() for row in rows], "not_holding": [row.id for row in failing]},
-        seed=0,
-    )
+    ]
+    add_overview(draft, rows)
+    for title, group in groups.items():
+        draft.section(title, table(title, group), *remarks(group))
+    draft.records += [row.record() for row in rows]
+    draft.results = {"rows": [row.record() for row in rows], "not_holding": [row.id for row in failing]}
 
 
-def overview(rows: list[Row], quick: bool) -> Section:
+def add_overview(draft: Draft, rows: list[Row]) -> None:
     """How to read the tables, and all of them at a glance."""
-    return Section(
+    draft.section(
         "At a glance",
-        (
-            Text(
-                "‖δ‖² is the squared norm of the gradient with respect to a pre-activation. A factor a layer is the "
-                "mean over networks and layers of the ratio of ‖δ‖² before a layer to that behind it, which is what "
-                "mean-field theory predicts; a mean of logarithms is lower, and said to be one. **Stated** is the "
-                "published figure or the common saying, on which the verdict is; **theory** is what `fbp.theory` "
-                "computes for the very setting, at finite depth, and at finite width where that is known. Three rows "
-                "go beyond it: kappa and relu's finite-moment by recursions here, rnn-radius by the sampled radii."
-            ),
-            Figure(
-                "agreement",
-                "Measured against theory: dots are measurements with their 95 % intervals, as deviations from theory "
-                f"in per cent, rings what is stated. Theory lies outside {outside(rows)} intervals; one in twenty "
-                "would by chance, the others show rounding or a finite width. Statements that do not hold lie far from "
-                "both, most of them off the axis (arrows).",
-                lambda: agreement(rows),
-            ),
-            Figure(
-                "gradients",
-                "tanh with σ_b² = 0.05: gradients vanish in the ordered phase and explode in the chaotic one, at the "
-                "rate of theory (dashed) in every layer. Medians over networks, bands from 10 % to 90 %.",
-                lambda: gradients(quick),
-            ),
-            Figure(
-                "edge",
-                "The edge of chaos: variances at which measured gradients keep their size (dots, 95 % intervals), on "
-                "the line that theory draws between order, where they vanish, and chaos, where they explode.",
-                lambda: edge_of_chaos(rows),
-            ),
+        Text(
+            "$‖δ‖^2$ is the squared norm of the gradient with respect to a pre-activation. A factor a layer is the "
+            "mean over networks and layers of the ratio of $‖δ‖^2$ before a layer to that behind it, which is what "
+            "mean-field theory predicts; a mean of logarithms is lower, and said to be one. **Stated** is the "
+            "published figure or the common saying, on which the verdict is; **theory** is what `fbp.theory` "
+            "computes for the very setting, at finite depth, and at finite width where that is known. Three rows "
+            "go beyond it: kappa and relu's finite-moment by recursions here, rnn-radius by the sampled radii."
+        ),
+        Figure(
+            "agreement",
+            "Measured against theory: dots are measurements with their 95 % intervals, as deviations from theory "
+            f"in per cent, rings what is stated. Theory lies outside {outside(rows)} intervals; one in twenty "
+            "would by chance, the others show rounding or a finite width. Statements that do not hold lie far from "
+            "both, most of them off the axis (arrows).",
+            lambda: agreement(rows),
+        ),
+        Figure(
+            "gradients",
+            "tanh with $σ_b^2 = 0.05$: gradients vanish in the ordered phase and explode in the chaotic one, at the "
+            "rate of theory (dashed) in every layer. Medians over networks, bands from 10 % to 90 %.",
+            lambda: gradients(draft.quick),
+        ),
+        Figure(
+            "edge",
+            "The edge of chaos: variances at which measured gradients keep their size (dots, 95 % intervals), on "
+            "the line that theory draws between order, where they vanish, and chaos, where they explode.",
+            lambda: edge_of_chaos(rows),
         ),
     )
 
@@ -103,7 +97,7 @@ def table(title: str, rows: tuple[Row, ...]) -> Table:
             float(row.stated),
             row.theory,
             row.measured.value,
-            f"{row.measured.low:.4g}\N{NO-BREAK SPACE}to {row.measured.high:.4g}",
+            interval(row.measured.low, row.measured.high),
             row.measured.networks,
             row.verdict,
         )
@@ -120,8 +114,8 @@ def remarks(rows: tuple[Row, ...]) -> tuple[Text, ...]:
 
 def numbers(row: Row) -> str:
     """What was stated and what was measured, in brackets."""
-    return f"(Stated {row.stated:.4g}, measured {row.measured.value:.4g}.)"
+    return f"(Stated {number(row.stated)}, measured {number(row.measured.value)}.)"
 
 
 if __name__ == "__main__":
-    script(study)
+    papers.main()

@@ -1,4 +1,7 @@
-"""Remedies: two 64-layer networks do not learn the digits. Which single change makes them learn?"""
+"""Remedies for a network that does not learn.
+
+A sigmoid and a tanh network of 64 layers do not learn the digits. Which single change cures them?
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +10,8 @@ import optax
 from papers_rows.learning import descend
 
 import fbp
-from fbp.report import Curve, Figure, Report, Section, Table, Text, curves, panels
-from fbp.studies import script
+from fbp.report import Curve, Figure, Table, Text, curves, panels, plain
+from fbp.studies import Draft, study
 
 DEPTH, WIDTH, BATCH = 64, 64, 50
 RATES = (1e-3, 1e-4)
@@ -16,14 +19,14 @@ LOSS = fbp.SoftmaxCrossEntropy()
 SIGMOID = {"activation": "sigmoid", "init": "glorot_normal"}
 TANH = {"activation": "tanh", "init": "inverse_sqrt_uniform"}
 EDGE = fbp.theory.edge_of_chaos("sigmoid", 0.0)
-SIGMOID_SICK, TANH_SICK = "sigmoid, Glorot", "tanh, uniform 1/sqrt(n)"
+SIGMOID_SICK, TANH_SICK = "sigmoid, Glorot", "tanh, uniform $1/√n$"
 NETWORKS = {
     SIGMOID_SICK: SIGMOID,
     "activation: tanh": SIGMOID | {"activation": "tanh"},
     "initialization: edge of chaos": SIGMOID | {"init": f"mean_field({EDGE:.4f})"},
     "normalization: batch": SIGMOID | {"norm": "batch"},
     "normalization: layer": SIGMOID | {"norm": "layer"},
-    "residual, 1/sqrt(L)": SIGMOID | {"residual": DEPTH**-0.5},
+    "residual, $1/√L$": SIGMOID | {"residual": DEPTH**-0.5},
     TANH_SICK: TANH,
     "initialization: orthogonal": TANH | {"init": "orthogonal"},
 }
@@ -48,7 +51,7 @@ def train(options, epochs, X, Y, seeds):
 
         return jax.lax.scan(update, state, order)[0]
 
-    def look(state):
+    def observe(state):
         params, _ = state
         Z, _ = net.forward(params, X)
         return LOSS.value(Z, Y), jnp.mean(jnp.argmax(Z, axis=-1) != Y), norms(params, X[:BATCH], Y[:BATCH]).dW
@@ -56,79 +59,84 @@ def train(options, epochs, X, Y, seeds):
     runs = [(rate, seed) for rate in RATES for seed in range(seeds)]
     params = jax.vmap(lambda seed: net.init(jax.random.key(seed))[0])(jnp.array([seed for _, seed in runs]))
     states = params, jax.vmap(optax.adam(1.0).init)(params)
-    found = descend(epoch, look, states, epochs, len(X), BATCH, runs)
-    return [x.reshape(len(RATES), seeds, *x.shape[1:]) for x in found]
+    observed = descend(epoch, observe, states, epochs, len(X), BATCH, runs)
+    return [x.reshape(len(RATES), seeds, *x.shape[1:]) for x in observed]
 
 
-def study(quick, progress) -> Report:
+@study
+def remedies(draft: Draft) -> None:
     """Two sick networks, and six that differ from one of them in one respect."""
-    epochs, examples, seeds = (3, 1000, 1) if quick else (15, 3000, 2)
-    digits = fbp.data.load()
-    X, Y = jnp.asarray(digits.train_X[:examples]), jnp.asarray(digits.train_Y[:examples])
+    epochs, examples, seeds = (3, 1000, 1) if draft.quick else (15, 3000, 2)
+    draft.setting = {"depth": DEPTH, "width": WIDTH, "epochs": epochs, "seeds": seeds, "digits": examples}
+    X, Y = draft.digits(examples)
     runs, best = {}, {}
     for name, options in NETWORKS.items():
-        progress(name)
+        draft.progress(name)
         runs[name] = train(options, epochs, X, Y, seeds)
         last = np.median(runs[name][0][:, :, -1], axis=1)
         best[name] = int(np.argmin(np.where(np.isfinite(last), last, np.inf)))
 
-    def chosen(name, index):
+    def of_best(name, index):
         return runs[name][index][best[name]]
 
-    final = {name: float(np.median(chosen(name, 1)[:, -1])) for name in runs}
-    first = {name: float(np.median(chosen(name, 2)[:, 0, 0])) for name in runs}
+    final = {name: float(np.median(of_best(name, 1)[:, -1])) for name in runs}
+    first = {name: float(np.median(of_best(name, 2)[:, 0, 0])) for name in runs}
     cured = [name for name in runs if final[name] < 0.5]
     failed = [name for name in runs if name not in cured]
-    findings = (
+    draft.results = {
+        key: {plain(n): x for n, x in each.items()} for key, each in (("error_rate", final), ("log10_dW_1", first))
+    }
+    draft.findings = [
         f"These stay above 50 % errors on the training digits for {epochs} epochs (chance is 90 %): "
         + "; ".join(f"**{name}** ({final[name]:.0%})" for name in failed)
         + ".",
         "What makes the network learn them: " + "; ".join(f"{name} ({final[name]:.1%} errors)" for name in cured) + ".",
         "The gradient of the first layer's weights has at the start a norm of "
-        + "; ".join(f"{name} 10^{first[name]:.1f}" for name in runs)
-        + ". A gradient that arrives is needed, and it is not enough.",
-    )
+        + "; ".join(f"{name} $10^{{{first[name]:.1f}}}$" for name in runs)
+        + ". A gradient that arrives is necessary, but not enough.",
+    ]
 
     def curve(name, index):
-        values = chosen(name, index)
+        values = of_best(name, index)
         return Curve(name, np.arange(epochs + 1), np.median(values, 0), values.min(0), values.max(0))
 
-    def losses():
+    def draw_losses():
         drawn = [curve(name, 0) for name in runs]
         return curves(drawn, "epoch", "training loss (nats)", log_y=True, reference=("ln 10", np.log(10)))
 
-    def flows():
+    def draw_norms():
         layers = np.arange(1, DEPTH + 1)
         drawn = [
-            (name, [Curve(f"epoch {t}", layers, np.median(chosen(name, 2)[:, t], 0)) for t in (0, 1, epochs)])
+            (name, [Curve(f"epoch {t}", layers, np.median(of_best(name, 2)[:, t], 0)) for t in (0, 1, epochs)])
             for name in runs
         ]
-        return panels(drawn, "layer l (input on the left)", "log10 of the norm of dW")
+        return panels(drawn, "layer $l$ (input on the left)", "$log_{10} ‖dW_l‖$")
 
-    body = (
+    draft.section(
+        "Eight networks",
         Text(
             f"{DEPTH} dense layers of width {WIDTH}, softmax cross-entropy, Adam, batches of {BATCH} of {examples:,} "
             f"digits. Each network is trained with the learning rates {RATES[0]:g} and {RATES[1]:g} and shown with the "
             "one that ends lower. Five differ in one respect from a sigmoid network with Glorot's initialization, the "
-            "last one from a tanh network whose weights are uniform within 1/sqrt(n), as PyTorch draws those of its "
+            "last one from a tanh network whose weights are uniform within $1/√n$, as PyTorch draws those of its "
             "linear layers; biases are zero here."
         ),
-        Figure("loss", "Training loss: the sick networks stay at ln 10, chance. Bands span the seeds.", losses),
+        Figure("loss", "Training loss: the sick networks stay at ln 10, chance. Bands span the seeds.", draw_losses),
         Figure(
             "gradients",
             "Gradient norms by layer before, early in and after training. In the sick tanh network they are equal, and "
-            "all of them next to nothing: what dZ gains towards the output, the activations lose.",
-            flows,
+            "all of them tiny: what $dZ$ gains towards the output, the activations lose.",
+            draw_norms,
         ),
         Table(
             "Where training ended (medians over seeds).",
-            ("network", "learning rate", "loss", "training error rate", "log10 of the norm of dW_1, start"),
-            tuple((n, RATES[best[n]], float(np.median(chosen(n, 0)[:, -1])), final[n], first[n]) for n in runs),
+            ("network", "learning rate", "loss", "training error rate", "$log_{10} ‖dW_1‖$, start"),
+            tuple((n, RATES[best[n]], float(np.median(of_best(n, 0)[:, -1])), final[n], first[n]) for n in runs),
         ),
     )
-    records = tuple(
+    draft.records += [
         {
-            "network": name,
+            "network": plain(name),
             "rate": rate,
             "seed": seed,
             "epoch": t,
@@ -140,20 +148,8 @@ def study(quick, progress) -> Report:
         for name, (loss, error, dW) in runs.items()
         for r, rate in enumerate(RATES)
         for seed, t, l in np.ndindex(dW.shape[1:])
-    )
-    return Report(
-        title="Remedies for a network that does not learn",
-        question="A sigmoid and a tanh network of 64 layers do not learn the digits. Which single change cures them?",
-        findings=findings,
-        setting=(("depth", DEPTH), ("width", WIDTH), ("epochs", epochs), ("seeds", seeds), ("digits", examples)),
-        sections=(Section("Eight networks", body),),
-        command="python experiments/remedies.py" + (" --quick" if quick else ""),
-        records=records,
-        results={"error_rate": final, "log10_dW_1": first},
-        seed=0,
-        data=((digits.name, digits.sha256),),
-    )
+    ]
 
 
 if __name__ == "__main__":
-    script(study)
+    remedies.main()

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 from fbp.errors import FbpError
 
+Progress = Callable[[str], None]
+"""Takes one line about what happens next."""
+
 
 def run(name: str, command: Callable[[], object]) -> int:
     """Call a command and turn its end into an exit status.
@@ -25,36 +28,41 @@ def run(name: str, command: Callable[[], object]) -> int:
     except (FbpError, CycloptsError) as error:
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(
-            f"{name}: interrupted; nothing half-written is left, --resume goes on where it is offered", file=sys.stderr
-        )
+    except KeyboardInterrupt as interruption:
+        print(f"{name}: interrupted; {str(interruption) or 'nothing was written'}", file=sys.stderr)
         return 130
     return status if isinstance(status, int) else 0
 
 
 @contextmanager
-def show_progress() -> Iterator[Callable[[str], None]]:
-    """What a long command is doing, on standard error: plain lines, or on a terminal a bar beside the last line.
+def show_progress(interrupted: str = "") -> Iterator[Progress]:
+    """Show what a long command is doing, on standard error: plain lines, or on a terminal a bar beside the last line.
 
     A line that begins with "3 of 36" says how far the bar is.
+
+    Args:
+        interrupted: what an interruption leaves, for `run` to say; by default that nothing was written.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda line: print(line, file=sys.stderr, flush=True)
-        return
-    columns = (BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
+    try:
+        if not console.is_terminal:
+            yield lambda line: print(line, file=sys.stderr, flush=True)
+            return
+        columns = (BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+        with Bar(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("starting", total=None)
 
-        def progress(line: str) -> None:
-            counted = re.match(r"(\d+) of (\d+)\b", line)
-            bar.update(task, description=line)
-            if counted:
-                # What comes behind the last step is one more: a full bar stops its clock.
-                bar.update(task, completed=int(counted[1]), total=int(counted[2]) + 1)
+            def progress(line: str) -> None:
+                counted = re.match(r"(\d+) of (\d+)\b", line)
+                bar.update(task, description=line)
+                if counted:
+                    # The work behind the last step counts as one more: a full bar stops its clock.
+                    bar.update(task, completed=int(counted[1]), total=int(counted[2]) + 1)
 
-        yield progress
+            yield progress
+    except KeyboardInterrupt as interruption:
+        raise KeyboardInterrupt(interrupted) from interruption

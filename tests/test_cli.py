@@ -286,8 +286,31 @@ def test_an_interruption_is_one_line_and_status_130(run, monkeypatch, tmp_path):
     monkeypatch.setattr(flow_grid, "grid", stopped)
     status, out, err = run("flow", "--quick", "--out", tmp_path / "flow")
     assert (status, out) == (130, "")
-    assert err.startswith("fbp: interrupted; nothing half-written is left")
-    assert len(err.splitlines()) == 1
+    left = f"finished groups are kept in {tmp_path / 'flow'}, and the same command with --resume goes on"
+    assert err == f"fbp: interrupted; {left}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "place", "left"),
+    [
+        (
+            ("report", "--out", "mine"),
+            "fbp.studies.overview.overview",
+            "no report was written, mine is as it was before",
+        ),
+        (("compare",), "fbp.verify.compare", "nothing was written"),
+        (("train",), "fbp.training.fit", "nothing was written"),
+    ],
+    ids=["report", "compare", "train"],
+)
+def test_an_interruption_says_what_it_leaves(run, monkeypatch, tmp_path, words, place, left):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(place, stopped)
+    assert run(*words) == (130, "", f"fbp: interrupted; {left}\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_progress_is_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch, capsys):

@@ -26,13 +26,13 @@ from fbp.report import (
     check_target,
     curves,
     digits,
-    markup,
+    format,
+    inline,
     panels,
     rerun,
-    values,
     write,
 )
-from fbp.report.look import look, render
+from fbp.report.style import curve_style, render_figure
 
 ATTACK = "<script>alert(1)</script>"
 DEPTH = np.arange(1, 9)
@@ -41,12 +41,12 @@ DEPTH = np.arange(1, 9)
 def draw_curves():
     y = np.exp(-0.5 * DEPTH)
     lines = [Curve("he", DEPTH, y, 0.5 * y, 2 * y), Curve("glorot", DEPTH, 4 * y)]
-    return curves(lines, "layer l", "norm", title="Norms", log_y=True, reference=("kept", 1.0))
+    return curves(lines, "layer l", "norm", log_y=True, reference=("kept", 1.0))
 
 
 def draw_panels():
     line = [Curve("he", DEPTH, 1.0 / DEPTH)]
-    return panels([("tanh", line), ("relu", line)], "layer l", "norm", title="Two", reference=("kept", 1.0))
+    return panels([("tanh", line), ("relu", line)], "layer l", "norm", reference=("kept", 1.0))
 
 
 def draw_digits():
@@ -308,15 +308,13 @@ def test_a_foreign_folder_is_refused_and_untouched(tmp_path, foreign):
 
 def test_files_below_files_and_the_working_folder_are_refused(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("theirs")
-    with pytest.raises(FbpError, match="is a file"):
+    with pytest.raises(FbpError, match="got the file"):
         check_target(tmp_path / "file")
-    with pytest.raises(FbpError, match="can be written"):
+    with pytest.raises(FbpError, match="must be writable"):
         write(SMALL, tmp_path / "file" / "below")
-    with pytest.raises(FbpError, match="can be written"):
+    with pytest.raises(FbpError, match="must be writable"):
         check_target(tmp_path / ("long" * 100))
     write(SMALL, tmp_path / "out")
-    with pytest.raises(FbpError, match="overwriting"):
-        check_target(tmp_path / "out", overwrite=False)
     monkeypatch.chdir(tmp_path / "out")
     with pytest.raises(FbpError, match="working folder"):
         check_target(".")
@@ -332,13 +330,13 @@ def test_an_empty_folder_and_a_link_are_filled(tmp_path):
 
 
 def test_mistaken_documents_are_refused():
-    with pytest.raises(FbpError, match="one cell for each column"):
+    with pytest.raises(FbpError, match="one cell for each of its 2 columns"):
         Table("t", ("a", "b"), ((1,),))
     with pytest.raises(FbpError, match="file name"):
         Figure("../f", "c", fail)
-    with pytest.raises(FbpError, match="distinct"):
+    with pytest.raises(FbpError, match="must be distinct"):
         dataclasses.replace(SMALL, sections=(Section("s", (Figure("f", "", fail), Figure("F", "", fail))),))
-    with pytest.raises(FbpError, match="distinct"):
+    with pytest.raises(FbpError, match="must be distinct"):
         dataclasses.replace(SMALL, setting=(("a", 1), ("a", 2)))
     with pytest.raises(FbpError, match="same first axis"):
         digits(np.zeros((2, 28, 28)), [1], [1, 2])
@@ -364,28 +362,61 @@ def test_mistaken_documents_are_refused():
     ],
 )
 def test_numbers_for_readers(value, shown):
-    assert values.number(value) == shown
+    assert format.number(value) == shown
 
 
 def test_a_column_of_measurements_lines_up():
     table = Table("t", ("x", "rate", "verdict"), ((0.12345, 0.1, "FAIL"), (0.5, 0.01, "fail"), (None, 0.001, True)))
-    x, rate, verdict = values.columns(table)
+    x, rate, verdict = format.columns(table)
     assert [cell.text for cell in x.cells] == ["0.1235", "0.5000", "\N{EN DASH}"]
     assert [cell.text for cell in rate.cells] == ["0.1", "0.01", "0.001"]
     assert [cell.tone for cell in verdict.cells] == ["bad", "", "yes"]
     assert (x.numeric, verdict.numeric) == (True, False)
 
 
-def test_markup():
-    assert markup.html("a `b*` **c `d`** <") == ("a <code>b*</code> <strong>c <code>d</code></strong> &lt;")
-    assert markup.markdown("1. a_b `c_d` **e_f** <x>") == r"1\. a\_b `c_d` **e\_f** \<x\>"
-    assert markup.bare("a `b` **c**") == "a b c"
-    assert markup.paragraphs("\na\nb\n \n\nc\n") == ["a b", "c"]
+def test_inline():
+    assert inline.html("a `b*` **c `d`** <") == ("a <code>b*</code> <strong>c <code>d</code></strong> &lt;")
+    assert inline.markdown("1. a_b `c_d` **e_f** <x>") == r"1\. a\_b `c_d` **e\_f** \<x\>"
+    assert inline.plain("a `b` **c**") == "a b c"
+    assert inline.paragraphs("\na\nb\n \n\nc\n") == ["a b", "c"]
 
 
-def test_looks_differ():
-    looks = [look(rank) for rank in range(140)]
-    assert len({(v.color, str(v.dash), v.marker) for v in looks}) == 140
+@pytest.mark.parametrize(
+    ("text", "shown", "marked", "label"),
+    [
+        ("$σ_w^2$", "σ_w²", "<i>σ</i><sub><i>w</i></sub><sup>2</sup>", "$σ_w^2$"),
+        ("σ_w² = 2", "σ_w² = 2", "<i>σ</i><sub><i>w</i></sub>² = 2", "$σ_w$² = 2"),
+        ("$10^{-39}$", "10⁻³⁹", "10<sup>−39</sup>", "$10^{-39}$"),
+        ("$dZ_{l-1}$", "dZ_(l−1)", "<i>dZ</i><sub><i>l</i>−1</sub>", "$dZ_{l-1}$"),
+        ("$W^T < 1$", "Wᵀ < 1", "<i>W</i><sup><i>T</i></sup>\xa0&lt;\xa01", "$W^T < 1$"),
+        ("$log_{10} ‖dZ_1‖$", "log₁₀ ‖dZ₁‖", "log<sub>10</sub>\xa0‖<i>dZ</i><sub>1</sub>‖",
+         r"$\mathrm{log}_{10}\ ‖dZ_1‖$"),
+        ("$5 and $6, `$x$`", "$5 and $6, $x$", "$5 and $6, <code>$x$</code>", r"\$5 and \$6, \$x\$"),
+    ],
+)  # fmt: skip
+def test_mathematics(text, shown, marked, label):
+    assert inline.plain(text) == shown
+    assert str(inline.html(text)) == marked
+    assert inline.mathtext(text) == label
+    figure = curves([Curve(text, [1, 2], [1, 2])], text, text)
+    assert render_figure(figure, inline.plain(text)).svg
+
+
+def test_a_bar_in_code_does_not_end_a_cell():
+    assert inline.markdown_cell("a|b `c|d`") == r"a\|b `c\|d`"
+
+
+def test_a_streamed_table_is_counted(tmp_path):
+    (tmp_path / "rows.csv").write_text('a,b\n1,"x\ny"\n2,z\n')
+    target = write(SMALL, tmp_path / "out", table=tmp_path / "rows.csv")
+    assert (target / "data.csv").read_bytes() == (tmp_path / "rows.csv").read_bytes()
+    assert "data.csv</code> (2 rows)" in (target / "report.html").read_text()
+    assert "(2 rows)" in (target / "report.md").read_text()
+
+
+def test_styles_of_curves_differ():
+    styles = [curve_style(rank) for rank in range(140)]
+    assert len({(v.color, str(v.dash), v.marker) for v in styles}) == 140
 
 
 @pytest.mark.parametrize("y", [[1.0, 0.0, np.inf], [0.0, -1.0, np.nan], [1.0, 1.0, 1.0], []])
@@ -393,7 +424,7 @@ def test_values_that_an_axis_cannot_show_leave_gaps(y):
     x = DEPTH[: len(y)]
     low = np.zeros(len(y))
     figure = curves([Curve("a", x, y, low, y), Curve("b", x, y)], "x", "y", log_x=True, log_y=True)
-    assert render(figure, "gaps").png
+    assert render_figure(figure, "gaps").png
 
 
 def test_names_stand_at_the_ends_where_they_fit_and_otherwise_in_a_legend():
@@ -414,20 +445,26 @@ def test_theory_is_one_entry_of_the_legend():
     assert not curves([Curve("a", [1, 2], [0, 1], expected=nowhere)], "x", "y").legends
 
 
-STUDY = """
-import sys, time
-import numpy as np
-from fbp.report import Report
-from fbp.studies import script
+STUDY = '''
+"""T.
 
-def study(quick, progress):
-    draw = np.random.default_rng({seed})
-    rows = tuple({{"i": i, "x": float(draw.normal())}} for i in range(3))
-    return Report("T", "Q?", ("found",), (("n", 3),), (), "python study.py --quick", rows, {{"sum": rows[0]["x"]}}, 0,
-                  timings={{"now": time.time()}})
-
-script(study)
+Q?
 """
+import time
+import numpy as np
+from fbp.studies import study
+
+@study
+def three(draft):
+    draw = np.random.default_rng({seed})
+    draft.records += [{{"i": i, "x": float(draw.normal())}} for i in range(3)]
+    draft.findings.append("found")
+    draft.setting = {{"n": 3}}
+    draft.results["sum"] = draft.records[0]["x"]
+    draft.timings["now"] = time.time()
+
+three.main()
+'''
 
 
 @pytest.fixture
@@ -442,7 +479,7 @@ def studied(tmp_path, monkeypatch):
 def test_rerun_gives_the_same_bits(studied):
     found = rerun(studied)
     assert found.agrees
-    assert str(found) == "python study.py --quick: the bits agree"
+    assert str(found) == "python study.py --quick --out first: the bits agree"
 
 
 def test_rerun_says_what_differs(studied):
@@ -458,12 +495,12 @@ def test_rerun_says_what_differs(studied):
 
 
 def test_rerun_refuses_what_it_cannot_repeat(studied, tmp_path):
-    with pytest.raises(FbpError, match=r"has a manifest\.json"):
+    with pytest.raises(FbpError, match=r"readable manifest\.json"):
         rerun(tmp_path)
     (tmp_path / "study.py").unlink()
-    with pytest.raises(FbpError, match=r"there is no study\.py here"):
+    with pytest.raises(FbpError, match=r"no study\.py here"):
         rerun(studied)
-    for command, said in (("rm -rf /", "fbp or a study"), ("fbp nothing", "ended with status 2")):
+    for command, said in (("rm -rf /", "must be fbp or a study"), ("fbp nothing", "ended with status 2")):
         manifest = json.loads((studied / "manifest.json").read_text()) | {"command": command}
         (studied / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(FbpError, match=said):
@@ -473,6 +510,6 @@ def test_rerun_refuses_what_it_cannot_repeat(studied, tmp_path):
 def test_manifest_says_what_the_run_depended_on(studied):
     manifest = json.loads((studied / "manifest.json").read_text())
     assert manifest["configuration"] == {"n": 3}
-    assert manifest["command"] == "python study.py --quick"
+    assert manifest["command"] == "python study.py --quick --out first"
     assert manifest["sha256"]["data.csv"] == hashlib.sha256((studied / "data.csv").read_bytes()).hexdigest()
     assert set(manifest["versions"]) == {"python", "fbp", "jax", "jaxlib", "numpy"}

@@ -41,13 +41,17 @@ def as_users():
 @pytest.mark.parametrize("name", [name for name in STUDIES if name != "papers"])
 def test_a_study(name, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    study = importlib.import_module(name)
+    module = importlib.import_module(name)
     monkeypatch.delitem(sys.modules, name)
     for constant, value in SMALLER.get(name, {}).items():
-        monkeypatch.setattr(study, constant, value)
-    told = []
-    report = study.study(True, told.append)
-    assert told
+        monkeypatch.setattr(module, constant, value)
+    monkeypatch.setattr(sys, "argv", [f"experiments/{name}.py", "--quick"])
+    progress = []
+    study = getattr(module, name)
+    report = study.report(quick=True, progress=progress.append)
+    assert progress
+    assert study.title
+    assert study.question.endswith("?")
     folder = write(report, tmp_path / "report")
     assert report.command == f"python experiments/{name}.py --quick"
     assert all(figure.caption.endswith(".") for figure in report.figures())

@@ -7,7 +7,9 @@ import matplotlib.figure
 import numpy as np
 
 from fbp import theory
-from fbp.report.look import MUTED, PALETTE, WIDTH, WRONG, canvas, darker, look
+from fbp.report.style import MUTED, PALETTE, WIDTH, WRONG, canvas
+from fbp.report.style import curve_style as look
+from fbp.report.style import darken as darker
 from papers_rows.row import FAILS, HOLDS, Row
 from papers_rows.tanh import tanh_flows
 

@@ -44,17 +44,17 @@ def report(*, out: Path = Path("fbp-report"), data_dir: Path | None = None, seed
     """
     from fbp.data import load
     from fbp.report import check_target, write
+    from fbp.studies.frame import announce
     from fbp.studies.overview import overview
-    from fbp.studies.script import announce, typed
     from fbp.terminal import show_progress
 
     check_target(out)
     data = load(data_dir)
     _DEFAULT.check(data.train_X.shape[1], data.classes)
-    with show_progress() as progress:
-        found = overview(data, seed, typed(), progress)
-        folder = write(found, out)
-    announce(found, folder)
+    with show_progress(f"no report was written, {out} is as it was before") as progress:
+        report = overview(data, seed, progress)
+        write(report, out)
+    announce(report, out)
     return 0
 
 
@@ -96,12 +96,12 @@ def flow(
     """
     from fbp.config import integers, names
     from fbp.studies.flow_grid import run_flow
-    from fbp.studies.script import announce, typed
+    from fbp.studies.frame import announce
     from fbp.terminal import show_progress
 
     grid = integers("depth", depth), names(activation), names(init)
-    with show_progress() as progress:
-        report = run_flow(*grid, width, seeds, out, resume, seed, quick, progress, typed())
+    with show_progress(f"finished groups are kept in {out}, and the same command with --resume goes on") as progress:
+        report = run_flow(*grid, width, seeds, out, resume, seed, quick, progress)
     announce(report, out)
     return 0
 
@@ -119,9 +119,9 @@ def rerun(folder: Path, /) -> int:
     """
     from fbp.report import rerun
 
-    found = rerun(folder)
-    print(found)
-    return 0 if found.agrees else 1
+    repetition = rerun(folder)
+    print(repetition)
+    return 0 if repetition.agrees else 1
 
 
 @app.command

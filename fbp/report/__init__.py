@@ -1,10 +1,11 @@
 """A report as immutable data, and the folder that it is written to: HTML, Markdown, figures, CSV and JSON."""
 
 from fbp.report.document import Block, Figure, Report, Section, Table, Text
-from fbp.report.figures import Curve, curves, panels
-from fbp.report.images import digits
-from fbp.report.look import style
+from fbp.report.format import interval, number
+from fbp.report.inline import mathtext, plain
+from fbp.report.plots import Curve, curves, digits, panels
 from fbp.report.rerun import Repetition, rerun
+from fbp.report.style import canvas, curve_style, style
 from fbp.report.write import check_target, write
 
 __all__ = [
@@ -16,10 +17,16 @@ __all__ = [
     "Section",
     "Table",
     "Text",
+    "canvas",
     "check_target",
+    "curve_style",
     "curves",
     "digits",
+    "interval",
+    "mathtext",
+    "number",
     "panels",
+    "plain",
     "rerun",
     "style",
     "write",

@@ -8,18 +8,21 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fbp.report import markup, values
+from fbp.report import format, inline
 from fbp.report.document import Block, Figure, Report, Table, Text
-from fbp.report.look import Picture
+from fbp.report.style import Picture
 
 _CONTENTS_FROM = 4
 
 
-def pages(report: Report, pictures: Mapping[str, Picture], made_with: Mapping[str, str]) -> tuple[str, str]:
+def render_pages(
+    report: Report, rows: int, pictures: Mapping[str, Picture], made_with: Mapping[str, str]
+) -> tuple[str, str]:
     """The report as HTML, complete in itself, and as Markdown that shows the files of `figures/`.
 
     Args:
         report: what to write.
+        rows: the number of rows in data.csv.
         pictures: the rendered figures, by name.
         made_with: the versions and the device, by label.
 
@@ -29,14 +32,12 @@ def pages(report: Report, pictures: Mapping[str, Picture], made_with: Mapping[st
     numbers = {Table: count(1), Figure: count(1)}
     context = {
         "report": report,
+        "rows": f"{rows:,} row" + ("s" if rows != 1 else ""),
         "sections": [
-            {
-                "title": section.title,
-                "blocks": [_block(block, numbers, pictures) for block in section.blocks],
-            }
+            {"title": section.title, "blocks": [_block(block, numbers, pictures) for block in section.blocks]}
             for section in report.sections
         ],
-        "setting": [(label, values.describe(value)) for label, value in report.setting],
+        "setting": [(label, format.describe(value)) for label, value in report.setting],
         "contents": len(report.sections) >= _CONTENTS_FROM,
         "made_with": made_with,
         "made_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -48,10 +49,10 @@ def pages(report: Report, pictures: Mapping[str, Picture], made_with: Mapping[st
 
 def _block(block: Block, numbers: Mapping[type, Any], pictures: Mapping[str, Picture]) -> dict[str, Any]:
     if isinstance(block, Text):
-        return {"kind": "text", "paragraphs": markup.paragraphs(block.text)}
+        return {"kind": "text", "paragraphs": inline.paragraphs(block.text)}
     shared = {"number": next(numbers[type(block)]), "caption": block.caption}
     if isinstance(block, Table):
-        columns = values.columns(block)
+        columns = format.columns(block)
         rows = [[(column, column.cells[i]) for column in columns] for i in range(len(block.rows))]
         return {"kind": "table", "columns": columns, "rows": rows, **shared}
     picture = pictures[block.name]
@@ -69,10 +70,10 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "paragraphs": markup.paragraphs,
-        "html": markup.html,
-        "md": markup.markdown,
-        "words": markup.markdown_words,
-        "bare": markup.bare,
+        "paragraphs": inline.paragraphs,
+        "html": inline.html,
+        "md": inline.markdown,
+        "cell": inline.markdown_cell,
+        "plain": inline.plain,
     }
     return environment

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from fbp.errors import FbpError
-from fbp.report.manifest import SCHEMA, SCHEMA_VERSION, device, versions
+from fbp.report.write import MANIFEST_SCHEMA, MANIFEST_VERSION, device, versions
 
 _TABLE, _RESULT = "data.csv", "result.json"
 
 
 @dataclass(frozen=True)
 class Repetition:
-    """What a repetition gave.
+    """How a repetition compares with the first run.
 
     Attributes:
         command: what was run.
-        differences: what of the results differs, one line each; empty where the bits agree.
-        changes: what of the environment is another, one line each.
+        differences: the results that differ, one line each; empty where the bits agree.
+        changes: what has changed in the environment, one line each.
     """
 
     command: str
@@ -42,24 +42,24 @@ class Repetition:
 
 
 def rerun(folder: Path) -> Repetition:
-    """Repeat the run that wrote a folder, beside it, and compare `data.csv` and the results in `result.json`.
+    """Repeat the run that wrote a folder, and compare `data.csv` and the results in `result.json`.
 
     Args:
-        folder: of a report, with its manifest.
+        folder: a report's folder, with its manifest.
 
     Raises:
-        FbpError: there is no manifest, its command is none of fbp's, or the command fails.
+        FbpError: there is no manifest, its command is not one of fbp's, or the command fails.
     """
-    then = _manifest(folder)
+    then = _read_manifest(folder)
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "again"
-        done = subprocess.run([*_words(then["command"]), "--out", str(out)], check=False, stdout=subprocess.PIPE)
+        done = subprocess.run([*_arguments(then["command"]), "--out", str(out)], check=False, stdout=subprocess.PIPE)
         if done.returncode or not (out / _RESULT).exists():
             raise FbpError(
-                f"a manifest's command runs where it was typed; {then['command']!r} ended with status "
-                f"{done.returncode}; run it by hand from the folder that holds its script"
+                f"a manifest's command must succeed in the working folder, got {then['command']!r}, which ended with "
+                f"status {done.returncode}; run it by hand from the folder that holds its script"
             )
-        differences = tuple(_table_differences(folder, out)) + tuple(_result_differences(folder, out))
+        differences = (*_table_differences(folder, out), *_result_differences(folder, out))
     now = {"device": device(), **versions()}
     was = {"device": then["device"], **then["versions"]}
     changes = tuple(
@@ -68,22 +68,24 @@ def rerun(folder: Path) -> Repetition:
     return Repetition(then["command"], differences, changes)
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FbpError(
-            f"a report that can be repeated has a manifest.json; {folder} has none to read; run its command"
+            f"a report's folder must hold a readable manifest.json, got {folder} without one; run its command by hand"
         ) from error
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("schema_version") != SCHEMA_VERSION:
+    received = [manifest.get(key) for key in ("schema", "schema_version")] if isinstance(manifest, dict) else manifest
+    if received != [MANIFEST_SCHEMA, MANIFEST_VERSION]:
         raise FbpError(
-            f"{path} is a manifest of schema {SCHEMA} {SCHEMA_VERSION}; received another; run its command by hand"
+            f"a manifest must have the schema {MANIFEST_SCHEMA} {MANIFEST_VERSION}, got {received!r} in {path}; "
+            "run its command by hand"
         )
-    return found
+    return manifest
 
 
-def _words(command: str) -> list[str]:
+def _arguments(command: str) -> list[str]:
     """The command for this interpreter, without the folder it wrote to."""
     words = shlex.split(command)
     if "--out" in words:
@@ -94,12 +96,12 @@ def _words(command: str) -> list[str]:
     if program.startswith("python") and len(words) > 1:
         if not Path(words[1]).exists():
             raise FbpError(
-                f"a study is repeated from the folder that holds it; there is no {words[1]} here; change to it"
+                f"a study must be repeated from the folder that holds it, got no {words[1]} here; change to that folder"
             )
         return [sys.executable, *words[1:]]
     if program == "fbp":
         return [sys.executable, "-m", "fbp", *words[1:]]
-    raise FbpError(f"a manifest's command is fbp or a study; received {command!r}; run it by hand")
+    raise FbpError(f"a manifest's command must be fbp or a study, got {command!r}; run it by hand")
 
 
 def _table_differences(one: Path, other: Path) -> list[str]:

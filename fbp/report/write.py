@@ -2,31 +2,32 @@
 
 import csv
 import hashlib
+import importlib.metadata
 import io
 import json
 import os
+import platform
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from fbp.errors import FbpError
-from fbp.report import markup, values
+from fbp.report import format, inline
 from fbp.report.document import Report
-from fbp.report.look import render, style
-from fbp.report.manifest import device, manifest, versions
-from fbp.report.render import pages
+from fbp.report.render import render_pages
+from fbp.report.style import render_figure, style
 from fbp.serialize import to_json
 
-_SCHEMA = "fbp.report"
-_SCHEMA_VERSION = 1
+SCHEMA, SCHEMA_VERSION = "fbp.report", 1
+MANIFEST_SCHEMA, MANIFEST_VERSION = "fbp.manifest", 1
 _OURS = frozenset({"report.html", "report.md", "figures", "data.csv", "result.json", "manifest.json"})
 
 
-def write(report: Report, folder: str | os.PathLike[str], overwrite: bool = True, table: Path | None = None) -> Path:
-    """Writes a report as a folder, all of it or nothing.
+def write(report: Report, folder: str | os.PathLike[str], table: Path | None = None) -> Path:
+    """Write a report as a folder, all of it or nothing.
 
     The folder holds report.html (one file, opens offline), report.md, figures/<name>.svg and .png,
     data.csv, result.json and manifest.json. In result.json, NaN and infinities are the strings "NaN", "Infinity" and
@@ -36,91 +37,102 @@ def write(report: Report, folder: str | os.PathLike[str], overwrite: bool = True
     Args:
         report: what to write.
         folder: where; parents that do not exist are made.
-        overwrite: whether a report that is there may be replaced.
-        table: a file that becomes data.csv as it is, where rows were streamed to it; else the report's records do.
+        table: a CSV file that becomes data.csv as it is, where rows were streamed to it; otherwise the report's
+            records are written.
 
     Returns:
         The folder.
 
     Raises:
         FbpError: the folder cannot be a report's (see `check_target`), or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> report = fbp.report.Report("T", "Why?", (), (), (), "python t.py", ({"x": 1},), {}, 0)
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     folder = fbp.report.write(report, f"{parent}/t")
+        ...     print((folder / "data.csv").read_text().split())
+        ['x', '1']
     """
-    check_target(folder, overwrite)
-    files = _files(report)
-    target = Path(folder).resolve()
-    try:
-        with _swapped_in(target) as building:
-            for name, content in files.items():
-                path = building / name
-                path.parent.mkdir(exist_ok=True)
-                path.write_bytes(content)
-            rows = building / "data.csv"
-            if table is None:
-                rows.write_text(_csv(report), encoding="utf-8", newline="")
-            else:
-                shutil.copyfile(table, rows)
-            with rows.open("rb") as file:
-                hashes = {rows.name: hashlib.file_digest(file, "sha256").hexdigest()}
-            (building / "manifest.json").write_text(to_json(manifest(report, hashes)) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise _unwritable(folder, error) from error
+    check_target(folder)
+    rows = _csv(report) if table is None else None
+    files = _render_files(report, len(report.records) if table is None else _count_rows(table))
+    with _explain_os_errors(folder), _swap_in(Path(folder).resolve()) as building:
+        for name, content in files.items():
+            path = building / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        data = building / "data.csv"
+        if rows is not None:
+            data.write_bytes(rows.encode())
+        elif table is not None:
+            shutil.copyfile(table, data)
+        with data.open("rb") as file:
+            hashes = {data.name: hashlib.file_digest(file, "sha256").hexdigest()}
+        (building / "manifest.json").write_text(to_json(_manifest(report, hashes)) + "\n", encoding="utf-8")
     return Path(folder)
 
 
-def check_target(folder: str | os.PathLike[str], overwrite: bool = True) -> None:
-    """Refuses a folder that a report cannot be written to, before a long run is spent on it.
+def check_target(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder that a report cannot be written to, before a long run is spent on it.
 
     Args:
         folder: where the report is to be written.
-        overwrite: whether a report that is there may be replaced.
 
     Raises:
-        FbpError: it is a file, or holds something that is not a report, or a report that may not be
-            replaced, or is the working folder, or lies where nothing can be written.
+        FbpError: it is a file, holds files but no report, holds the working folder, or lies where nothing can be
+            written.
     """
+    target = Path(folder).resolve()
+    with _explain_os_errors(folder):
+        if target.exists():
+            if not target.is_dir():
+                raise FbpError(f"a report's target must be a folder, got the file {folder}; use another name")
+            if target == Path.cwd() or target in Path.cwd().parents:
+                raise FbpError(
+                    "a report's folder must not hold the working folder, because it is replaced as a whole, "
+                    f"got {folder}; use a folder inside it"
+                )
+            if any(target.iterdir()) and not _is_report(target):
+                raise FbpError(
+                    "a report's folder must be new, empty or an older report, "
+                    f"got {folder}, which holds other files; use another folder or empty this one"
+                )
+        above = next(path for path in target.parents if path.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise FbpError(
+                f"a report's folder must be writable, got {folder}, which cannot be made in {above}; use another folder"
+            )
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that compute, by name."""
+    installed = {"python": platform.python_version()}
+    for name in ("fbp", "jax", "jaxlib", "numpy"):
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            installed[name] = "not installed"
+    return installed
+
+
+def device() -> str:
+    """The accelerator, or the kind of machine whose CPU it is."""
+    import jax
+
+    kind = jax.devices()[0].device_kind
+    return f"{kind} ({platform.machine()}, {os.cpu_count()} cores)" if kind == "cpu" else kind
+
+
+@contextmanager
+def _explain_os_errors(folder: str | os.PathLike[str]) -> Iterator[None]:
     try:
-        refusal = _refusal(Path(folder).resolve(), overwrite)
+        yield
     except OSError as error:
-        raise _unwritable(folder, error) from error
-    if refusal is not None:
-        invariant, received, remedy = refusal
-        raise FbpError(f"{invariant}: {folder} {received}; {remedy}")
-
-
-def _refusal(target: Path, overwrite: bool) -> tuple[str, str, str] | None:
-    if target.exists():
-        if not target.is_dir():
-            return "a report is a folder", "is a file", "give the name of a folder"
-        if target == Path.cwd() or target in Path.cwd().parents:
-            return "a report replaces its folder as a whole", "holds the working folder", "give one inside it"
-        if any(target.iterdir()):
-            if not _is_report(target):
-                return (
-                    "a report replaces only an empty folder or an older report",
-                    "holds other files",
-                    "give another folder or empty this one",
-                )
-            if not overwrite:
-                return (
-                    "a report is not replaced unless that is asked for",
-                    "holds one",
-                    "allow overwriting or give another folder",
-                )
-    above = next(path for path in target.parents if path.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        return (
-            "a report needs a place that can be written",
-            f"cannot be made in {above}",
-            "choose another folder",
-        )
-    return None
-
-
-def _unwritable(folder: str | os.PathLike[str], error: OSError) -> FbpError:
-    return FbpError(
-        f"a report needs a place that can be written: {folder} is none ({error.strerror or error}); "
-        "choose another folder or free this one"
-    )
+        raise FbpError(
+            f"a report's folder must be writable, got {folder} ({error.strerror or error}); "
+            "use another folder or free this one"
+        ) from error
 
 
 def _is_report(folder: Path) -> bool:
@@ -128,11 +140,11 @@ def _is_report(folder: Path) -> bool:
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(result, dict) and result.get("schema") == _SCHEMA
+    return isinstance(result, dict) and result.get("schema") == SCHEMA
 
 
 @contextmanager
-def _swapped_in(target: Path) -> Iterator[Path]:
+def _swap_in(target: Path) -> Iterator[Path]:
     """A new folder beside the target that takes its place if the body succeeds, and vanishes if not."""
     made = [path for path in target.parents if not path.exists()]
     mark = secrets.token_hex(4)
@@ -142,7 +154,7 @@ def _swapped_in(target: Path) -> Iterator[Path]:
         building.mkdir()
         yield building
         if target.exists():
-            _keep_others(target, building)
+            _copy_others(target, building)
             os.replace(target, old)
         os.replace(building, target)
     except BaseException:
@@ -158,7 +170,7 @@ def _swapped_in(target: Path) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _keep_others(source: Path, building: Path) -> None:
+def _copy_others(source: Path, building: Path) -> None:
     shutil.copymode(source, building)
     for path in source.iterdir():
         if path.name in _OURS:
@@ -169,20 +181,16 @@ def _keep_others(source: Path, building: Path) -> None:
             shutil.copy2(path, building / path.name, follow_symlinks=False)
 
 
-def _files(report: Report) -> dict[str, bytes]:
-    """The files of the report but its table and the manifest, by their path in its folder."""
+def _render_files(report: Report, rows: int) -> dict[str, bytes]:
+    """All files but the table and the manifest, by their path in the folder."""
     pictures = {}
     for figure in report.figures():
         with style():
             drawing = figure.draw()
-        pictures[figure.name] = render(drawing, markup.bare(figure.caption))
+        pictures[figure.name] = render_figure(drawing, inline.plain(figure.caption))
     made_with = {**versions(), "device": device(), "seed": str(report.seed)}
-    html, markdown = pages(report, pictures, made_with)
-    texts = {
-        "report.html": html,
-        "report.md": markdown,
-        "result.json": _json(report),
-    }
+    html, markdown = render_pages(report, rows, pictures, made_with)
+    texts = {"report.html": html, "report.md": markdown, "result.json": to_json(_result(report)) + "\n"}
     images = {f"figures/{name}.svg": picture.svg for name, picture in pictures.items()}
     images |= {f"figures/{name}.png": picture.png for name, picture in pictures.items()}
     return {name: text.encode("utf-8") for name, text in texts.items()} | images
@@ -194,14 +202,19 @@ def _csv(report: Report) -> str:
     if columns:
         table = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         table.writeheader()
-        table.writerows({key: values.field(item) for key, item in row.items()} for row in report.records)
+        table.writerows({key: format.field(item) for key, item in row.items()} for row in report.records)
     return text.getvalue()
 
 
-def _json(report: Report) -> str:
-    result: dict[str, Any] = {
-        "schema": _SCHEMA,
-        "schema_version": _SCHEMA_VERSION,
+def _count_rows(table: Path) -> int:
+    with table.open(newline="", encoding="utf-8") as file:
+        return max(sum(1 for _ in csv.reader(file)) - 1, 0)
+
+
+def _result(report: Report) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
         "title": report.title,
         "question": report.question,
         "findings": report.findings,
@@ -213,4 +226,18 @@ def _json(report: Report) -> str:
         "versions": versions(),
         "device": device(),
     }
-    return to_json(result) + "\n"
+
+
+def _manifest(report: Report, sha256: Mapping[str, str]) -> dict[str, Any]:
+    """What a run depended on, and the hashes of the files that a repetition should reproduce."""
+    return {
+        "schema": MANIFEST_SCHEMA,
+        "schema_version": MANIFEST_VERSION,
+        "command": report.command,
+        "configuration": dict(report.setting),
+        "seed": report.seed,
+        "data": dict(report.data),
+        "versions": versions(),
+        "device": device(),
+        "sha256": dict(sha256),
+    }

@@ -1,23 +1,16 @@
 """The built-in studies, and the frame that they share with the scripts in `experiments/`."""
 
-from fbp.studies.flows import (
-    comparison_tables,
-    flow_figure,
-    flow_records,
-    flow_table,
-    flow_verdicts,
-    hidden_verdict,
-    theory_rate,
-)
-from fbp.studies.script import script
+from fbp.studies.flows import Flows, add_flows, flow_figure, flow_records, measure_perceptrons, theory_rate
+from fbp.studies.frame import Draft, Study, study
 
 __all__ = [
-    "comparison_tables",
+    "Draft",
+    "Flows",
+    "Study",
+    "add_flows",
     "flow_figure",
     "flow_records",
-    "flow_table",
-    "flow_verdicts",
-    "hidden_verdict",
-    "script",
+    "measure_perceptrons",
+    "study",
     "theory_rate",
 ]

@@ -4,17 +4,19 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fbp.errors import FbpError
-from fbp.flow import Cell, Flow, Plan, grid
+from fbp.flow import Cell, Diagnosis, Flow, Plan, grid
 from fbp.flow.grids import TABLE
-from fbp.flow.verdicts import Diagnosis
-from fbp.report.document import Report, Section, Table, Text
-from fbp.report.write import check_target, write
+from fbp.report import Report, Table, Text, check_target, interval, write
+from fbp.report.write import SCHEMA, SCHEMA_VERSION
+from fbp.serialize import to_json
 from fbp.studies.flows import flow_figure
+from fbp.studies.frame import Draft
+from fbp.terminal import Progress
 
 _QUICK = {"depths": (5, 10), "width": 64, "seeds": 8}
 
@@ -29,8 +31,7 @@ def run_flow(
     resume: bool = False,
     seed: int = 0,
     quick: bool = False,
-    progress: Callable[[str], None] = lambda _: None,
-    command: str = "fbp flow",
+    progress: Progress = lambda _: None,
 ) -> Report:
     """Measure a grid, write its folder, and return the report.
 
@@ -46,9 +47,8 @@ def run_flow(
         out: the folder; an older report in it is replaced.
         resume: go on with the grid that was stopped in this folder; its options must be these.
         seed: of all randomness.
-        quick: a small grid for a first look: depths 5 and 10, width 64, 8 seeds.
+        quick: a small grid, for a first look: depths 5 and 10, width 64, 8 seeds.
         progress: called with a line about what happens next.
-        command: what remakes the report.
 
     Returns:
         The report; its rows are in the table alone.
@@ -56,19 +56,26 @@ def run_flow(
     Raises:
         FbpError: an option is out of range, the folder cannot be written, or holds a grid of other options.
     """
-    chosen: dict[str, Any] = {"depths": tuple(depth), "width": width, "seeds": seeds} | (_QUICK if quick else {})
-    plan = Plan(activations=tuple(activation), initializers=tuple(init), seed=seed, **chosen)
+    sizes: dict[str, Any] = {"depths": tuple(depth), "width": width, "seeds": seeds} | (_QUICK if quick else {})
+    plan = Plan(activations=tuple(activation), initializers=tuple(init), seed=seed, **sizes)
     folder = Path(out)
     check_target(folder)
-    _open(folder, plan, resume)
+    _begin(folder, plan, resume)
     flows = grid(plan, folder, resume, progress)
+    draft = Draft(
+        "Gradient flow",
+        "How do gradients change from layer to layer, over depth, activation and initialization?",
+        progress=progress,
+        seed=seed,
+    )
+    _fill(draft, plan, flows)
     progress("drawing")
-    report = _report(plan, flows, command, progress)
+    report = draft.report()
     write(report, folder, table=folder / TABLE)
     return report
 
 
-def _open(folder: Path, plan: Plan, resume: bool) -> None:
+def _begin(folder: Path, plan: Plan, resume: bool) -> None:
     """Begin the folder, or check that what it holds is a grid of this plan."""
     state = folder / "result.json"
     options = json.loads(json.dumps(dataclasses.asdict(plan)))
@@ -78,7 +85,7 @@ def _open(folder: Path, plan: Plan, resume: bool) -> None:
         if before != options:
             differ = [name for name in options if not isinstance(before, dict) or before.get(name) != options[name]]
             raise FbpError(
-                f"a resumed grid has the options that it began with; received other {', '.join(differ)} than "
+                f"a resumed grid must have the options that it began with, got other {', '.join(differ)} than "
                 f"in {folder}; give the same options, or run without resume"
             )
         return
@@ -88,87 +95,69 @@ def _open(folder: Path, plan: Plan, resume: bool) -> None:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "figures", ignore_errors=True)
     # In the form of a report's own summary, so that an unfinished folder may be replaced like a finished one.
-    begun = {"schema": "fbp.report", "schema_version": 1, "title": "Gradient flow (unfinished)", "plan": options}
-    state.write_text(json.dumps(begun, indent=2) + "\n", encoding="utf-8")
+    begun = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "title": "Gradient flow (unfinished)", "plan": options}
+    state.write_text(to_json(begun) + "\n", encoding="utf-8")
 
 
-def _report(plan: Plan, flows: Mapping[Cell, Flow], command: str, progress: Callable[[str], None]) -> Report:
+def _fill(draft: Draft, plan: Plan, flows: Mapping[Cell, Flow]) -> None:
     diagnoses: dict[Cell, Diagnosis] = {}
     for cell, flow in flows.items():
         if cell.depth > 1:
-            progress(f"theory of {cell.activation}, {cell.init}")
+            draft.progress(f"theory of {cell.activation}, {cell.init}")
             diagnoses[cell] = flow.diagnosis()
-    sections = [
-        Section(
-            f"{name}",
-            (
-                flow_figure(
-                    f"flow-{index}",
-                    f"{name}: log10 of ||dZ|| by layer. Lines are medians over networks, bands go from 10 % to 90 %, "
-                    "thin black lines are mean-field theory of infinite width.",
-                    {
-                        f"depth {depth}": {init: flows[Cell(name, init, depth)] for init in plan.initializers}
-                        for depth in plan.depths
-                        if depth > 1
-                    },
-                ),
-                _table(name, {cell: d for cell, d in diagnoses.items() if cell.activation == name}),
-            ),
-        )
-        for index, name in enumerate(plan.activations)
-        if max(plan.depths) > 1
-    ]
+    draft.setting = {
+        "depths": plan.depths,
+        "width": plan.width,
+        "networks a cell": plan.seeds,
+        "inputs": plan.examples,
+        "activations": plan.activations,
+        "initializers": plan.initializers,
+    }
+    draft.findings += _findings(plan, diagnoses)
+    draft.results = {
+        "plan": dataclasses.asdict(plan),
+        "cells": [
+            {**cell._asdict(), "sentence": str(d), "agrees": d.agrees, **dataclasses.asdict(d)}
+            for cell, d in diagnoses.items()
+        ],
+    }
     note = Text(
         f"Every network has {plan.width} inputs, {plan.width} units a layer and {plan.width} outputs. "
         f"{plan.examples} inputs of mean square 1 in random directions go forward through {plan.seeds} random networks "
         "of each kind, and a standard normal cotangent of the output comes back, independent between examples. Norms "
-        "are over the batch and carried with their power of two. A network of depth L is the beginning of the deepest "
-        "one of its seed, and initializers of one distribution share their draws, so that differences between cells "
-        "scatter less than the cells. **Rates** are those of ||dZ||^2 from one layer to the one before, the mean over "
-        "layers and networks, with 95 % intervals over networks; theory is that of infinite width."
+        "are over the batch and carried with their power of two. A network of depth $L$ is the beginning of the "
+        "deepest one of its seed, and initializers of one distribution share their draws, so that differences between "
+        "cells scatter less than the cells. **Rates** are those of $‖dZ‖^2$ from one layer to the one before, the mean "
+        "over layers and networks, with 95 % intervals over networks; theory is that of infinite width."
     )
-    judged = [d for d in diagnoses.values() if d.agrees is not None]
-    return Report(
-        title="Gradient flow",
-        question="How do gradients change from layer to layer, over depth, activation and initialization?",
-        findings=_findings(plan, diagnoses, judged),
-        setting=(
-            ("depths", plan.depths),
-            ("width", plan.width),
-            ("networks a cell", plan.seeds),
-            ("inputs", plan.examples),
-            ("activations", plan.activations),
-            ("initializers", plan.initializers),
-        ),
-        sections=(Section("How it was measured", (note,)), *sections),
-        command=command,
-        records=(),
-        results={
-            "plan": dataclasses.asdict(plan),
-            "cells": [
-                {**cell._asdict(), "sentence": str(d), "agrees": d.agrees, **dataclasses.asdict(d)}
-                for cell, d in diagnoses.items()
-            ],
-        },
-        seed=plan.seed,
-    )
+    draft.section("How it was measured", note)
+    for index, name in enumerate(plan.activations if diagnoses else ()):
+        panels = {
+            f"depth {depth}": {init: flows[Cell(name, init, depth)] for init in plan.initializers}
+            for depth in plan.depths
+            if depth > 1
+        }
+        caption = f"{name}: $log_{{10}} ‖dZ_l‖$ by layer."
+        table = _table(name, {cell: d for cell, d in diagnoses.items() if cell.activation == name})
+        draft.section(name, flow_figure(f"flow-{index}", caption, panels), table)
 
 
-def _findings(plan: Plan, diagnoses: Mapping[Cell, Diagnosis], judged: Sequence[Diagnosis]) -> tuple[str, ...]:
+def _findings(plan: Plan, diagnoses: Mapping[Cell, Diagnosis]) -> list[str]:
     deepest = max(plan.depths)
-    found = [
+    findings = [
         f"{cell.activation}, {cell.init}, depth {deepest}: {diagnosis}."
         for cell, diagnosis in diagnoses.items()
         if cell.depth == deepest
     ]
+    judged = [d for d in diagnoses.values() if d.agrees is not None]
     if judged:
         inside = sum(bool(d.agrees) for d in judged)
         off = max(abs(d.rate / d.theory - 1) for d in judged if d.theory)
-        found.append(
+        findings.append(
             f"Theory lies in the 95 % interval of {inside} of {len(judged)} cells; the largest distance of a measured "
             f"rate from it is {off:.1%}. Cells share draws, and width {plan.width} is finite."
         )
-    return tuple(found) or ("Networks of one layer have no rate.",)
+    return findings or ["Networks of one layer have no rate."]
 
 
 def _table(name: str, diagnoses: Mapping[Cell, Diagnosis]) -> Table:
@@ -180,11 +169,11 @@ def _table(name: str, diagnoses: Mapping[Cell, Diagnosis]) -> Table:
             d.verdict.kind,
             d.phase,
             d.rate,
-            f"{d.low:.3f} to {d.high:.3f}".replace(" ", "\N{NO-BREAK SPACE}"),
+            interval(d.low, d.high),
             d.theory,
             round(d.verdict.decades, 2),
             None if d.trainable is None or d.trainable > 1e4 else round(d.trainable),
         )
         for cell, d in diagnoses.items()
     )
-    return Table(f"{name}: the factor of ||dZ||^2 a layer towards the input.", columns, rows)
+    return Table(f"{name}: the factor of $‖dZ‖^2$ a layer towards the input.", columns, rows)

@@ -1,62 +1,125 @@
-"""Sections that reports share: a comparison of gradients, and gradient norms over layers."""
+"""Gradient norms over layers, in panels of curves: how they are measured, and their section of a report."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
-from fbp.flow import Flow, Verdict, verdict
-from fbp.report.document import Figure, Table
-from fbp.report.figures import Curve, panels
-from fbp.verify import Comparison
+from fbp.data import Dataset
+from fbp.flow import Flow, measure, verdict
+from fbp.losses import SoftmaxCrossEntropy
+from fbp.networks import mlp
+from fbp.report import Block, Curve, Figure, Table, Text, interval, panels
+from fbp.studies.frame import Draft
+
+Flows = Mapping[str, Mapping[str, Flow]]
+"""For each panel's title, a flow for each curve's label."""
+
+_READING = (
+    "Lines are medians over networks, bands go from 10 % to 90 %, thin black lines are mean-field theory of infinite "
+    "width."
+)
 
 
-def comparison_tables(comparison: Comparison) -> tuple[Table, ...]:
-    """The leaves of a comparison, and what both gradients cost.
+def measure_perceptrons(draft: Draft, width: int, seeds: int, data: Dataset | None = None) -> Callable[..., Flow]:
+    """Prepare to measure gradient flow in multilayer perceptrons on a batch of 64 digits.
 
     Args:
-        comparison: what `fbp.compare` found.
+        draft: the report in the making, for which they are measured.
+        width: units of each hidden layer.
+        seeds: networks of each kind.
+        data: the digits; the bundled ones without it.
+
+    Returns:
+        A function (activation, init, depth, **options) -> Flow; what was measured before is not measured again. Options
+        are those of `fbp.flow.measure`.
     """
-    leaves = Table(
-        "Each leaf of the hand-written gradient against jax.grad of the same forward pass in the same precision, and "
-        "against jax.grad in float64. Errors are relative, in the Euclidean norm; eps is the rounding unit.",
-        ("leaf", "verdict", "relative error", "against float64", "in eps", "cosine", "norm ratio"),
-        tuple(
-            (
-                leaf.path,
-                leaf.verdict,
-                leaf.against_autodiff.relative_error,
-                leaf.against_float64.relative_error,
-                leaf.epsilons,
-                leaf.against_autodiff.cosine,
-                leaf.against_autodiff.norm_ratio,
-            )
-            for leaf in comparison.leaves
-        ),
-    )
-    cost = comparison.cost
-    if cost is None:
-        return (leaves,)
-    a, b = cost.manual, cost.autodiff
-    rows = (
-        ("compile time (s)", a.compile_seconds, b.compile_seconds, cost.compile_ratio),
-        ("step time (ms)", 1e3 * a.step_seconds, 1e3 * b.step_seconds, cost.step_ratio),
-        ("floating-point operations (millions)", a.flops / 1e6, b.flops / 1e6, cost.flops_ratio),
-        ("temporary memory (KiB)", a.temporary_bytes / 2**10, b.temporary_bytes / 2**10, cost.memory_ratio),
-    )
-    caption = "What one value and gradient costs, both measured in turn in one process; the ratio is ours over theirs."
-    return leaves, Table(caption, ("", "hand-written", "jax.grad", "ratio"), rows)
+    X, Y = draft.digits(64, data)
+
+    @cache
+    def measure_one(activation: str, init: str, depth: int, **options: Any) -> Flow:
+        draft.progress(f"measuring gradient norms: {activation}, {init}, depth {depth}")
+        net = mlp((784,) + (width,) * depth + (10,), activation, init, repeat=True)
+        options = {"seeds": seeds, "seed": draft.seed} | options
+        return measure(net, SoftmaxCrossEntropy(), X, Y, **options)
+
+    return measure_one
 
 
-def hidden_verdict(flow: Flow) -> Verdict:
-    """The verdict on dZ over the hidden layers: the last layer has another width."""
-    return verdict(flow.log10.dZ[0][:, :-1])
+def add_flows(
+    draft: Draft,
+    title: str,
+    flows: Flows,
+    *,
+    name: str,
+    caption: str,
+    table: str,
+    columns: tuple[str, str],
+    text: str = "",
+    **labels: Any,
+) -> None:
+    """Add flows to a report: a section with their figure and their verdicts, the records and the results.
+
+    Args:
+        draft: the report in the making.
+        title: of the section.
+        flows: by panel and curve.
+        name: of the figure's files.
+        caption: what the figure shows.
+        table: what the table shows.
+        columns: what the panels and the curves stand for.
+        text: what is to be said first.
+        labels: further columns of the records, the same in every row.
+    """
+    said: tuple[Block, ...] = (Text(text),) if text else ()
+    draft.section(title, *said, flow_figure(name, caption, flows), _verdict_table(table, flows, columns))
+    draft.records += flow_records(flows, **labels)
+    draft.results.setdefault("verdicts", []).extend(
+        {**labels, "panel": panel, "curve": label, **dataclasses.asdict(flow.verdict())}
+        for panel, each in flows.items()
+        for label, flow in each.items()
+    )
+
+
+def flow_figure(name: str, caption: str, flows: Flows, quantity: str = "dZ") -> Figure:
+    """Small multiples of $log_{10}$ of gradient norms over layers: medians, and bands from 10 % to 90 % of the seeds.
+
+    Beside dZ stands mean-field theory where it holds, from the last of the layers of equal width on.
+
+    Args:
+        name: of the figure's files.
+        caption: what it shows; how lines and bands are read is added.
+        flows: by panel and curve.
+        quantity: "dZ", "dA", "dW" or "db".
+    """
+
+    def curve(label: str, flow: Flow) -> Curve:
+        # A norm that is zero has no logarithm; the curve has a gap there.
+        low, median, high = (np.where(np.isfinite(x), x, np.nan)[:-1] for x in flow.quantiles(quantity))
+        expected = flow.expected()[:-1] if quantity == "dZ" else None
+        return Curve(label, np.arange(1, len(median) + 1), median, low, high, expected)
+
+    drawn = [(title, [curve(label, flow) for label, flow in each.items()]) for title, each in flows.items()]
+    ylabel = f"$log_{{10}} ‖{quantity}_l‖$"
+    return Figure(name, f"{caption} {_READING}", partial(panels, drawn, "layer $l$ (input on the left)", ylabel))
+
+
+def flow_records(flows: Flows, **labels: Any) -> Iterator[dict[str, Any]]:
+    """Tidy rows of every network of every curve.
+
+    Args:
+        flows: by panel and curve.
+        labels: further columns, the same in every row.
+    """
+    for title, each in flows.items():
+        for label, flow in each.items():
+            yield from flow.records(**labels, panel=title, curve=label)
 
 
 def theory_rate(flow: Flow, scale: int = 0) -> float | None:
-    """The factor of ||dZ|| a layer that mean-field theory predicts, read as a verdict reads it off the curves.
+    """The factor of ‖dZ‖ a layer that mean-field theory predicts, read as a verdict reads it off the curves.
 
     Args:
         flow: what was measured.
@@ -70,82 +133,12 @@ def theory_rate(flow: Flow, scale: int = 0) -> float | None:
     return verdict(known[None]).rate if len(known) > 1 else None
 
 
-def flow_figure(name: str, caption: str, flows: Mapping[str, Mapping[str, Flow]], quantity: str = "dZ") -> Figure:
-    """Small multiples of log10 gradient norms over layers: medians, and bands from 10 % to 90 % of the seeds.
-
-    Beside dZ stands mean-field theory where it holds, from the last of the layers of equal width on.
-
-    Args:
-        name: of the figure's files.
-        caption: what is to be seen.
-        flows: for each panel's title, a flow for each curve's label.
-        quantity: "dZ", "dA", "dW" or "db".
-    """
-
-    def curve(label: str, flow: Flow) -> Curve:
-        # A norm that is zero has no logarithm; the curve has a gap there.
-        low, median, high = (np.where(np.isfinite(x), x, np.nan)[:-1] for x in flow.quantiles(quantity))
-        expected = flow.expected()[:-1] if quantity == "dZ" else None
-        return Curve(label, np.arange(1, len(median) + 1), median, low, high, expected)
-
-    drawn = [(title, [curve(label, flow) for label, flow in each.items()]) for title, each in flows.items()]
-    return Figure(
-        name, caption, partial(panels, drawn, "layer l (input on the left)", f"log10 of the norm of {quantity}")
-    )
-
-
-def flow_table(caption: str, flows: Mapping[str, Mapping[str, Flow]], columns: tuple[str, str]) -> Table:
-    """A verdict for each curve, and the factor of ||dZ|| that mean-field theory predicts.
-
-    Args:
-        caption: what is to be seen.
-        flows: as for `flow_figure`.
-        columns: what the panels and the curves stand for.
-    """
-    rows: list[tuple[Any, ...]] = []
+def _verdict_table(caption: str, flows: Flows, columns: tuple[str, str]) -> Table:
+    rows = []
     for title, each in flows.items():
         for label, flow in each.items():
-            v = hidden_verdict(flow)
-            rows.append(
-                (
-                    _unbroken(title),
-                    _unbroken(label),
-                    v.kind,
-                    v.rate,
-                    _unbroken(f"{v.low:.3f} to {v.high:.3f}"),
-                    theory_rate(flow),
-                    round(v.decades, 2),
-                )
-            )
-    heading = (*columns, "verdict", "factor a layer", _unbroken("95 % interval"), "theory", "decades")
-    return Table(caption, heading, tuple(rows))
-
-
-def flow_records(flows: Mapping[str, Mapping[str, Flow]], **labels: Any) -> Iterator[dict[str, Any]]:
-    """Tidy rows of every network of every curve.
-
-    Args:
-        flows: as for `flow_figure`.
-        labels: further columns, the same in every row.
-    """
-    for title, each in flows.items():
-        for label, flow in each.items():
-            yield from flow.records(**labels, panel=title, curve=label)
-
-
-def flow_verdicts(flows: Mapping[str, Mapping[str, Flow]], **labels: Any) -> list[dict[str, Any]]:
-    """The verdict on every curve, for `result.json`.
-
-    Args:
-        flows: as for `flow_figure`.
-        labels: further entries, the same in every row.
-    """
-    return [
-        {**labels, "panel": title, "curve": label, **dataclasses.asdict(hidden_verdict(flow))}
-        for title, each in flows.items()
-        for label, flow in each.items()
-    ]
-
-
-def _unbroken(text: str) -> str:
-    return text.replace(" ", "\N{NO-BREAK SPACE}")
+            v = flow.verdict()
+            names = (text.replace(" ", "\N{NO-BREAK SPACE}") for text in (title, label))
+            rows.append((*names, v.kind, v.rate, interval(v.low, v.high), theory_rate(flow), round(v.decades, 2)))
+    heads = (*columns, "verdict", "factor a layer", "95\N{NO-BREAK SPACE}% interval", "theory", "decades")
+    return Table(caption, heads, tuple(rows))

@@ -1,15 +1,15 @@
-"""Values on paper: how a number, a truth value or a verdict is shown, and what JSON and CSV get of it."""
+"""How a number, a truth value or a verdict is shown to readers, and what a field of a CSV file gets of it."""
 
 import json
 import math
 from typing import Any, NamedTuple
 
 from fbp.report.document import Table
+from fbp.report.inline import superscript
 from fbp.serialize import plain, strict
 
 _DIGITS = 4
 _MISSING, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _TONES = {
     "PASS": "good",
     "FAIL": "bad",
@@ -41,15 +41,20 @@ def field(value: Any) -> Any:
     return json.dumps(strict(value), ensure_ascii=False) if isinstance(value, dict | list) else value
 
 
-def number(value: int | float, keep_zeros: bool = False) -> str:
-    """A number for a reader: integers whole, floats to four significant digits.
+def number(value: int | float, digits: int = _DIGITS, keep_zeros: bool = False) -> str:
+    """A number for a reader: integers whole, floats rounded.
 
     Args:
         value: the number.
+        digits: significant digits of a float.
         keep_zeros: whether trailing zeros stay, so that a column of measurements lines up.
 
     Returns:
         The text, with a true minus sign, and powers of ten below 1e-3 and from 1e5 on.
+
+    Example:
+        >>> fbp.report.number(1.274e-6, digits=2)
+        '1.3×10⁻⁶'
     """
     if isinstance(value, int):
         return str(value).replace("-", _MINUS)
@@ -57,14 +62,25 @@ def number(value: int | float, keep_zeros: bool = False) -> str:
         return "NaN" if math.isnan(value) else "∞" if value > 0 else f"{_MINUS}∞"
     if value == 0:
         return "0"
-    mantissa, _, power = f"{value:.{_DIGITS - 1}e}".partition("e")
+    mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
     exponent = int(power)
     fixed = -3 <= exponent < 5
-    text = f"{value:.{max(0, _DIGITS - 1 - exponent)}f}" if fixed else mantissa
+    text = f"{value:.{max(0, digits - 1 - exponent)}f}" if fixed else mantissa
     if not keep_zeros and "." in text:
         text = text.rstrip("0").rstrip(".")
     text = text.replace("-", _MINUS)
-    return text if fixed else f"{text}\N{MULTIPLICATION SIGN}10{str(exponent).translate(_SUPERSCRIPT)}"
+    return text if fixed else f"{text}\N{MULTIPLICATION SIGN}10{superscript(exponent)}"
+
+
+def interval(low: float, high: float, digits: int = _DIGITS) -> str:
+    """The ends of an interval for a reader, on one line.
+
+    Args:
+        low: the lower end.
+        high: the upper end.
+        digits: significant digits of each.
+    """
+    return f"{number(low, digits, True)} to {number(high, digits, True)}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def describe(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The look of all figures: one style, told apart in grey as well, the same bytes for the same data."""
+"""The style of all figures: curves that differ in grey as well, and the same bytes for the same data."""
 
 import io
 from contextlib import AbstractContextManager
@@ -55,7 +55,7 @@ _STYLE: dict[str, Any] = {
 }
 
 
-class Look(NamedTuple):
+class CurveStyle(NamedTuple):
     """What tells one curve from another: color, dash and marker, and its rank among the curves."""
 
     color: str
@@ -87,19 +87,19 @@ def canvas(width: float, height: float) -> Figure:
     return figure
 
 
-def look(rank: int) -> Look:
-    """The look of the curve of that rank; the first 140 differ from one another."""
-    return Look(PALETTE[rank % 7], _DASHES[rank % 4], _MARKERS[rank % 5], rank)
+def curve_style(rank: int) -> CurveStyle:
+    """The style of the curve of that rank; the first 140 differ from one another."""
+    return CurveStyle(PALETTE[rank % 7], _DASHES[rank % 4], _MARKERS[rank % 5], rank)
 
 
-def darker(color: str) -> str:
-    """The color as ink for words: dark enough to be read on white."""
+def darken(color: str) -> str:
+    """The color, dark enough for text on white."""
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return f"#{red * 3 // 5:02x}{green * 3 // 5:02x}{blue * 3 // 5:02x}"
 
 
-def render(figure: Figure, title: str) -> Picture:
-    """The figure as SVG and PNG, with no date and no version in them.
+def render_figure(figure: Figure, title: str) -> Picture:
+    """The figure as SVG and PNG, without a date or a version in them.
 
     Args:
         figure: what to draw.
@@ -109,9 +109,9 @@ def render(figure: Figure, title: str) -> Picture:
         The bytes of both files and the size on a page.
     """
     svg, png = io.BytesIO(), io.BytesIO()
-    unsaid = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    no_metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with style():
-        figure.savefig(svg, format="svg", metadata={**unsaid, "Title": title})
+        figure.savefig(svg, format="svg", metadata={**no_metadata, "Title": title})
         figure.savefig(png, format="png", dpi=_PNG_DPI, metadata={"Software": None})
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
     return Picture(svg.getvalue(), png.getvalue(), width, height)

@@ -1,0 +1,295 @@
+"""The drawings that studies share: curves, small multiples of curves, and digits as images."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter
+from numpy.typing import ArrayLike
+
+from fbp.errors import FbpError
+from fbp.report.inline import mathtext, plain
+from fbp.report.style import FONT, INK, MUTED, WIDTH, WRONG, CurveStyle, canvas, curve_style, darken, style
+
+_LONGEST_END = 24
+_REFERENCE: dict[str, Any] = {"color": MUTED, "linewidth": 1.2, "linestyle": (0, (2, 2))}
+_THEORY: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": "-", "zorder": 2.5}
+
+Reference = tuple[str, float] | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line y over x, with the band from `low` to `high` where both are given.
+
+    `expected` is what theory says at x: a thin line over the band, named "theory" in the legend. The label may hold
+    $mathematics$, like every label and heading of a figure.
+    """
+
+    label: str
+    x: ArrayLike
+    y: ArrayLike
+    low: ArrayLike | None = None
+    high: ArrayLike | None = None
+    expected: ArrayLike | None = None
+
+
+class _End(NamedTuple):
+    """The last point of a line; NaN where nothing of it is visible."""
+
+    x: float
+    y: float
+
+
+def curves(
+    curves: Sequence[Curve],
+    xlabel: str,
+    ylabel: str,
+    log_x: bool = False,
+    log_y: bool = False,
+    reference: Reference = None,
+) -> Figure:
+    """Lines over their bands, named at their ends where the names fit, otherwise in a legend below.
+
+    Args:
+        curves: what to draw; values that an axis cannot show (NaN; 0 on a logarithmic one) leave gaps.
+        xlabel: the horizontal axis, with its unit.
+        ylabel: the vertical axis, with its unit.
+        log_x: whether the horizontal axis is logarithmic.
+        log_y: whether the vertical axis is logarithmic.
+        reference: a name and a height for a horizontal line to compare with.
+
+    Returns:
+        The figure, 7 inches wide.
+
+    Example:
+        >>> line = fbp.report.Curve("loss", [1, 2, 3], [2.3, 0.9, 0.4])
+        >>> figure = fbp.report.curves([line], "epoch", "loss (nats)", log_y=True)
+        >>> figure.axes[0].get_xlabel()
+        'epoch'
+    """
+    with style():
+        figure = canvas(WIDTH, 3.9)
+        axes = figure.subplots()
+        styles = _assign_styles(curves)
+        ends = _plot(axes, curves, styles, log_x, log_y, reference)
+        axes.set(xlabel=mathtext(xlabel), ylabel=mathtext(ylabel))
+        figure.draw_without_rendering()
+        names = [
+            (curve.label, end.y, darken(styles[curve.label].color)) for curve, end in zip(curves, ends, strict=True)
+        ]
+        names += [(*reference, MUTED)] if reference else []
+        if _has_theory(curves) or len({end.x for end in ends}) != 1 or not _fit_at_the_edge(axes, names):
+            _add_legend(figure, styles, reference, _has_theory(curves))
+            return figure
+        for name, y, color in names:
+            axes.annotate(
+                mathtext(name),
+                (1.0, y),
+                xycoords=axes.get_yaxis_transform(),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                color=color,
+                annotation_clip=False,
+            )
+    return figure
+
+
+def panels(
+    panels: Sequence[tuple[str, Sequence[Curve]]],
+    xlabel: str,
+    ylabel: str,
+    log_x: bool = False,
+    log_y: bool = False,
+    reference: Reference = None,
+) -> Figure:
+    """Small multiples on the same axes, at most three side by side, with one legend for all.
+
+    Args:
+        panels: a heading and curves for each; curves of one label look the same in every panel.
+        xlabel: the horizontal axis, with its unit.
+        ylabel: the vertical axis, with its unit.
+        log_x: whether the horizontal axes are logarithmic.
+        log_y: whether the vertical axes are logarithmic.
+        reference: a name and a height for a horizontal line in every panel.
+
+    Returns:
+        The figure, 7 inches wide.
+
+    Raises:
+        FbpError: there is no panel.
+    """
+    if not panels:
+        raise FbpError("small multiples must have at least one panel, got none; give (title, curves) pairs")
+    across = 2 if len(panels) == 4 else min(len(panels), 3)
+    down = -(-len(panels) // across)
+    with style():
+        figure = canvas(WIDTH, 0.9 + (2.1 if across > 1 else 3.0) * down)
+        grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        every = [curve for _, part in panels for curve in part]
+        styles = _assign_styles(every)
+        for axes in grid.flat[len(panels) :]:
+            axes.remove()
+        for index, ((heading, part), axes) in enumerate(zip(panels, grid.flat, strict=False)):
+            _plot(axes, part, styles, log_x, log_y, reference)
+            axes.set_title(mathtext(heading), fontsize=FONT)
+            # The last panel of a column carries the numbers, also where the row below is not full.
+            axes.tick_params(labelbottom=index + across >= len(panels))
+        figure.supylabel(mathtext(ylabel), fontsize=FONT)
+        # The layout engine would put the legend and the common label in one place: stack them by hand.
+        legend = _add_legend(figure, styles, reference, _has_theory(every), loc="lower center")
+        figure.draw_without_rendering()
+        inches = legend.get_window_extent().height / figure.dpi
+        figure.set_figheight(figure.get_figheight() + max(0.0, inches - 0.45))
+        tall = figure.get_figheight()
+        foot = (inches + 0.22) / tall
+        engine: Any = figure.get_layout_engine()
+        engine.set(rect=(0, foot, 1, 1 - foot))
+        figure.supxlabel(mathtext(xlabel), y=(inches + 0.04) / tall, fontsize=FONT, va="bottom")
+    return figure
+
+
+def digits(images: ArrayLike, labels: ArrayLike, predictions: ArrayLike) -> Figure:
+    """Images of digits with their label and what was read, the wrong ones framed and marked by a cross.
+
+    Args:
+        images: (k, 28, 28), the larger the darker.
+        labels: (k,), the digits that they are.
+        predictions: (k,), the digits that were read.
+
+    Returns:
+        The figure, 7 inches wide, eight digits a row.
+
+    Raises:
+        FbpError: there is no image, or the shapes do not belong together.
+    """
+    pictures, truth, read = np.asarray(images), np.asarray(labels), np.asarray(predictions)
+    if pictures.ndim != 3 or len(pictures) == 0 or not (pictures.shape[:1] == truth.shape == read.shape):
+        raise FbpError(
+            "images (k, 28, 28), labels and predictions must have the same first axis, k > 0, got the shapes "
+            f"{pictures.shape}, {truth.shape} and {read.shape}; use one label and one prediction for each image"
+        )
+    across = min(len(pictures), 8)
+    down = -(-len(pictures) // across)
+    with style():
+        figure = canvas(WIDTH, 1.32 * down * max(1.0, 8 / across / 2))
+        grid = figure.subplots(down, across, squeeze=False)
+        for axes in grid.flat[len(pictures) :]:
+            axes.remove()
+        for picture, label, said, axes in zip(pictures, truth, read, grid.flat, strict=False):
+            right = bool(label == said)
+            axes.imshow(picture, cmap="gray_r", vmin=pictures.min(), vmax=pictures.max(), interpolation="none")
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(f"label {label}", loc="center", fontsize=8, fontweight="normal", pad=3)
+            axes.set_xlabel(
+                f"read {said}" if right else f"✗ read {said}",
+                fontsize=8,
+                color=INK if right else WRONG,
+                fontweight="normal" if right else "bold",
+                labelpad=3,
+            )
+            for spine in axes.spines.values():
+                spine.set(visible=True, color="#c3c9d0" if right else WRONG, linewidth=0.8 if right else 2.2)
+    return figure
+
+
+def _assign_styles(curves: Iterable[Curve]) -> dict[str, CurveStyle]:
+    labels = dict.fromkeys(curve.label for curve in curves)
+    return {label: curve_style(rank) for rank, label in enumerate(labels)}
+
+
+def _plot(
+    axes: Axes,
+    curves: Sequence[Curve],
+    styles: dict[str, CurveStyle],
+    log_x: bool,
+    log_y: bool,
+    reference: Reference,
+) -> list[_End]:
+    if log_x:
+        axes.set_xscale("log")
+    if log_y:
+        axes.set_yscale("log")
+    axes.margins(x=0.02)
+    ends = [_draw(axes, curve, styles[curve.label], log_x, log_y) for curve in curves]
+    if reference is not None:
+        axes.axhline(reference[1], zorder=1.5, **_REFERENCE)
+    for axis, log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
+        low, high = axis.get_view_interval()
+        if log and low >= 1e-3 and high < 2e4:
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(_PlainLog())
+    return ends
+
+
+def _draw(axes: Axes, curve: Curve, look: CurveStyle, log_x: bool, log_y: bool) -> _End:
+    x, y = _visible(curve.x, log_x), _visible(curve.y, log_y)
+    if curve.low is not None and curve.high is not None:
+        # A band that reaches down to zero goes on to the edge of a logarithmic axis.
+        low, high = np.asarray(curve.low, float), _visible(curve.high, log_y)
+        axes.fill_between(x, low, high, color=look.color, alpha=0.16, linewidth=0)
+    step = max(1, len(x) // 8)
+    axes.plot(
+        x,
+        y,
+        color=look.color,
+        linestyle=look.dash,
+        marker=look.marker,
+        markevery=(look.rank * step // 5 % step, step),
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+    )
+    if curve.expected is not None:
+        axes.plot(x, _visible(curve.expected, log_y), **_THEORY)
+    shown = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+    return _End(float(x[shown[-1]]), float(y[shown[-1]])) if len(shown) else _End(np.nan, np.nan)
+
+
+class _PlainLog(LogFormatter):
+    """Names as many ticks as matplotlib does, as plain numbers: 0.6, not 6e-01."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def _visible(values: ArrayLike, log: bool) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    return np.where(np.isfinite(array) & ((array > 0) | (not log)), array, np.nan)
+
+
+def _fit_at_the_edge(axes: Axes, names: Sequence[tuple[str, float, str]]) -> bool:
+    """Whether short names can stand at these heights without touching."""
+    heights = np.sort([axes.transData.transform((axes.get_xlim()[1], y))[1] for _, y, _ in names])
+    line = 1.25 * FONT * axes.figure.dpi / 72
+    short = all(len(plain(name)) <= _LONGEST_END and "\n" not in name for name, *_ in names)
+    return short and bool(np.isfinite(heights).all() and np.all(np.diff(heights) >= line))
+
+
+def _has_theory(curves: Iterable[Curve]) -> bool:
+    return any(curve.expected is not None and np.isfinite(np.asarray(curve.expected)).any() for curve in curves)
+
+
+def _add_legend(
+    figure: Figure,
+    styles: dict[str, CurveStyle],
+    reference: Reference,
+    theory: bool,
+    loc: Literal["outside lower center", "lower center"] = "outside lower center",
+) -> Legend:
+    entries: list[tuple[str, dict[str, Any]]] = [
+        (label, {"color": look.color, "linestyle": look.dash, "marker": look.marker}) for label, look in styles.items()
+    ]
+    if theory:
+        entries.append(("theory", _THEORY))
+    if reference is not None:
+        entries.append((reference[0], _REFERENCE))
+    handles = [Line2D([], [], label=mathtext(label), **look) for label, look in entries]
+    longest = max((len(plain(label)) for label, _ in entries), default=1)
+    fitting = max(1, min(5, int(WIDTH * 72 / (5.6 * longest + 44))))
+    return figure.legend(handles=handles, loc=loc, ncols=max(1, min(len(handles), fitting)))
