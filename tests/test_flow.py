@@ -358,7 +358,7 @@ def test_the_command_writes_a_folder(tmp_path):
     result = json.loads((out / "result.json").read_text())
     assert result["results"]["cells"][0]["phase"] == "critical"
     assert run_flow(**options, resume=True).findings == report.findings
-    with pytest.raises(fbp.FbpError, match="received other width"):
+    with pytest.raises(fbp.FbpError, match="got other width"):
         run_flow(**options | {"width": 9}, resume=True)
 
 
