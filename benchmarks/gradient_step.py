@@ -2,7 +2,7 @@
 
     python benchmarks/gradient_step.py --out benchmarks/results
 
-What is measured stands in grid.py, the networks in peers.py, how they are measured in measure.py.
+What is measured is in grid.py, the networks are in peers.py, how they are measured is in measure.py.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tables import markdown, tables
 
 COMPILES = 3
-"""How often the rows about compile time compile; the median counts."""
+"""How often the rows on compile time compile; the median counts."""
 
 
 def step_row(network: Network, plan: Plan) -> dict[str, Any]:
@@ -30,12 +30,12 @@ def step_row(network: Network, plan: Plan) -> dict[str, Any]:
 
 
 def memory_row(network: Network, plan: Plan) -> dict[str, Any]:
-    """Counts alone; the agreement at depths where one run is quick."""
+    """Counts alone; agreement is checked at depths where one run is quick."""
     return counted(network, [by_fbp(network), *autodiff(network)], agree=network.depth <= AGREE_UP_TO)
 
 
 def checkpoint_row(network: Checkpointed, plan: Plan) -> dict[str, Any]:
-    """fbp with segments, `jax.grad` without, and at one length that divides the depth `jax.grad` with the same ones."""
+    """fbp with segments against `jax.grad` without; at one length that divides the depth, also with the same ones."""
     same = network.segment == REMAT_SEGMENT and network.blocks % network.segment == 0
     remat = [by_scan(network, network.segment)] if same else []
     return timed(network, [by_fbp(network), by_scan(network), *remat], plan.rounds, plan.seconds)
@@ -62,7 +62,7 @@ MEASURES: dict[str, Callable[[Any, Plan], dict[str, Any]]] = {
 
 
 def run(plan: Plan, record: Record, console: Console) -> None:
-    """Measure what the record does not have yet, row by row, and print each table when it is there."""
+    """Measure what the record lacks, row by row, and print each table when it is complete."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=sum(len(getattr(plan, name)) for name in MEASURES))
@@ -78,7 +78,7 @@ def run(plan: Plan, record: Record, console: Console) -> None:
                         raise Disagreement(f"{label}: {error}") from error
                     if not console.is_terminal:
                         print(label, file=console.file, flush=True)
-                    # Compiled programs of hundreds of layers would otherwise stay in memory for the whole run.
+                    # Otherwise, compiled programs of hundreds of layers would stay in memory for the whole run.
                     jax.clear_caches()
                 progress.advance(task)
             console.print(*tables(row for row in record.rows if row["table"] == name))
@@ -88,7 +88,7 @@ def main(*, out: Path | None = None, quick: bool = False, resume: bool = False) 
     """Measure the gradient step by fbp against jax.grad.
 
     Args:
-        out: folder for gradient_step.json; tables of a README.md beside that folder are regenerated.
+        out: the folder for gradient_step.json; the tables of a README.md beside that folder are regenerated.
         quick: a subset of about one minute.
         resume: continue the unfinished run in `out`.
     """

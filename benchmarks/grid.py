@@ -1,18 +1,18 @@
-"""What is measured: networks and the rows of each table, as data."""
+"""What is measured: the networks and the rows of each table, as data."""
 
 from dataclasses import dataclass
 from itertools import product
 
 CLASSES = 10
 UNROLLED_UP_TO = 128
-"""Depth to which unrolled code is compiled: its compile time grows with it."""
+"""The depth up to which unrolled code is compiled: its compile time grows with depth."""
 AGREE_UP_TO = 128
-"""Depth to which the rows that only count memory also run once, to assert agreement."""
+"""The depth up to which rows that only count memory also run once, to assert agreement."""
 REMAT_SEGMENT = 32
 """The segment at which `jax.checkpoint` is timed too, the square root of the number of equal blocks."""
 
 INIT_SCALE = {"relu": 2.0, "tanh": 1.0, "gelu": 2.1, "gelu_tanh": 2.1, "silu": 2.5, "sigmoid": 80.0}
-"""scale of Var W = scale / n, near where signals keep their size: gradients of zero would agree about nothing."""
+"""The scale in Var W = scale / n, where signals about keep their size: zero gradients would agree trivially."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Network:
 
     @property
     def blocks(self) -> int:
-        """How many equal blocks there are."""
+        """The number of equal blocks."""
         return self.depth - 2
 
 
@@ -50,8 +50,8 @@ class Plan:
         checkpoint: recomputed segments against `jax.grad` without any.
         compile: compile time over depth.
         modes: fbp's loop against fbp unrolled.
-        rounds: timed rounds a row, at least; even, so that each order is used as often.
-        seconds: how long a row is timed, at least.
+        rounds: the least number of timed rounds per row; even, so that each order is used equally often.
+        seconds: the least time for which a row is timed.
     """
 
     step: tuple[Network, ...]

@@ -15,7 +15,6 @@ import numpy as np
 from grid import CLASSES, INIT_SCALE, UNROLLED_UP_TO, Checkpointed, Network
 
 import fbp
-from fbp.combinators import Combinator
 
 ACTIVATIONS = {
     "relu": jax.nn.relu,
@@ -36,7 +35,7 @@ class Version:
         step: (params, X, Y) -> (value, d_params).
         layout: params from the list of layers.
         layers: the list of layers from params or d_params.
-        loop: whether it has a compiled loop, whose body the compiler's count of operations counts once.
+        loop: whether it has a compiled loop, whose body the compiler counts only once.
     """
 
     name: str
@@ -54,14 +53,14 @@ def by_fbp(network: Network, repeat: bool | None = None, name: str = "fbp") -> V
     return Version(
         name,
         fbp.value_and_grad(net, fbp.SoftmaxCrossEntropy()),
-        layout=lambda layers: _filled(net, iter(layers)),
+        layout=lambda layers: _fill(net, iter(layers)),
         layers=lambda tree: [part for layer, part in fbp.tree.unstack(net, tree) if isinstance(layer, fbp.Dense)],
-        loop=any(isinstance(layer, fbp.Repeat) for layer in net.layers),
+        loop=any(isinstance(layer, fbp.Combinator) and layer.copies is not None for layer in net.layers),
     )
 
 
 def by_scan(network: Network, segment: int | None = None) -> Version:
-    """`lax.scan` over stacked parameters; with `segment`, an outer scan over rematerialised ones.
+    """`lax.scan` over stacked parameters; with `segment`, an outer scan over rematerialized ones.
 
     The body is (activation, dense). The order (dense, activation) keeps half as much again for tanh, and never less.
     """
@@ -86,7 +85,7 @@ def by_scan(network: Network, segment: int | None = None) -> Version:
     return Version(
         "scan" if segment is None else "jax.checkpoint",
         jax.value_and_grad(loss),
-        layout=lambda layers: (layers[0], _stacked(layers[1:-1]), layers[-1]),
+        layout=lambda layers: (layers[0], _stack(layers[1:-1]), layers[-1]),
         layers=lambda tree: [
             tree[0],
             *(jax.tree.map(lambda x, l=l: x[l], tree[1]) for l in range(network.blocks)),
@@ -111,7 +110,7 @@ def by_unrolled(network: Network) -> Version:
 
 
 def autodiff(network: Network) -> list[Version]:
-    """The versions of `jax.grad` that make sense for a network."""
+    """The versions of `jax.grad` that apply to a network."""
     scan = [by_scan(network)] if network.blocks >= 1 else []
     unrolled = [by_unrolled(network)] if network.depth <= UNROLLED_UP_TO else []
     return [*scan, *unrolled]
@@ -136,7 +135,7 @@ def parameters(network: Network) -> list[dict[str, np.ndarray]]:
 
 
 def shapes(network: Network) -> list[dict[str, jax.ShapeDtypeStruct]]:
-    """The layers without their numbers, for what is compiled and not run."""
+    """The shapes of the layers, for what is compiled but not run."""
     n = network.width
     outputs = [n] * (network.depth - 1) + [CLASSES]
     of = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
@@ -147,16 +146,19 @@ def _cross_entropy(Z, Y):
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(Z), Y[:, None], axis=1))
 
 
-def _filled(net: fbp.Layer, layers: Iterator[Any]) -> Any:
-    """The parameters of an fbp network from the list of layers."""
-    if isinstance(net, fbp.Dense):
-        return next(layers)
-    if isinstance(net, fbp.Repeat):
-        return _stacked([_filled(net.block, layers) for _ in range(net.depth)])
-    return net.join([_filled(child, layers) for child in net.children]) if isinstance(net, Combinator) else ()
+def _fill(net: fbp.Serial, layers: Iterator[Any]) -> Any:
+    """The parameters of an fbp network from the list of layers; a block has one dense layer."""
+
+    def take(layer: fbp.Layer, initial: Any) -> Any:
+        if not isinstance(layer, fbp.Dense):
+            return ()
+        *copies, _, _ = initial["W"].shape
+        return _stack([next(layers) for _ in range(copies[0])]) if copies else next(layers)
+
+    return fbp.tree.map_layers(take, net, jax.eval_shape(lambda: net.init(jax.random.key(0), net.shape)[0]))
 
 
-def _stacked(trees: list[Any]) -> Any:
+def _stack(trees: list[Any]) -> Any:
     def stack(*leaves):
         if isinstance(leaves[0], jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct((len(leaves), *leaves[0].shape), leaves[0].dtype)

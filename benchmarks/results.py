@@ -1,4 +1,4 @@
-"""What a run leaves: rows that survive an interruption, one JSON file when all are there, and tables in the README."""
+"""The results of a run: rows that survive an interruption, one JSON file when complete, and tables in the README."""
 
 import importlib.metadata
 import json
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 
 def environment(quick: bool) -> dict[str, Any]:
-    """What the numbers depend on, beside the code."""
+    """What the numbers depend on besides the code."""
     device = jax.devices()[0]
     return {
         "quick": quick,
@@ -34,23 +34,24 @@ def environment(quick: bool) -> dict[str, Any]:
 
 
 class Record:
-    """The rows of one run. With a folder they are written after each one, and the whole when it is finished.
+    """The rows of one run; with a folder, they are written after each row, and as a whole at the end.
 
-    `NAME.partial.json` holds a run under way; `NAME.json` is always a whole one.
+    `NAME.partial.json` holds an unfinished run; `NAME.json` is always a complete one.
 
     Args:
-        name: of the files, and of the markers between which the README's tables stand.
-        markdown: the tables of all rows.
+        name: the name of the files, and of the markers around the README's tables.
+        markdown: makes the tables from all rows.
+        folder: where to write, or None.
+        quick: whether only a subset is measured.
+        resume: whether to continue the unfinished run in the folder.
+
+    Raises:
+        FbpError: an unfinished run exists and `resume` is False, or it was made under other conditions.
     """
 
     def __init__(self, name: str, markdown: Callable[[list[Row]], str], folder: Path | None, quick: bool, resume: bool):
-        """Begin, or with `resume` go on.
-
-        Raises:
-            FbpError: an unfinished run is there and `resume` is not wanted, or it was made under other conditions.
-        """
         if resume and folder is None:
-            raise FbpError("--resume continues a run that was written; give its folder, --out benchmarks/results")
+            raise FbpError("--resume must have a folder, got none; give that of the run, --out benchmarks/results")
         self.name, self.tables = name, markdown
         self.folder, self.environment = folder, environment(quick)
         self.date = datetime.now(UTC).isoformat(timespec="seconds")
@@ -59,24 +60,29 @@ class Record:
             return
         if self._partial.exists():
             if not resume:
-                raise FbpError(f"an unfinished run is in {self._partial}; continue it with --resume, or delete it")
+                raise FbpError(
+                    f"a new run must not overwrite an unfinished one, got {self._partial}; "
+                    "continue it with --resume, or delete it"
+                )
             self._read()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise FbpError(f"--out is a folder to write to; {folder}: {error.strerror}") from error
+            raise FbpError(
+                f"--out must be a folder to write to, got {folder} ({error.strerror}); give another folder"
+            ) from error
 
     def __contains__(self, key: tuple[str, dict[str, Any]]) -> bool:
         return any((row["table"], row["case"]) == key for row in self.rows)
 
     def add(self, row: Row) -> None:
-        """Keep one row, on disk too."""
+        """Add one row, and save it if there is a folder."""
         self.rows.append(row)
         if self.folder is not None:
             _write(self._partial, self._text())
 
     def finish(self) -> list[Path]:
-        """Write the whole run and regenerate the tables of the README beside the folder; the files that changed."""
+        """Write the whole run, regenerate the tables of the README beside the folder, and return the changed files."""
         if self.folder is None:
             return []
         whole, readme = self.folder / f"{self.name}.json", self.folder.resolve().parent / "README.md"
@@ -88,17 +94,20 @@ class Record:
         return [whole, readme]
 
     def complete(self, measure: Callable[[], None], show: bool = True) -> int:
-        """Measure what is missing, print the tables, write them; the exit status.
+        """Measure what is missing, print the tables and write them.
 
         Args:
-            measure: adds the missing rows; an interruption keeps those that are there.
-            show: whether the tables are printed, where `measure` has not done so.
+            measure: adds the missing rows; after an interruption, those measured so far remain.
+            show: whether to print the tables; False if `measure` does so.
+
+        Returns:
+            The exit status.
         """
         try:
             measure()
         except KeyboardInterrupt:
-            kept = "continue with --resume" if self.folder is not None else "without --out they are not kept"
-            print(f"interrupted after {len(self.rows)} rows; {kept}", file=sys.stderr)
+            remedy = "continue with --resume" if self.folder is not None else "without --out they are not kept"
+            print(f"interrupted after {len(self.rows)} rows; {remedy}", file=sys.stderr)
             return 130
         if show:
             print(self.tables(self.rows))
@@ -107,7 +116,7 @@ class Record:
         return 0
 
     def markdown(self) -> str:
-        """Where and when, then every table."""
+        """Where and when the run was made, then every table."""
         e = self.environment
         where = (
             f"Measured on {self.date[:10]}: {e['device']} ({e['platform']}, {e['machine']}), "
@@ -127,13 +136,13 @@ class Record:
 
     def _read(self) -> None:
         try:
-            found = json.loads(self._partial.read_text())
-            self.rows, then, self.date = found["rows"], found["environment"], found["date"]
+            run = json.loads(self._partial.read_text())
+            self.rows, then, self.date = run["rows"], run["environment"], run["date"]
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise FbpError(f"{self._partial} is not an unfinished run ({error!r}); delete it") from error
+            raise FbpError(f"{self._partial} must be an unfinished run, got {error!r}; delete it") from error
         if changed := [name for name, value in self.environment.items() if then.get(name) != value]:
             differs = ", ".join(f"{name} {then.get(name)} then, {self.environment[name]} now" for name in changed)
-            raise FbpError(f"a run is continued where it was begun; {differs}; begin again: delete {self._partial}")
+            raise FbpError(f"a run must be continued where it began, got {differs}; delete {self._partial} to restart")
 
 
 def start(name: str, main: Callable[..., int]) -> NoReturn:
@@ -143,16 +152,19 @@ def start(name: str, main: Callable[..., int]) -> NoReturn:
 
 
 def with_tables(name: str, text: str, generated: str) -> str:
-    """A README with the part between the markers replaced.
+    """Replace the part of a README between the markers.
 
     Raises:
-        FbpError: the markers are not there once each, in order.
+        FbpError: the markers do not occur once each, in order.
     """
     begin, end = _markers(name)
-    before, found, rest = text.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed or begin in rest or end in before + after:
-        raise FbpError(f"the README has {begin} and {end} once each, in this order; put them where the tables belong")
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    if text.count(begin) != 1 or text.count(end) != 1 or end not in rest:
+        raise FbpError(
+            f"the README must have {begin} and {end} once each, in this order, got {text.count(begin)} and "
+            f"{text.count(end)}; put them where the tables belong"
+        )
     return f"{before}{begin}\n\n{generated}\n\n{end}{after}"
 
 
@@ -161,7 +173,7 @@ def _markers(name: str) -> tuple[str, str]:
 
 
 def _write(path: Path, text: str) -> None:
-    """The whole file or none of it: a reader never sees half."""
+    # A reader never sees half a file.
     beside = path.with_name(path.name + ".tmp")
     beside.write_text(text)
     os.replace(beside, path)

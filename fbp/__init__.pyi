@@ -1,70 +1,51 @@
-from . import activations, data, flow, initializers, layers, losses, report, studies, theory, training, tree, verify
-from .activations import Nonlinearity, activation
-from .backprop import as_function, log10_gradient_norms, loss_value, value_and_grad
-from .calibration import lsuv, with_population_statistics
-from .combinators import Checkpoint, Combinator, Repeat, Residual, Serial
-from .cotangent import Cotangent
-from .errors import FbpError
-from .initializers import Initializer, initializer
-from .layers import Activation, Affine, BatchNorm, Dense, Dropout, Flatten, LayerNorm, RMSNorm
-from .leaf_norms import gradient_norms
-from .losses import HalfSquaredError, Loss, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
-from .networks import mlp
-from .precision import cast
-from .tracing import trace
-from .typing import Layer, Probe, Visit
-from .verify import compare
+from . import activations as activations
+from . import data as data
+from . import flow as flow
+from . import initializers as initializers
+from . import layers as layers
+from . import losses as losses
+from . import report as report
+from . import studies as studies
+from . import theory as theory
+from . import training as training
+from . import tree as tree
+from . import verify as verify
+from .activations import Nonlinearity as Nonlinearity
+from .activations import activation as activation
+from .backprop import as_function as as_function
+from .backprop import log10_gradient_norms as log10_gradient_norms
+from .backprop import loss_value as loss_value
+from .backprop import value_and_grad as value_and_grad
+from .calibration import lsuv as lsuv
+from .calibration import with_population_statistics as with_population_statistics
+from .combinators import Checkpoint as Checkpoint
+from .combinators import Combinator as Combinator
+from .combinators import Repeat as Repeat
+from .combinators import Residual as Residual
+from .combinators import Serial as Serial
+from .cotangent import Cotangent as Cotangent
+from .errors import FbpError as FbpError
+from .initializers import Initializer as Initializer
+from .initializers import initializer as initializer
+from .layers import Activation as Activation
+from .layers import Affine as Affine
+from .layers import BatchNorm as BatchNorm
+from .layers import Dense as Dense
+from .layers import Dropout as Dropout
+from .layers import Flatten as Flatten
+from .layers import LayerNorm as LayerNorm
+from .layers import RMSNorm as RMSNorm
+from .leaf_norms import gradient_norms as gradient_norms
+from .losses import HalfSquaredError as HalfSquaredError
+from .losses import Loss as Loss
+from .losses import SigmoidBinaryCrossEntropy as SigmoidBinaryCrossEntropy
+from .losses import SoftmaxCrossEntropy as SoftmaxCrossEntropy
+from .networks import mlp as mlp
+from .precision import cast as cast
+from .tracing import trace as trace
+from .typing import Layer as Layer
+from .typing import Probe as Probe
+from .typing import Visit as Visit
+from .verify import compare as compare
 
 __version__: str
-
-__all__ = [
-    "Activation",
-    "Affine",
-    "BatchNorm",
-    "Checkpoint",
-    "Combinator",
-    "Cotangent",
-    "Dense",
-    "Dropout",
-    "FbpError",
-    "Flatten",
-    "HalfSquaredError",
-    "Initializer",
-    "Layer",
-    "LayerNorm",
-    "Loss",
-    "Nonlinearity",
-    "Probe",
-    "RMSNorm",
-    "Repeat",
-    "Residual",
-    "Serial",
-    "SigmoidBinaryCrossEntropy",
-    "SoftmaxCrossEntropy",
-    "Visit",
-    "activation",
-    "activations",
-    "as_function",
-    "cast",
-    "compare",
-    "data",
-    "flow",
-    "gradient_norms",
-    "initializer",
-    "initializers",
-    "layers",
-    "log10_gradient_norms",
-    "loss_value",
-    "losses",
-    "lsuv",
-    "mlp",
-    "report",
-    "studies",
-    "theory",
-    "trace",
-    "training",
-    "tree",
-    "value_and_grad",
-    "verify",
-    "with_population_statistics",
-]

@@ -291,18 +291,22 @@ def scaled_tanh(amplitude: float = 1.7159, slope: float = 2 / 3) -> Nonlinearity
 
 _FIXED = (linear, sigmoid, tanh, relu, selu, softplus, gelu, gelu_tanh, silu, erf, hard_tanh, softmax)
 
-activation: Registry[Nonlinearity] = Registry(
+
+class Activations(Registry[Nonlinearity]):
+    """Activations by name: `activation("relu")`, `activation("leaky_relu(0.2)")`.
+
+    Example:
+        >>> g = fbp.activation("leaky_relu(0.2)")
+        >>> g(jnp.array([-5.0, 2.0])).tolist()
+        [-1.0, 2.0]
+        >>> g.kinks, g.homogeneous, g.saves
+        ((0.0,), True, 'output')
+    """
+
+
+activation = Activations(
     "activation",
     Nonlinearity,
     {"leaky_relu": leaky_relu, "elu": elu, "scaled_tanh": scaled_tanh},
     {each.name: each for each in _FIXED},
-    doc="""Activations by name: `activation("relu")`, `activation("leaky_relu(0.2)")`.
-
-Example:
-    >>> g = fbp.activation("leaky_relu(0.2)")
-    >>> g(jnp.array([-5.0, 2.0])).tolist()
-    [-1.0, 2.0]
-    >>> g.kinks, g.homogeneous, g.saves
-    ((0.0,), True, 'output')
-""",
 )

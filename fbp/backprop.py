@@ -1,44 +1,35 @@
 """Whole networks: the loss and its gradients, the network as a JAX function, gradient norms at any depth."""
 
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol, overload
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float
 
 from fbp.cotangent import Cotangent, log10_norm
 from fbp.errors import FbpError
 from fbp.layers import Dense
 from fbp.losses import Loss
 from fbp.tree import stack
-from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape, Visit
+from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape, Targets, Visit, Weights
+
+Result = TypeVar("Result", covariant=True)
 
 
-class ValueAndGrad(Protocol):
-    """(params, X, Y, weights=None, key=None) -> (value, d_params); see `value_and_grad`."""
+class BatchFunction(Protocol[Result]):
+    """A pure function (params, X, Y, weights=None, key=None) -> result.
 
-    def __call__(
-        self,
-        params: Params,
-        X: Activations,
-        Y: Num[Array, "..."],
-        weights: Float[Array, " m"] | None = None,
-        key: Key | None = None,
-    ) -> tuple[Float[Array, ""], Params]: ...
-
-
-class ProbedValueAndGrad(Protocol):
-    """(params, X, Y, weights=None, key=None) -> ((value, readings), d_params); see `value_and_grad`."""
+    X is (m, n_0), Y what the loss takes, weights (m,), key the randomness of dropout.
+    """
 
     def __call__(
-        self,
-        params: Params,
-        X: Activations,
-        Y: Num[Array, "..."],
-        weights: Float[Array, " m"] | None = None,
-        key: Key | None = None,
-    ) -> tuple[tuple[Float[Array, ""], Any], Params]: ...
+        self, params: Params, X: Activations, Y: Targets, weights: Weights = None, key: Key | None = None
+    ) -> Result: ...
+
+
+ValueAndGrad: TypeAlias = BatchFunction[tuple[Float[Array, ""], Params]]
+ProbedValueAndGrad: TypeAlias = BatchFunction[tuple[tuple[Float[Array, ""], Any], Params]]
 
 
 class NetworkFunction(Protocol):
@@ -48,13 +39,7 @@ class NetworkFunction(Protocol):
 
 
 def loss_value(
-    net: Layer,
-    loss: Loss,
-    params: Params,
-    X: Activations,
-    Y: Num[Array, "..."],
-    weights: Float[Array, " m"] | None = None,
-    key: Key | None = None,
+    net: Layer, loss: Loss, params: Params, X: Activations, Y: Targets, weights: Weights = None, key: Key | None = None
 ) -> Float[Array, ""]:
     """The loss of a network, by the forward pass alone; `jax.grad` of it is the reference of every comparison.
 
@@ -102,11 +87,7 @@ def value_and_grad(net: Layer, loss: Loss, *, probe: Probe | None = None) -> Val
     """
 
     def compute(
-        params: Params,
-        X: Activations,
-        Y: Num[Array, "..."],
-        weights: Float[Array, " m"] | None = None,
-        key: Key | None = None,
+        params: Params, X: Activations, Y: Targets, weights: Weights = None, key: Key | None = None
     ) -> tuple[Any, Params]:
         _, cache, value, dZ = forward_to_loss(net, loss, params, X, Y, weights, key)
         d_params, _, readings = net.sweep(params, cache, Cotangent(dZ), probe)
@@ -173,20 +154,7 @@ class GradientNorms(NamedTuple):
     db: Float[Array, " L"]
 
 
-class LogGradientNorms(Protocol):
-    """(params, X, Y, weights=None, key=None) -> `GradientNorms`; see `log10_gradient_norms`."""
-
-    def __call__(
-        self,
-        params: Params,
-        X: Activations,
-        Y: Num[Array, "..."],
-        weights: Float[Array, " m"] | None = None,
-        key: Key | None = None,
-    ) -> GradientNorms: ...
-
-
-def log10_gradient_norms(net: Layer, loss: Loss) -> LogGradientNorms:
+def log10_gradient_norms(net: Layer, loss: Loss) -> BatchFunction[GradientNorms]:
     """Gradient norms by layer, exact at depths where the gradients themselves under- or overflow.
 
     The reverse loop carries the cotangent with a power of two beside it. The forward pass is the network's own: where
@@ -208,11 +176,7 @@ def log10_gradient_norms(net: Layer, loss: Loss) -> LogGradientNorms:
     """
 
     def compute(
-        params: Params,
-        X: Activations,
-        Y: Num[Array, "..."],
-        weights: Float[Array, " m"] | None = None,
-        key: Key | None = None,
+        params: Params, X: Activations, Y: Targets, weights: Weights = None, key: Key | None = None
     ) -> GradientNorms:
         _, cache, _, dZ = forward_to_loss(net, loss, params, X, Y, weights, key)
         return sweep_norms(net, params, cache, dZ)
@@ -237,13 +201,7 @@ def _read_norms(visit: Visit) -> GradientNorms | None:
 
 
 def forward_to_loss(
-    net: Layer,
-    loss: Loss,
-    params: Params,
-    X: Activations,
-    Y: Num[Array, "..."],
-    weights: Float[Array, " m"] | None,
-    key: Key | None,
+    net: Layer, loss: Loss, params: Params, X: Activations, Y: Targets, weights: Weights, key: Key | None
 ) -> tuple[Activations, Cache, Float[Array, ""], Activations]:
     """Check the arguments, then run the forward pass up to the loss: (Z, cache, value, dZ)."""
     check_batch(X, Y)
@@ -252,7 +210,7 @@ def forward_to_loss(
     return Z, cache, *loss.value_and_dZ(Z, Y, weights)
 
 
-def check_batch(X: Activations, Y: Num[Array, "..."]) -> None:
+def check_batch(X: Activations, Y: Targets) -> None:
     """Raise an error unless X is a batch of floats and Y has one target per example.
 
     Raises:

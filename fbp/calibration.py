@@ -1,6 +1,6 @@
 """Parameters that come from data: LSUV initialization, and population statistics for batch normalization."""
 
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,43 +10,25 @@ from fbp.errors import FbpError
 from fbp.layers import Affine, BatchNorm, Dense
 from fbp.layers.axes import example_axes
 from fbp.precision import widen
-from fbp.tree import instrument, map_layers, rebuild
-from fbp.typing import Activations, Cache, Key, Layer, Params
+from fbp.tree import map_layers, observe_layers, rebuild
+from fbp.typing import Activations, Layer, Params
 
 
-@dataclass(frozen=True)
-class _UnitVariance(Layer):
-    """A dense layer that scales W so that its output has variance one; the cache is the new parameters."""
-
-    layer: Layer
-
-    def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
-        W, b = params["W"], jnp.zeros_like(params["b"])
-        stddev = jnp.std(widen(A @ W)).astype(W.dtype)
-        scaled = {"W": W / jnp.where(stddev > 0, stddev, jnp.ones_like(stddev)), "b": b}
-        return self.layer.forward(scaled, A)[0], scaled
+def _scale_to_unit_variance(layer: Layer, params: Params, A: Activations) -> tuple[Activations, Params]:
+    if not isinstance(layer, Dense):
+        return layer.forward(params, A)[0], params
+    W, b = params["W"], jnp.zeros_like(params["b"])
+    stddev = jnp.std(widen(A @ W)).astype(W.dtype)
+    scaled = {"W": W / jnp.where(stddev > 0, stddev, jnp.ones_like(stddev)), "b": b}
+    return layer.forward(scaled, A)[0], scaled
 
 
-@dataclass(frozen=True)
-class _BatchStatistics(Layer):
-    """A batch normalization whose cache is the mean and the unbiased variance of its batch."""
-
-    layer: Layer
-
-    def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
-        examples, wide = example_axes(A), widen(A)
-        statistics = {"mean": jnp.mean(wide, examples), "var": jnp.var(wide, examples, ddof=1)}
-        return self.layer.forward(params, A)[0], statistics
-
-
-@dataclass(frozen=True)
-class _Silent(Layer):
-    """Any other layer, with an empty cache."""
-
-    layer: Layer
-
-    def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
-        return self.layer.forward(params, A, key)[0], None
+def _batch_statistics(layer: Layer, params: Params, A: Activations) -> tuple[Activations, Any]:
+    out, _ = layer.forward(params, A)
+    if not isinstance(layer, BatchNorm):
+        return out, None
+    examples, wide = example_axes(A), widen(A)
+    return out, {"mean": jnp.mean(wide, examples), "var": jnp.var(wide, examples, ddof=1)}
 
 
 def lsuv(net: Layer, params: Params, X: Activations) -> Params:
@@ -71,9 +53,7 @@ def lsuv(net: Layer, params: Params, X: Activations) -> Params:
         >>> round(float(Z.var()), 3)
         1.0
     """
-    scaling = instrument(net, lambda layer: _UnitVariance(layer) if isinstance(layer, Dense) else _Silent(layer))
-    _, scaled = jax.jit(scaling.forward)(params, X)
-    return map_layers(lambda layer, old, new: new if isinstance(layer, Dense) else old, net, params, scaled)
+    return jax.jit(partial(observe_layers, net, _scale_to_unit_variance))(params, X)
 
 
 def with_population_statistics(
@@ -132,6 +112,5 @@ def with_population_statistics(
 
 @jax.jit(static_argnums=0)
 def _population_statistics(net: Layer, params: Params, batches: Activations) -> Any:
-    reader = instrument(net, lambda layer: _BatchStatistics(layer) if isinstance(layer, BatchNorm) else _Silent(layer))
-    statistics = jax.lax.map(lambda X: reader.forward(params, X)[1], batches)
+    statistics = jax.lax.map(partial(observe_layers, net, _batch_statistics, params), batches)
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), statistics)

@@ -142,15 +142,19 @@ _FIXED = {
     "inverse_sqrt_uniform": inverse_sqrt_uniform,
 }
 
-initializer: Registry[Initializer] = Registry(
+
+class Initializers(Registry[Initializer]):
+    """Initializers by name: `initializer("he_normal")`, `initializer("mean_field(1.3, 0.2)")`.
+
+    Example:
+        >>> fbp.initializer("mean_field(1.5, 0.5)").bias_stddev
+        0.5
+    """
+
+
+initializer = Initializers(
     "initializer",
     Initializer,
     {"normal": normal, "constant": constant, "orthogonal": orthogonal, "mean_field": mean_field},
     _FIXED,
-    doc="""Initializers by name: `initializer("he_normal")`, `initializer("mean_field(1.3, 0.2)")`.
-
-Example:
-    >>> fbp.initializer("mean_field(1.5, 0.5)").bias_stddev
-    0.5
-""",
 )

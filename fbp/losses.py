@@ -9,13 +9,13 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float
 
 from fbp.activations import Nonlinearity, activation
 from fbp.errors import FbpError
 from fbp.precision import widen
 from fbp.registry import Registry
-from fbp.typing import Activations
+from fbp.typing import Activations, Targets, Weights
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,7 @@ class Loss:
         if self.reduction not in ("mean", "sum"):
             raise FbpError(f"reduction must be 'mean' or 'sum', got {self.reduction!r}; use 'mean'")
 
-    def value(
-        self, Z: Activations, Y: Num[Array, "..."], weights: Float[Array, " m"] | None = None
-    ) -> Float[Array, ""]:
+    def value(self, Z: Activations, Y: Targets, weights: Weights = None) -> Float[Array, ""]:
         """The loss, in at least float32.
 
         Args:
@@ -70,9 +68,7 @@ class Loss:
         losses = self.per_example(widen(Z), Y)
         return jnp.sum(_weight(self._coefficients(losses, weights), losses))
 
-    def value_and_dZ(
-        self, Z: Activations, Y: Num[Array, "..."], weights: Float[Array, " m"] | None = None
-    ) -> tuple[Float[Array, ""], Activations]:
+    def value_and_dZ(self, Z: Activations, Y: Targets, weights: Weights = None) -> tuple[Float[Array, ""], Activations]:
         """The loss and its gradient dZ_L with respect to Z, in the shape and dtype of Z."""
         self.check_targets(Z, Y)
         wide = widen(Z)
@@ -81,7 +77,7 @@ class Loss:
         dZ = _weight(jnp.expand_dims(c, range(c.ndim, Z.ndim)), self.dZ_per_example(wide, Y))
         return jnp.sum(_weight(c, losses)), dZ.astype(Z.dtype)
 
-    def per_example(self, Z: Activations, Y: Num[Array, "..."]) -> Float[Array, " m"]:
+    def per_example(self, Z: Activations, Y: Targets) -> Float[Array, " m"]:
         """The loss of each example, before weights and mean.
 
         Args:
@@ -90,11 +86,11 @@ class Loss:
         """
         raise NotImplementedError
 
-    def dZ_per_example(self, Z: Activations, Y: Num[Array, "..."]) -> Activations:
+    def dZ_per_example(self, Z: Activations, Y: Targets) -> Activations:
         """The gradient of each example's own loss with respect to its row of Z, before weights and mean: (m, n_L)."""
         raise NotImplementedError
 
-    def check_targets(self, Z: Activations, Y: Num[Array, "..."]) -> None:
+    def check_targets(self, Z: Activations, Y: Targets) -> None:
         """Raise an error unless the targets fit the output; by default they must have its shape.
 
         Raises:
@@ -141,7 +137,7 @@ class SoftmaxCrossEntropy(Loss):
         """softmax(Z)."""
         return jax.nn.softmax(Z, axis=-1)
 
-    def check_targets(self, Z: Activations, Y: Num[Array, "..."]) -> None:
+    def check_targets(self, Z: Activations, Y: Targets) -> None:
         """Targets are integer labels, (m,), or probabilities, (m, n_L)."""
         if not (_are_labels(Y) and Y.shape == Z.shape[:-1]) and Y.shape != Z.shape:
             raise FbpError(
@@ -149,7 +145,7 @@ class SoftmaxCrossEntropy(Loss):
                 f"got {Y.dtype} {Y.shape}; give one label or one row of probabilities per example"
             )
 
-    def per_example(self, Z: Activations, Y: Num[Array, "..."]) -> Float[Array, " m"]:
+    def per_example(self, Z: Activations, Y: Targets) -> Float[Array, " m"]:
         """-sum_k Y_k log softmax(Z)_k."""
         log_p = jax.nn.log_softmax(Z, axis=-1)
         if _are_labels(Y) and Y.ndim < Z.ndim:
@@ -160,7 +156,7 @@ class SoftmaxCrossEntropy(Loss):
             terms = _weight(Y.astype(Z.dtype), log_p)
         return -_sum_units(terms)
 
-    def dZ_per_example(self, Z: Activations, Y: Num[Array, "..."]) -> Activations:
+    def dZ_per_example(self, Z: Activations, Y: Targets) -> Activations:
         """sum_k(Y_k) softmax(Z) - Y."""
         Y = jax.nn.one_hot(Y, Z.shape[-1], dtype=Z.dtype) if Y.ndim < Z.ndim else Y.astype(Z.dtype)
         return jnp.sum(Y, axis=-1, keepdims=True) * jax.nn.softmax(Z, axis=-1) - Y
@@ -177,11 +173,11 @@ class SigmoidBinaryCrossEntropy(Loss):
         """sigmoid(Z)."""
         return jax.nn.sigmoid(Z)
 
-    def per_example(self, Z: Activations, Y: Num[Array, "..."]) -> Float[Array, " m"]:
+    def per_example(self, Z: Activations, Y: Targets) -> Float[Array, " m"]:
         """sum_k [softplus(Z_k) - Y_k Z_k]: the two logarithms merged, so that nothing overflows or cancels."""
         return _sum_units(jax.nn.softplus(Z) - Y.astype(Z.dtype) * Z)
 
-    def dZ_per_example(self, Z: Activations, Y: Num[Array, "..."]) -> Activations:
+    def dZ_per_example(self, Z: Activations, Y: Targets) -> Activations:
         """sigmoid(Z) - Y."""
         return jax.nn.sigmoid(Z) - Y.astype(Z.dtype)
 
@@ -208,11 +204,11 @@ class HalfSquaredError(Loss):
     def _g(self) -> Nonlinearity:
         return activation(self.activation)
 
-    def per_example(self, Z: Activations, Y: Num[Array, "..."]) -> Float[Array, " m"]:
+    def per_example(self, Z: Activations, Y: Targets) -> Float[Array, " m"]:
         """1/2 sum_k (A_k - Y_k)**2."""
         return _sum_units(0.5 * jnp.square(self._g(Z) - Y.astype(Z.dtype)))
 
-    def dZ_per_example(self, Z: Activations, Y: Num[Array, "..."]) -> Activations:
+    def dZ_per_example(self, Z: Activations, Y: Targets) -> Activations:
         """(A - Y) g_L'(Z)."""
         A = self._g(Z)
         return self._g.pullback(self._g.save(Z, A), A - Y.astype(Z.dtype))

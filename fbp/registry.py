@@ -20,7 +20,6 @@ class Registry(Generic[T]):
         of: the type of the objects.
         constructors: a mapping from names to callables that take numbers and return an object.
         fixed: a mapping from names to objects without arguments.
-        doc: the docstring of the table.
     """
 
     def __init__(
@@ -29,11 +28,8 @@ class Registry(Generic[T]):
         of: type[T],
         constructors: Mapping[str, Callable[..., T]],
         fixed: Mapping[str, T] | None = None,
-        *,
-        doc: str | None = None,
     ):
         self.kind = kind
-        self.__doc__ = doc
         self._type = of
         self._constructors = dict(constructors)
         self._constructors.update((name, partial(_return, value)) for name, value in (fixed or {}).items())

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float
 
 from fbp.backprop import check_params, forward_to_loss
 from fbp.cotangent import Cotangent
@@ -14,7 +14,7 @@ from fbp.errors import FbpError, unknown_name
 from fbp.layers import Dense
 from fbp.losses import Loss
 from fbp.tree import instrument, unstack
-from fbp.typing import Activations, Cache, Key, Layer, Params, Visit
+from fbp.typing import Activations, Cache, Key, Layer, Params, Targets, Visit, Weights
 
 
 class LayerTrace(NamedTuple):
@@ -159,13 +159,7 @@ def _read_everything(visit: Visit) -> dict[str, Any]:
 
 
 def trace(
-    net: Layer,
-    loss: Loss,
-    params: Params,
-    X: Activations,
-    Y: Num[Array, "..."],
-    weights: Float[Array, " m"] | None = None,
-    key: Key | None = None,
+    net: Layer, loss: Loss, params: Params, X: Activations, Y: Targets, weights: Weights = None, key: Key | None = None
 ) -> Trace:
     """One forward and backward pass with every intermediate quantity kept.
 
@@ -196,7 +190,9 @@ def trace(
 
 
 @jax.jit(static_argnums=(0, 1))
-def _trace(net: Layer, loss: Loss, params: Params, X: Array, Y: Array, weights: Array | None, key: Key | None) -> Trace:
+def _trace(
+    net: Layer, loss: Loss, params: Params, X: Activations, Y: Targets, weights: Weights, key: Key | None
+) -> Trace:
     check_params(net, params, X)
     recorded = instrument(net, _Recorded)
     Z, cache, value, dZ = forward_to_loss(recorded, loss, params, X, Y, weights, key)

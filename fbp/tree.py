@@ -6,6 +6,7 @@ The trees that belong to a network (parameters, caches, gradients, readings) hav
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -52,6 +53,32 @@ def instrument(net: Layer, wrap_layer: Callable[[Layer], Layer]) -> Layer:
     if plain != net:
         return instrument(plain, wrap_layer)
     return net.with_children([instrument(child, wrap_layer) for child in net.children])
+
+
+@dataclass(frozen=True)
+class _Observed(Layer):
+    layer: Layer
+    observe: Callable[[Layer, Params, Activations], tuple[Activations, Any]]
+
+    def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
+        return self.observe(self.layer, params, A)
+
+
+def observe_layers(
+    net: Layer, observe: Callable[[Layer, Params, Activations], tuple[Activations, Any]], params: Params, A: Activations
+) -> Any:
+    """Run the forward pass with observe(layer, params, A) -> (output, observation) in place of every simple layer.
+
+    Args:
+        net: a network.
+        observe: called with each layer that is not a combinator, its parameters and its input.
+        params: the parameters of the network.
+        A: its input, (m, ...).
+
+    Returns:
+        The observations, as a tree of the network's structure.
+    """
+    return instrument(net, lambda layer: _Observed(layer, observe)).forward(params, A)[1]
 
 
 def map_layers(function: Callable[..., Any], net: Layer, *trees: Any) -> Any:
@@ -134,19 +161,9 @@ def roll_blocks(net: Layer, params: Params, A: jax.ShapeDtypeStruct | Array, axi
         The network and its parameters, with the same simple layers in the same order.
     """
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[axis:], x.dtype), params)
-    recorder = instrument(net, _Recorder)
-    inputs = jax.eval_shape(lambda p, A: recorder.forward(p, A)[1], one, A)
+    keep_input = lambda layer, params, A: (layer.forward(params, A)[0], A)
+    inputs = jax.eval_shape(partial(observe_layers, net, keep_input), one, A)
     return _roll(net, params, inputs, axis)
-
-
-@dataclass(frozen=True)
-class _Recorder(Layer):
-    """The same layer, with its input as the cache."""
-
-    layer: Layer
-
-    def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
-        return self.layer.forward(params, A, key)[0], A
 
 
 class _Part(NamedTuple):

@@ -12,11 +12,15 @@ Rows are examples: m examples, L layers, n_l units in layer l.
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, UInt32
 
 from fbp.cotangent import Cotangent
 
 Activations: TypeAlias = Float[Array, "..."]
+Targets: TypeAlias = Num[Array, "..."]
+"""What a loss compares the output with: labels (m,), or an array (m, n_L)."""
+Weights: TypeAlias = Float[Array, " m"] | None
+"""The weights of the examples in the loss; None for equal weights."""
 Params: TypeAlias = Any
 """A pytree of arrays: `{"W": ..., "b": ...}` for a dense layer, a tuple of these for `Serial`."""
 Cache: TypeAlias = Any

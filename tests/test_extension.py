@@ -62,13 +62,6 @@ class Sum(fbp.Combinator):
     f: fbp.Layer
     g: fbp.Layer
 
-    @property
-    def children(self):
-        return self.f, self.g
-
-    def with_children(self, children):
-        return Sum(*children)
-
     def split(self, tree):
         return tree["f"], tree["g"]
 

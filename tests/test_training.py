@@ -25,11 +25,11 @@ from fbp.training import (
     fit,
     initial_state,
     optimizer,
-    optimizer_names,
     progress,
     train_step,
 )
 from fbp.training.evaluation import make_batches
+from fbp.training.optimizers import constructors
 
 PLATFORMS = ["cpu", "cuda", "rocm", "tpu"]
 WIDTHS = (6, 8, 8, 3)
@@ -300,7 +300,7 @@ def test_batches_without_a_variance_are_refused_before_training():
 
 
 def test_optimizers_are_those_of_optax():
-    names = optimizer_names()
+    names = constructors()
     assert {"sgd", "adam", "adamw", "lion", "rmsprop", "adafactor", "adadelta"} < set(names)
     assert not {"lbfgs", "polyak_sgd", "scale_by_rprop", "scale_by_learning_rate", "cosine_decay_schedule"} & set(names)
     params = {"W": jnp.ones((2, 3))}
@@ -309,7 +309,7 @@ def test_optimizers_are_those_of_optax():
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
-@pytest.mark.parametrize("name", optimizer_names())
+@pytest.mark.parametrize("name", list(constructors()))
 def test_every_optimizer_keeps_the_state_of_half_precision_networks(name):
     net = NETS["plain"]
     params = cast(net.init(jax.random.key(0))[0], "bfloat16")

@@ -1,6 +1,7 @@
 """What every combinator has to say: a combinator is a layer made of layers."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from fbp.cotangent import Cotangent
@@ -39,15 +40,17 @@ def check_keeps_shape(part: str, shape: Shape, out_shape: Shape) -> None:
         raise FbpError(f"{part} must keep the shape of its input, got {shape} -> {out_shape}; end it in that width")
 
 
+@dataclass(frozen=True)
 class Combinator(Layer):
     """A layer made of layers.
 
-    A combinator of one's own is a frozen dataclass with `children`, `with_children`, `split`, `join`, `init`,
-    `forward` and `sweep`; `backward` follows from `sweep`. Everything that reads a network (traces, norms, gradient
-    flow, verification) asks these and the questions below, and knows no combinator by its type.
+    A combinator of one's own is a frozen dataclass whose fields are layers (and constants), with `init`, `forward` and
+    `sweep`; `backward` follows from `sweep`. Everything that reads a network (traces, norms, gradient flow,
+    verification) asks the questions below, and knows no combinator by its type.
 
-    The trees that belong to a combinator (parameters, caches, gradients, readings of a probe) all have the same
-    outer structure; `split` takes such a tree apart, one tree per child, and `join` puts it together.
+    The trees that belong to a combinator (parameters, caches, gradients, readings of a probe) all have the same outer
+    structure: by default the child's own tree if there is one child, and a tuple of the children's trees otherwise.
+    Override `split` and `join` for another structure.
 
     Example:
         The sum of two branches, f(A) + g(A):
@@ -57,19 +60,6 @@ class Combinator(Layer):
         ... class Sum(fbp.Combinator):
         ...     f: fbp.Layer
         ...     g: fbp.Layer
-        ...
-        ...     @property
-        ...     def children(self):
-        ...         return self.f, self.g
-        ...
-        ...     def with_children(self, children):
-        ...         return Sum(*children)
-        ...
-        ...     def split(self, tree):
-        ...         return tree
-        ...
-        ...     def join(self, trees):
-        ...         return tuple(trees)
         ...
         ...     def init(self, key, shape):
         ...         key_f, key_g = jax.random.split(key)
@@ -94,20 +84,24 @@ class Combinator(Layer):
 
     @property
     def children(self) -> tuple[Layer, ...]:
-        """The layers that it is made of, in forward order."""
-        raise NotImplementedError
+        """The layers that it is made of, in the order of the fields, which must be that of the forward pass."""
+        return tuple(getattr(self, name) for name in self._child_names)
 
     def with_children(self, children: Sequence[Layer]) -> Layer:
-        """The same combinator of other layers; a chain also takes fewer of them."""
-        raise NotImplementedError
+        """The same combinator of other layers."""
+        return replace(self, **dict(zip(self._child_names, children, strict=True)))
+
+    @property
+    def _child_names(self) -> list[str]:
+        return [field.name for field in fields(self) if isinstance(getattr(self, field.name), Layer)]
 
     def split(self, tree: Any) -> tuple[Any, ...]:
         """Split a tree that belongs to this combinator into one tree per child."""
-        return (tree,)
+        return (tree,) if len(self.children) == 1 else tree
 
     def join(self, trees: Sequence[Any]) -> Any:
         """The inverse of `split`."""
-        return trees[0]
+        return trees[0] if len(trees) == 1 else tuple(trees)
 
     def sweep(
         self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None

@@ -1,6 +1,5 @@
 """Many copies of one block as a compiled loop, forward and backward, optionally checkpointed in segments."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,15 +64,6 @@ class Repeat(Combinator):
         check_count("depth of Repeat", self.depth)
         if self.checkpoint is not None:
             check_count("checkpoint of Repeat", self.checkpoint)
-
-    @property
-    def children(self) -> tuple[Layer, ...]:
-        """The block."""
-        return (self.block,)
-
-    def with_children(self, children: Sequence[Layer]) -> "Repeat":
-        """The same number of copies of another block."""
-        return replace(self, block=children[0])
 
     @property
     def copies(self) -> int:

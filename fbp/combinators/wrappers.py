@@ -1,7 +1,6 @@
 """Combinators of a single layer: the residual connection and the checkpoint."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -35,15 +34,6 @@ class Residual(Combinator):
 
     def __post_init__(self) -> None:
         check_layer("Residual", self.branch)
-
-    @property
-    def children(self) -> tuple[Layer, ...]:
-        """The branch."""
-        return (self.branch,)
-
-    def with_children(self, children: Sequence[Layer]) -> "Residual":
-        """The same connection around another branch."""
-        return replace(self, branch=children[0])
 
     def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
         """The branch's parameters."""
@@ -87,15 +77,6 @@ class Checkpoint(Combinator):
 
     def __post_init__(self) -> None:
         check_layer("Checkpoint", self.inside)
-
-    @property
-    def children(self) -> tuple[Layer, ...]:
-        """The layer inside."""
-        return (self.inside,)
-
-    def with_children(self, children: Sequence[Layer]) -> "Checkpoint":
-        """A checkpoint around another layer."""
-        return Checkpoint(children[0])
 
     @property
     def is_chain(self) -> bool:

@@ -2,7 +2,7 @@
 
 from fbp.training.evaluation import Evaluation, evaluate
 from fbp.training.fit import Diverged, Epoch, Fitted, fit
-from fbp.training.optimizers import optimizer, optimizer_names
+from fbp.training.optimizers import optimizer
 from fbp.training.progress import progress
 from fbp.training.step import Metrics, State, initial_state, train_step
 
@@ -17,7 +17,6 @@ __all__ = [
     "fit",
     "initial_state",
     "optimizer",
-    "optimizer_names",
     "progress",
     "train_step",
 ]

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from fbp.errors import FbpError, check_count
@@ -13,7 +13,7 @@ from fbp.losses import Loss
 from fbp.training.inputs import prepare_data
 from fbp.training.step import Metrics, measure_batch
 from fbp.tree import rebuild
-from fbp.typing import Activations, Layer, Params
+from fbp.typing import Activations, Layer, Params, Targets
 
 
 class Evaluation(NamedTuple):
@@ -85,9 +85,7 @@ def evaluate(
 
 
 @jax.jit(static_argnames=("net", "loss", "batch_size"))
-def sum_examples(
-    params: Params, X: Activations, Y: Num[Array, "..."], *, net: Layer, loss: Loss, batch_size: int
-) -> Totals:
+def sum_examples(params: Params, X: Activations, Y: Targets, *, net: Layer, loss: Loss, batch_size: int) -> Totals:
     """The compiled part of `evaluate`."""
 
     def measure(batch: tuple[Int[Array, " b"], Float[Array, " b"]]) -> Metrics:

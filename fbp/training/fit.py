@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from fbp.calibration import with_population_statistics
@@ -19,7 +19,7 @@ from fbp.losses import Loss
 from fbp.training.evaluation import Evaluation, Totals, make_batches, sum_batches, sum_examples, take_means
 from fbp.training.inputs import prepare_data
 from fbp.training.step import Metrics, State, initial_state, train_step
-from fbp.typing import Activations, Layer, Params
+from fbp.typing import Activations, Layer, Params, Targets
 
 
 class Epoch(NamedTuple):
@@ -163,7 +163,7 @@ def fit(
 def _epoch(
     state: State,
     X: Activations,
-    Y: Num[Array, "..."],
+    Y: Targets,
     *,
     net: Layer,
     loss: Loss,

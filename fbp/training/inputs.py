@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Num
+from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from fbp.backprop import check_params, loss_value
@@ -14,12 +14,10 @@ from fbp.data.arrays import check_labels
 from fbp.errors import FbpError
 from fbp.losses import Loss
 from fbp.training.step import are_labels
-from fbp.typing import Activations, Layer, Params
+from fbp.typing import Activations, Layer, Params, Targets
 
 
-def prepare_data(
-    net: Layer, loss: Loss, params: Params, X: ArrayLike, Y: ArrayLike
-) -> tuple[Activations, Num[Array, "..."]]:
+def prepare_data(net: Layer, loss: Loss, params: Params, X: ArrayLike, Y: ArrayLike) -> tuple[Activations, Targets]:
     """Check the data and put them on the device: X in the dtype of the parameters, integer labels as int32.
 
     Args:

@@ -20,7 +20,7 @@ def optimizer(
     `fit` compiles once for each optimizer object: make one object for several runs.
 
     Args:
-        name: one of `optimizer_names()`.
+        name: the name of a function of optax that makes an optimizer, e.g. "adam".
         learning_rate: finite and at least 0.
         decay_steps: the number of steps in which the learning rate falls to 0, along half a cosine (Loshchilov &
             Hutter 2017); None keeps it constant.
@@ -39,12 +39,11 @@ def optimizer(
         >>> updates["w"].tolist()
         [-0.5, -1.0]
     """
-    constructors = _constructors()
-    if name not in constructors:
-        raise unknown_name("optimizer", name, constructors)
+    if name not in constructors():
+        raise unknown_name("optimizer", name, constructors())
     if not isinstance(learning_rate, Real) or not math.isfinite(learning_rate) or learning_rate < 0:
         raise FbpError(f"learning_rate must be finite and at least 0, got {learning_rate!r}; 0.001 is usual for adam")
-    constructor = constructors[name]
+    constructor = constructors()[name]
     rate = float(learning_rate) if decay_steps is None else optax.cosine_decay_schedule(learning_rate, decay_steps)
     known = [key for key in inspect.signature(constructor).parameters if key != "learning_rate"]
     for option in options:
@@ -58,13 +57,9 @@ def optimizer(
         ) from error
 
 
-def optimizer_names() -> tuple[str, ...]:
-    """The names that `optimizer` takes, sorted."""
-    return tuple(_constructors())
-
-
 @cache
-def _constructors() -> dict[str, Callable[..., optax.GradientTransformation]]:
+def constructors() -> dict[str, Callable[..., optax.GradientTransformation]]:
+    """The functions of optax that make an optimizer, by name."""
     return {name: value for name, value in sorted(vars(optax).items()) if _is_optimizer(name, value)}
 
 

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int
 
 from fbp.backprop import forward_to_loss
 from fbp.errors import unknown_name
 from fbp.losses import Loss
-from fbp.typing import Activations, Key, Layer, Params
+from fbp.typing import Activations, Key, Layer, Params, Targets, Weights
 
 
 class State(NamedTuple):
@@ -48,9 +48,7 @@ class Metrics(NamedTuple):
 class Step(Protocol):
     """(state, X, Y, weights=None) -> (state, metrics); see `train_step`."""
 
-    def __call__(
-        self, state: State, X: Activations, Y: Num[Array, "..."], weights: Float[Array, " m"] | None = None
-    ) -> tuple[State, Metrics]: ...
+    def __call__(self, state: State, X: Activations, Y: Targets, weights: Weights = None) -> tuple[State, Metrics]: ...
 
 
 def initial_state(params: Params, optimizer: optax.GradientTransformation, key: Key | None = None) -> State:
@@ -83,9 +81,7 @@ def train_step(net: Layer, loss: Loss, optimizer: optax.GradientTransformation, 
     """
     value_and_gradient = _value_and_gradient(net, loss, gradient)
 
-    def step(
-        state: State, X: Activations, Y: Num[Array, "..."], weights: Float[Array, " m"] | None = None
-    ) -> tuple[State, Metrics]:
+    def step(state: State, X: Activations, Y: Targets, weights: Weights = None) -> tuple[State, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         (value, Z), d_params = value_and_gradient(state.params, X, Y, weights, key)
         # optax relies on implicit promotion, but the caller may have made JAX strict.
@@ -97,7 +93,7 @@ def train_step(net: Layer, loss: Loss, optimizer: optax.GradientTransformation, 
     return step
 
 
-def measure_batch(value: Array, Z: Activations, Y: Num[Array, "..."], weights: Float[Array, " m"] | None) -> Metrics:
+def measure_batch(value: Array, Z: Activations, Y: Targets, weights: Weights) -> Metrics:
     """The metrics of one batch.
 
     Args:
@@ -114,7 +110,7 @@ def measure_batch(value: Array, Z: Activations, Y: Num[Array, "..."], weights: F
     return Metrics(value, jnp.sum(w), correct)
 
 
-def are_labels(Y: Num[Array, "..."]) -> bool:
+def are_labels(Y: Targets) -> bool:
     """Whether the targets are one class number per example."""
     return Y.ndim == 1 and jnp.issubdtype(Y.dtype, jnp.integer)
 
