@@ -110,7 +110,8 @@ def unstack(net: Layer, tree: Any) -> Iterator[tuple[Layer, Any]]:
     if not isinstance(net, Combinator):
         yield net, tree
         return
-    for copy in _each_copy(net, tree):
+    copies = [tree] if net.copies is None else (jax.tree.map(lambda x, i=i: x[i], tree) for i in range(net.copies))
+    for copy in copies:
         for child, subtree in zip(net.children, net.split(copy), strict=True):
             yield from unstack(child, subtree)
 
@@ -140,10 +141,14 @@ def stack(net: Layer, tree: Any) -> Any:
         return jax.tree.map(lambda x: x[None], tree)
     if not jax.tree.leaves(tree):
         return None
-    if net.copies is not None:
-        by_copy = jax.vmap(lambda one: _stack_children(net, one))(tree)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), by_copy)
-    return _stack_children(net, tree)
+
+    def stack_children(tree: Any) -> Any:
+        parts = [stack(child, subtree) for child, subtree in zip(net.children, net.split(tree), strict=True)]
+        return jax.tree.map(lambda *xs: jnp.concatenate(xs), *(part for part in parts if part is not None))
+
+    if net.copies is None:
+        return stack_children(tree)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.vmap(stack_children)(tree))
 
 
 def roll_blocks(net: Layer, params: Params, A: jax.ShapeDtypeStruct | Array, axis: int = 0) -> tuple[Layer, Params]:
@@ -212,17 +217,3 @@ def _count_copies(kinds: list[Any], start: int, size: int) -> int:
     while len(unit) == size and kinds[start + copies * size : start + (copies + 1) * size] == unit:
         copies += 1
     return copies
-
-
-def _each_copy(net: Combinator, tree: Any) -> Iterator[Any]:
-    if net.copies is None:
-        yield tree
-        return
-    for i in range(net.copies):
-        yield jax.tree.map(lambda x, i=i: x[i], tree)
-
-
-def _stack_children(net: Combinator, tree: Any) -> Any:
-    parts = [stack(child, sub) for child, sub in zip(net.children, net.split(tree), strict=True)]
-    parts = [part for part in parts if part is not None]
-    return jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts) if parts else None

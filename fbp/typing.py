@@ -25,6 +25,8 @@ Params: TypeAlias = Any
 """A pytree of arrays: `{"W": ..., "b": ...}` for a dense layer, a tuple of these for `Serial`."""
 Cache: TypeAlias = Any
 """A pytree: what `backward` needs from `forward`."""
+Sweep: TypeAlias = tuple[Params, Cotangent, Any]
+"""What a reverse sweep returns: (d_params, dA_in, readings of the probe)."""
 Shape: TypeAlias = tuple[int, ...]
 """The shape of one example, without the batch axis."""
 Key: TypeAlias = PRNGKeyArray | UInt32[Array, "2"]
@@ -93,9 +95,7 @@ class Layer:
         """
         raise NotImplementedError
 
-    def sweep(
-        self, params: Params, cache: Cache, dA_out: Cotangent, probe: "Probe | None" = None
-    ) -> tuple[Params, Cotangent, Any]:
+    def sweep(self, params: Params, cache: Cache, dA_out: Cotangent, probe: "Probe | None" = None) -> Sweep:
         """`backward` with a probe: (d_params, dA_in, the probe's reading)."""
         d_params, dA_in = self.backward(params, cache, dA_out.value)
         reading = None

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError
-from fbp.typing import Activations, Cache, Layer, Params, Probe, Shape
+from fbp.typing import Activations, Cache, Layer, Params, Probe, Shape, Sweep
 
 
 def check_layer(combinator: str, received: object) -> None:
@@ -82,6 +82,9 @@ class Combinator(Layer):
         >>> d_params, dA = net.backward(params, cache, jnp.ones_like(A))
     """
 
+    is_chain: ClassVar[bool] = False
+    """Whether it applies its children one after the other and does nothing else."""
+
     @property
     def children(self) -> tuple[Layer, ...]:
         """The layers that it is made of, in the order of the fields, which must be that of the forward pass."""
@@ -103,9 +106,7 @@ class Combinator(Layer):
         """The inverse of `split`."""
         return trees[0] if len(trees) == 1 else tuple(trees)
 
-    def sweep(
-        self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None
-    ) -> tuple[Params, Cotangent, Any]:
+    def sweep(self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None) -> Sweep:
         """The reverse loop through the children: (d_params, dA_in, readings)."""
         raise NotImplementedError
 
@@ -118,11 +119,6 @@ class Combinator(Layer):
     def copies(self) -> int | None:
         """The length of the leading axis of its trees, if it holds that many copies of its child; otherwise None."""
         return None
-
-    @property
-    def is_chain(self) -> bool:
-        """Whether it applies its children one after the other and does nothing else."""
-        return False
 
     @property
     def mixes_examples(self) -> bool:

@@ -11,7 +11,7 @@ from fbp.combinators.base import Combinator, check_keeps_shape, check_layer
 from fbp.combinators.wrappers import Checkpoint
 from fbp.cotangent import Cotangent
 from fbp.errors import check_count
-from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape
+from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape, Sweep
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,7 @@ class _Keyed(Layer):
         layer_params, own_key = params
         return self.layer.forward(layer_params, A, own_key)
 
-    def sweep(
-        self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None
-    ) -> tuple[Params, Cotangent, Any]:
+    def sweep(self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None) -> Sweep:
         d_params, dA_in, reading = self.layer.sweep(params[0], cache, dA_out, probe)
         return (d_params, None), dA_in, reading
 
@@ -58,6 +56,7 @@ class Repeat(Combinator):
     block: Layer
     depth: int
     checkpoint: int | None = None
+    is_chain = True
 
     def __post_init__(self) -> None:
         check_layer("Repeat", self.block)
@@ -69,11 +68,6 @@ class Repeat(Combinator):
     def copies(self) -> int:
         """The depth."""
         return self.depth
-
-    @property
-    def is_chain(self) -> bool:
-        """True."""
-        return True
 
     def without_checkpoint(self) -> "Repeat":
         """The same loop, not split into segments."""
@@ -104,9 +98,7 @@ class Repeat(Combinator):
 
         return jax.lax.scan(step, A, (params, keys), length=self.depth)
 
-    def sweep(
-        self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None
-    ) -> tuple[Params, Cotangent, Any]:
+    def sweep(self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None) -> Sweep:
         """The reverse loop, compiled; what the probe returns is stacked."""
         if self.checkpoint is not None:
             caches, keys = cache
@@ -140,9 +132,7 @@ class Repeat(Combinator):
         A, last = self._segment(rest).forward(_window(tree, self.depth - rest, rest), A)
         return A, (caches, last)
 
-    def _sweep_segments(
-        self, tree: Any, caches: Cache, dA: Cotangent, probe: Probe | None
-    ) -> tuple[Params, Cotangent, Any]:
+    def _sweep_segments(self, tree: Any, caches: Cache, dA: Cotangent, probe: Probe | None) -> Sweep:
         length, rest, starts = self._cuts()
         # One buffer for all gradients, written segment by segment: concatenating the parts would copy them all.
         d_params = jax.tree.map(jnp.zeros_like, tree[0])

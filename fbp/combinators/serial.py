@@ -11,7 +11,7 @@ from jaxtyping import Array
 from fbp.combinators.base import Combinator, check_layer
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError
-from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape
+from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape, Sweep
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["kept"], meta_fields=["treedef", "dropped", "source"])
@@ -61,6 +61,7 @@ class Serial(Combinator):
 
     layers: tuple[Layer, ...]
     shape: Shape | None = None
+    is_chain = True
 
     def __init__(self, *layers: Layer, shape: Shape | None = None):
         for layer in layers:
@@ -76,11 +77,6 @@ class Serial(Combinator):
     def with_children(self, children: Sequence[Layer]) -> "Serial":
         """A `Serial` of other layers, for the same input."""
         return Serial(*children, shape=self.shape)
-
-    @property
-    def is_chain(self) -> bool:
-        """True."""
-        return True
 
     def split(self, tree: Any) -> tuple[Any, ...]:
         """The tuple itself."""
@@ -121,9 +117,7 @@ class Serial(Combinator):
             A = A_out
         return A, tuple(caches)
 
-    def sweep(
-        self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None
-    ) -> tuple[Params, Cotangent, Any]:
+    def sweep(self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None) -> Sweep:
         """The reverse loop: each layer's dA_in is the dA_out of the layer before."""
         dA, d_params, readings = dA_out, [], []
         for i in reversed(range(len(self.layers))):

@@ -1,14 +1,13 @@
 """Combinators of a single layer: the residual connection and the checkpoint."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 from jaxtyping import Array
 
 from fbp.combinators.base import Combinator, check_keeps_shape, check_layer
 from fbp.cotangent import Cotangent
-from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape
+from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape, Sweep
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,7 @@ class Residual(Combinator):
         out, cache = self.branch.forward(params, A, key)
         return A + self._scaled(out), cache
 
-    def sweep(
-        self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None
-    ) -> tuple[Params, Cotangent, Any]:
+    def sweep(self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None) -> Sweep:
         """The branch's reverse loop, and the sum of the two cotangents at its input."""
         d_branch = dA_out._replace(value=self._scaled(dA_out.value))
         d_params, dA_branch, reading = self.branch.sweep(params, cache, d_branch, probe)
@@ -74,14 +71,10 @@ class Checkpoint(Combinator):
     """
 
     inside: Layer
+    is_chain = True
 
     def __post_init__(self) -> None:
         check_layer("Checkpoint", self.inside)
-
-    @property
-    def is_chain(self) -> bool:
-        """True: it is the layer inside."""
-        return True
 
     def without_checkpoint(self) -> Layer:
         """The layer inside."""
@@ -95,9 +88,7 @@ class Checkpoint(Combinator):
         """The output of the layer inside; caches the input, and the key, so that the same masks are drawn again."""
         return self.inside.forward(params, A, key)[0], (A, key)
 
-    def sweep(
-        self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None
-    ) -> tuple[Params, Cotangent, Any]:
+    def sweep(self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None) -> Sweep:
         """A second forward pass, then the reverse loop of the layer inside."""
         # The barrier keeps the compiler from merging the second forward pass with the first, which would keep
         # every array that this class drops. The cotangent is in it so that the second pass waits for it.
