@@ -162,7 +162,7 @@ def test_mlp_has_the_layers(net, layers):
         (lambda: fbp.mlp((3,)), "at least two positive integers"),
         (lambda: fbp.mlp((3, 0, 2)), "got (3, 0, 2)"),
         (lambda: fbp.mlp((3, 2.5, 2)), "got (3, 2.5, 2)"),
-        (lambda: fbp.mlp((3, 4, 4, 2), ("tanh",)), "one for all hidden layers, or one for each of the 2, got 1"),
+        (lambda: fbp.mlp((3, 4, 4, 2), ("tanh",)), "one for each of the 2 hidden layers, got 1"),
         (lambda: fbp.mlp((3, 4, 2), "rleu"), "did you mean 'relu'"),
         (lambda: fbp.mlp((3, 4, 2), norm="bacth"), "did you mean 'batch'"),
         (lambda: fbp.mlp((3, 4, 2), dropout=1.0), "[0, 1), got 1.0"),
