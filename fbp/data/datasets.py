@@ -67,9 +67,9 @@ def load(folder: StrPath | None = None) -> Dataset:
     arrays = read_folder(path)
     train_images, train_labels, test_images, test_labels = arrays
     parts = (
-        _scaled_rows(train_images),
+        _scale_rows(train_images),
         train_labels.astype(np.int32),
-        _scaled_rows(test_images),
+        _scale_rows(test_images),
         test_labels.astype(np.int32),
     )
     for part in parts:
@@ -156,5 +156,5 @@ def _check_part(images: np.ndarray, labels: np.ndarray, images_file: Path, label
         )
 
 
-def _scaled_rows(images: np.ndarray) -> np.ndarray:
+def _scale_rows(images: np.ndarray) -> np.ndarray:
     return np.divide(images.reshape(len(images), -1), 255, dtype=np.float32)
