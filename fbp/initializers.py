@@ -121,9 +121,8 @@ def mean_field(sigma_w: float = 1.0, sigma_b: float = 0.0) -> Initializer:
     Raises:
         FbpError: a standard deviation is negative or not finite.
     """
-    return Initializer(
-        _check_deviation("sigma_w", sigma_w) ** 2, "fan_in", "normal", _check_deviation("sigma_b", sigma_b)
-    )
+    variance = _check_deviation("sigma_w", sigma_w) ** 2
+    return Initializer(variance, "fan_in", "normal", _check_deviation("sigma_b", sigma_b))
 
 
 def _check_deviation(name: str, deviation: float) -> float:
