@@ -96,10 +96,10 @@ def test_weight_and_bias_are_drawn_apart():
         (lambda: Initializer(scale=-1.0), "at least 0, got scale=-1"),
         (lambda: Initializer(bias_stddev=-1.0), "bias_stddev=-1"),
         (lambda: initializer("orthogonal(-1)"), "gain must be finite and at least 0, got -1"),
-        (lambda: initializer(2.0), "must be a name or a Initializer, got 2.0"),
+        (lambda: initializer(2.0), "must be a name or of type Initializer, got 2.0"),
         (lambda: Dense(True), "must be a positive integer, got True"),
         (lambda: fbp.LayerNorm(float("nan")), "finite and at least 0, got nan"),
-        (lambda: fbp.mlp((3, 4, 2), activation=[None]), "must be a name or a Nonlinearity, got None"),
+        (lambda: fbp.mlp((3, 4, 2), activation=[None]), "must be a name or of type Nonlinearity, got None"),
         (lambda: Dense(3, "xavier"), "unknown initializer 'xavier'"),
     ],
 )
