@@ -102,7 +102,7 @@ zeros = Initializer(0.0, distribution="constant")
 
 def normal(stddev: float = 0.01) -> Initializer:
     """W ~ N(0, stddev**2), independent of the fan; textbooks often use 0.01."""
-    return Initializer(_deviation("stddev", stddev) ** 2, "none", "normal")
+    return Initializer(_check_deviation("stddev", stddev) ** 2, "none", "normal")
 
 
 def constant(value: float = 0.0) -> Initializer:
@@ -112,7 +112,7 @@ def constant(value: float = 0.0) -> Initializer:
 
 def orthogonal(gain: float = 1.0) -> Initializer:
     """W = gain Q with orthonormal columns or rows; Saxe, McClelland & Ganguli (2013)."""
-    return Initializer(_deviation("gain", gain) ** 2, distribution="orthogonal")
+    return Initializer(_check_deviation("gain", gain) ** 2, distribution="orthogonal")
 
 
 def mean_field(sigma_w: float = 1.0, sigma_b: float = 0.0) -> Initializer:
@@ -121,10 +121,11 @@ def mean_field(sigma_w: float = 1.0, sigma_b: float = 0.0) -> Initializer:
     Raises:
         FbpError: a standard deviation is negative or not finite.
     """
-    return Initializer(_deviation("sigma_w", sigma_w) ** 2, "fan_in", "normal", _deviation("sigma_b", sigma_b))
+    variance = _check_deviation("sigma_w", sigma_w) ** 2
+    return Initializer(variance, "fan_in", "normal", _check_deviation("sigma_b", sigma_b))
 
 
-def _deviation(name: str, deviation: float) -> float:
+def _check_deviation(name: str, deviation: float) -> float:
     if not 0 <= deviation < math.inf:
         raise FbpError(f"{name} must be finite and at least 0, got {deviation:g}; give its absolute value")
     return deviation

@@ -76,7 +76,7 @@ def mlp(
         activation = [activation] * hidden
     if len(activation) != hidden:
         raise FbpError(
-            f"activations must be one for all hidden layers, or one for each of the {hidden}, got {len(activation)}; "
+            f"activations must be one for all, or one for each of the {hidden} hidden layers, got {len(activation)}; "
             "the output activation belongs to the loss"
         )
     normalize = normalization(norm) if norm is not None else None

@@ -49,7 +49,7 @@ class Registry(Generic[T]):
         if not isinstance(spec, str):
             if not isinstance(spec, self._type):
                 raise FbpError(
-                    f"{self.kind} must be a name or a {self._type.__name__}, got {spec!r}; "
+                    f"{self.kind} must be a name or of type {self._type.__name__}, got {spec!r}; "
                     f"use for example {next(iter(self))!r}"
                 )
             return spec

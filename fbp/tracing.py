@@ -148,14 +148,8 @@ class _Recorded(Layer):
 
 def _read_everything(visit: Visit) -> dict[str, Any]:
     _, A_in, A_out = visit.cache
-    return {
-        "A_in": A_in,
-        "A_out": A_out,
-        "dA_in": visit.dA_in,
-        "dA_out": visit.dA_out,
-        "params": visit.params,
-        "d_params": visit.d_params,
-    }
+    gradients = {name: getattr(visit, name) for name in ("dA_in", "dA_out", "params", "d_params")}
+    return {"A_in": A_in, "A_out": A_out, **gradients}
 
 
 def trace(

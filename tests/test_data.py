@@ -516,7 +516,7 @@ def test_make_refuses_what_is_not_the_full_mnist(folder: Path, tmp_path: Path) -
     out.mkdir()
     done = make(folder, out)
     assert done.returncode == 1
-    assert done.stderr.startswith("the selection is made from the full MNIST, sha256 ")
+    assert done.stderr.startswith("the source must be the full MNIST, sha256 ")
     assert len(done.stderr.splitlines()) == 1
     assert list(out.iterdir()) == []
 

@@ -2,6 +2,7 @@
 
 import doctest
 import inspect
+import pydoc
 import re
 from pathlib import Path
 
@@ -73,6 +74,13 @@ def test_relative_links_resolve(page):
         assert linked.exists(), f"{target} is not there"
         assert linked.is_relative_to(ROOT), f"{target} leads out of the project"
         assert not fragment or linked.suffix != ".md" or fragment in anchors(linked), f"{target} names no heading"
+
+
+def test_cited_names_exist():
+    pages = [*PAGES, *sorted((ROOT / "fbp").rglob("*.py"))]
+    cited = {name for page in pages for name in re.findall(r"`(fbp(?:\.\w+)+)", page.read_text(encoding="utf-8"))}
+    assert len(cited) > 20
+    assert sorted(name for name in cited if pydoc.locate(name) is None) == []
 
 
 @pytest.mark.parametrize("page", DERIVATIONS, ids=lambda page: page.name)

@@ -327,7 +327,7 @@ def test_every_optimizer_keeps_the_state_of_half_precision_networks(name):
     [
         (("adm", 0.1), "unknown optimizer 'adm': did you mean 'adam'"),
         (("lbfgs", 0.1), "unknown optimizer 'lbfgs'"),
-        (("adam", -0.1), "learning_rate must be finite and at least 0, got -0.1"),
+        (("adam", -0.1), "the learning rate must be finite and at least 0, got -0.1"),
         (("adam", math.nan), "got nan"),
         (("adam", "0.1"), "got '0.1'"),
     ],

@@ -43,15 +43,15 @@ class Residual(Combinator):
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         """A + scale * branch(A); the cache is that of the branch."""
         out, cache = self.branch.forward(params, A, key)
-        return A + self._scaled(out), cache
+        return A + self._scale(out), cache
 
     def sweep(self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None) -> Sweep:
         """The branch's reverse loop, and the sum of the two cotangents at its input."""
-        d_branch = dA_out._replace(value=self._scaled(dA_out.value))
+        d_branch = dA_out._replace(value=self._scale(dA_out.value))
         d_params, dA_branch, reading = self.branch.sweep(params, cache, d_branch, probe)
         return d_params, dA_out + dA_branch, reading
 
-    def _scaled(self, A: Array) -> Array:
+    def _scale(self, A: Array) -> Array:
         return A if self.scale == 1 else self.scale * A
 
 

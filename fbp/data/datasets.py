@@ -67,9 +67,9 @@ def load(folder: StrPath | None = None) -> Dataset:
     arrays = read_folder(path)
     train_images, train_labels, test_images, test_labels = arrays
     parts = (
-        _scaled_rows(train_images),
+        _scale_rows(train_images),
         train_labels.astype(np.int32),
-        _scaled_rows(test_images),
+        _scale_rows(test_images),
         test_labels.astype(np.int32),
     )
     for part in parts:
@@ -99,16 +99,16 @@ def read_folder(folder: StrPath) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
     if not os.path.isdir(folder):
         raise FbpError(f"a data set must be a folder of IDX files, got {name}, which is not a folder; check the path")
     candidates = [[f"{stem}{joint}{kind}{end}" for joint in "-." for end in ("", ".gz")] for stem, kind in STEMS]
-    found = [next((file for file in files if os.path.isfile(Path(folder, file))), None) for files in candidates]
+    present = [[file for file in files if os.path.isfile(Path(folder, file))] for files in candidates]
     missing = [
-        f"{files[0]} (or {', '.join(files[1:])})" for file, files in zip(found, candidates, strict=True) if file is None
+        f"{files[0]} (or {', '.join(files[1:])})" for kept, files in zip(present, candidates, strict=True) if not kept
     ]
     if missing:
         raise FbpError(
             f"a data set must have four IDX files, got a folder {name} that lacks {len(missing)}: "
             f"{'; '.join(missing)}; add them under one of these names"
         )
-    files = [Path(folder, file) for file in found if file is not None]
+    files = [Path(folder, kept[0]) for kept in present]
     train_images, train_labels, test_images, test_labels = (read_idx(file) for file in files)
     _check_part(train_images, train_labels, *files[:2])
     _check_part(test_images, test_labels, *files[2:])
@@ -156,5 +156,5 @@ def _check_part(images: np.ndarray, labels: np.ndarray, images_file: Path, label
         )
 
 
-def _scaled_rows(images: np.ndarray) -> np.ndarray:
+def _scale_rows(images: np.ndarray) -> np.ndarray:
     return np.divide(images.reshape(len(images), -1), 255, dtype=np.float32)

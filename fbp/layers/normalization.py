@@ -42,12 +42,12 @@ class _Normalization(Layer):
                 "give for example (128,)"
             )
         params = {"gamma": jnp.ones(shape[-1])}
-        if self._centred:
+        if self._subtracts_mean:
             params["beta"] = jnp.zeros(shape[-1])
         return params, shape
 
     @property
-    def _centred(self) -> bool:
+    def _subtracts_mean(self) -> bool:
         return True
 
     def _axes(self, ndim: int) -> tuple[int, ...]:
@@ -61,7 +61,7 @@ class _Normalization(Layer):
         """
         axes = self._axes(A.ndim)
         wide = widen(A)
-        mean = jnp.mean(wide, axis=axes, keepdims=True) if self._centred else None
+        mean = jnp.mean(wide, axis=axes, keepdims=True) if self._subtracts_mean else None
         centred = wide if mean is None else wide - mean
         r = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=axes, keepdims=True) + self.eps)
         cache = (A, mean, r)
@@ -71,17 +71,17 @@ class _Normalization(Layer):
         """d_gamma = sum of dA A_hat over examples, d_beta = sum of dA; dA_in as derived above."""
         _, _, r = cache
         axes = self._axes(dA_out.ndim)
-        A_hat, d_out = self._normalized(cache), dA_out.astype(r.dtype)
+        A_hat, d_out = self._normalize(cache), dA_out.astype(r.dtype)
         gamma = params["gamma"]
         d_hat = d_out * per_unit(gamma.astype(r.dtype), d_out)
         through_variance = A_hat * jnp.mean(d_hat * A_hat, axis=axes, keepdims=True)
         dA_in = d_hat - through_variance
-        if self._centred:
+        if self._subtracts_mean:
             through_mean = jnp.mean(d_hat, axis=axes, keepdims=True)
             dA_in = dA_in - through_mean
         examples = example_axes(dA_out)
         d_params: dict[str, Any] = {"gamma": jnp.sum(d_out * A_hat, axis=examples).astype(gamma.dtype)}
-        if self._centred:
+        if self._subtracts_mean:
             d_params["beta"] = jnp.sum(d_out, axis=examples).astype(gamma.dtype)
         return d_params, (r * dA_in).astype(dA_out.dtype)
 
@@ -93,11 +93,11 @@ class _Normalization(Layer):
     def recompute(self, params: Params, cache: Cache) -> Activations:
         """gamma A_hat + beta, from the input and the statistics."""
         A = cache[0]
-        out = self._normalized(cache).astype(A.dtype) * per_unit(params["gamma"], A)
-        return out + per_unit(params["beta"], A) if self._centred else out
+        out = self._normalize(cache).astype(A.dtype) * per_unit(params["gamma"], A)
+        return out + per_unit(params["beta"], A) if self._subtracts_mean else out
 
     @staticmethod
-    def _normalized(cache: Cache) -> Array:
+    def _normalize(cache: Cache) -> Array:
         A, mean, r = cache
         wide = A.astype(r.dtype)
         return (wide if mean is None else wide - mean) * r
@@ -158,7 +158,7 @@ class RMSNorm(_Normalization):
     """
 
     @property
-    def _centred(self) -> bool:
+    def _subtracts_mean(self) -> bool:
         return False
 
     def _axes(self, ndim: int) -> tuple[int, ...]:

@@ -150,12 +150,12 @@ def fit(
         state, sums, finite = run_epoch(state, *data)
         trained = take_means(sums, m)
         seconds = time.perf_counter() - start
-        validated = (None, None) if held_out is None else _validated(net, loss, state.params, data[0], *held_out, size)
+        validated = (None, None) if held_out is None else _validate(net, loss, state.params, data[0], *held_out, size)
         history.append(Epoch(number, *trained, *validated, seconds, m / seconds))
         if on_epoch is not None:
             on_epoch(history[-1])
         if not (finite and math.isfinite(trained.loss) and math.isfinite(validated[0] or 0)):
-            raise _diverged(Fitted(start_params, tuple(history)))
+            raise _make_diverged(Fitted(start_params, tuple(history)))
     return Fitted(state.params, tuple(history))
 
 
@@ -188,7 +188,7 @@ def _epoch(
 _SHUFFLE = 2**31 - 1
 
 
-def _validated(
+def _validate(
     net: Layer, loss: Loss, params: Params, X: Activations, X_val: Activations, Y_val: Array, batch_size: int
 ) -> Evaluation:
     net, params = with_population_statistics(net, params, X, batch_size=batch_size)
@@ -196,7 +196,7 @@ def _validated(
     return take_means(sum_examples(params, X_val, Y_val, net=net, loss=loss, batch_size=size), len(X_val))
 
 
-def _diverged(fitted: Fitted) -> Diverged:
+def _make_diverged(fitted: Fitted) -> Diverged:
     last = fitted.history[-1]
     validation = "" if last.validation_loss is None else f", validation loss {last.validation_loss:g}"
     error = Diverged(

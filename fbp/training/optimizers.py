@@ -42,7 +42,9 @@ def optimizer(
     if name not in constructors():
         raise unknown_name("optimizer", name, constructors())
     if not isinstance(learning_rate, Real) or not math.isfinite(learning_rate) or learning_rate < 0:
-        raise FbpError(f"learning_rate must be finite and at least 0, got {learning_rate!r}; 0.001 is usual for adam")
+        raise FbpError(
+            f"the learning rate must be finite and at least 0, got {learning_rate!r}; 0.001 is usual for adam"
+        )
     constructor = constructors()[name]
     rate = float(learning_rate) if decay_steps is None else optax.cosine_decay_schedule(learning_rate, decay_steps)
     known = [key for key in inspect.signature(constructor).parameters if key != "learning_rate"]
