@@ -1,5 +1,4 @@
 """The command line `fbp`: what was typed is parsed, a function is called, its result is printed."""
 
-from fbp.cli.app import app, main
-
-__all__ = ["app", "main"]
+from fbp.cli.app import app as app
+from fbp.cli.app import main as main

@@ -4,9 +4,8 @@ A tree that belongs to a network (parameters, caches, gradients, readings) has t
 `Serial`, the child's own tree for `Residual` and `Checkpoint`, the child's tree with a leading axis for `Repeat`.
 """
 
-from fbp.combinators.base import Combinator
-from fbp.combinators.repeat import Repeat
-from fbp.combinators.serial import Serial
-from fbp.combinators.wrappers import Checkpoint, Residual
-
-__all__ = ["Checkpoint", "Combinator", "Repeat", "Residual", "Serial"]
+from fbp.combinators.base import Combinator as Combinator
+from fbp.combinators.repeat import Repeat as Repeat
+from fbp.combinators.serial import Serial as Serial
+from fbp.combinators.wrappers import Checkpoint as Checkpoint
+from fbp.combinators.wrappers import Residual as Residual
