@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_layout import public
+from surface import exported, public
 
 import fbp
 import fbp.combinators
@@ -30,7 +30,7 @@ def public_subclasses(module, base):
 
 
 RULES = [
-    *fbp.layers.__all__,
+    *exported(fbp.layers),
     *public_subclasses(fbp.losses, fbp.losses.Loss),
     *public_subclasses(fbp.combinators, fbp.combinators.Combinator),
     *activation,
