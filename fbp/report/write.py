@@ -211,6 +211,10 @@ def _count_rows(table: Path) -> int:
         return max(sum(1 for _ in csv.reader(file)) - 1, 0)
 
 
+def _provenance(report: Report) -> dict[str, Any]:
+    return {"command": report.command, "seed": report.seed, "versions": versions(), "device": device()}
+
+
 def _result(report: Report) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
@@ -221,10 +225,7 @@ def _result(report: Report) -> dict[str, Any]:
         "setting": dict(report.setting),
         "results": report.results,
         "timings": report.timings,
-        "command": report.command,
-        "seed": report.seed,
-        "versions": versions(),
-        "device": device(),
+        **_provenance(report),
     }
 
 
@@ -233,11 +234,8 @@ def _manifest(report: Report, sha256: Mapping[str, str]) -> dict[str, Any]:
     return {
         "schema": MANIFEST_SCHEMA,
         "schema_version": MANIFEST_VERSION,
-        "command": report.command,
         "configuration": dict(report.setting),
-        "seed": report.seed,
         "data": dict(report.data),
-        "versions": versions(),
-        "device": device(),
+        **_provenance(report),
         "sha256": dict(sha256),
     }
