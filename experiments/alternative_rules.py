@@ -152,7 +152,7 @@ def alternative_rules(draft: Draft) -> None:
         + "; ".join(f"{rule}, learning rate {rate:g}: loss {loss:.4f}" for rule, rate, _, _, loss, _ in rows)
         + f" after {epochs} epochs.",
         "In a network of four layers the first layer's cosine with the gradient goes from start to end: "
-        + "; ".join(f"{rule} {deep_rows[rule][0]:.2f} to {deep_rows[rule][1]:.2f}" for rule in DEEP_RULES[1:])
+        + "; ".join(f"{rule} {deep_rows[rule][0]:z.2f} to {deep_rows[rule][1]:z.2f}" for rule in DEEP_RULES[1:])
         + ". Random matrices begin at right angles to the gradient and come to a cosine of "
         f"{deep_rows['feedback alignment'][1]:.2f} after {epochs} epochs, because the weights turn towards them; the "
         "signs of $W$ are close from the start.",

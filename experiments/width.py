@@ -8,7 +8,7 @@ import numpy as np
 from papers_rows.learning import coordinate_check
 
 import fbp
-from fbp.report import Curve, Figure, Table, Text, curves, interval
+from fbp.report import Curve, Figure, Table, Text, curves, interval, number
 from fbp.studies import Draft, study
 
 LOG_GAIN = "ln ‖dZ_1‖^2 / ‖dZ_L‖^2"
@@ -52,8 +52,8 @@ def width(draft: Draft) -> None:
         f"relu networks: $n^{{{fit_slope(widths, laws):.2f}}}$ over these widths, $1/n$ for large ones); at width "
         f"{widths[0]}, depth {depth} it is {variances[0]:.2f}, at width {widths[-1]} {variances[-1]:.3f} (law "
         f"{laws[-1]:.3f}).",
-        f"The typical gradient is smaller than the mean one: the mean log-gain is {rows[0][4]:.2f} at width "
-        f"{widths[0]} (law {rows[0][5]:.2f}), although He initialization keeps $E ‖dZ‖^2$.",
+        f"The typical gradient is smaller than the mean one: the mean log-gain is {number(rows[0][4], 3)} at width "
+        f"{widths[0]} (law {number(rows[0][5], 3)}), although He initialization keeps $E ‖dZ‖^2$.",
         f"One step of gradient descent changes the logits like $n^{{{slopes['standard']:.2f}}}$ in standard "
         f"parametrization and like **$n^{{{slopes['muP']:.2f}}}$ in muP** (theory 1 and 0).",
     ]

@@ -1,7 +1,7 @@
 """A report as immutable data, and the folder that it is written to: HTML, Markdown, figures, CSV and JSON."""
 
 from fbp.report.document import Block, Figure, Report, Section, Table, Text
-from fbp.report.format import interval, number
+from fbp.report.format import fixed, interval, number
 from fbp.report.inline import mathtext, plain
 from fbp.report.plots import Curve, curves, digits, panels
 from fbp.report.rerun import Repetition, rerun
@@ -22,6 +22,7 @@ __all__ = [
     "curve_style",
     "curves",
     "digits",
+    "fixed",
     "interval",
     "mathtext",
     "number",

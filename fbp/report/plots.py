@@ -138,10 +138,11 @@ def panels(
             axes.remove()
         for index, ((heading, part), axes) in enumerate(zip(panels, grid.flat, strict=False)):
             _plot(axes, part, styles, log_x, log_y, reference)
-            axes.set_title(mathtext(heading), fontsize=FONT)
+            # Not bold: mathtext would stay as it is beside it.
+            axes.set_title(mathtext(heading), fontsize=FONT, fontweight="normal")
             # The last panel of a column carries the numbers, also where the row below is not full.
             axes.tick_params(labelbottom=index + across >= len(panels))
-        figure.supylabel(mathtext(ylabel), fontsize=FONT)
+        label = figure.supylabel(mathtext(ylabel), fontsize=FONT)
         # The layout engine would put the legend and the common label in one place: stack them by hand.
         legend = _add_legend(figure, styles, reference, _has_theory(every), loc="lower center")
         figure.draw_without_rendering()
@@ -151,6 +152,7 @@ def panels(
         foot = (inches + 0.22) / tall
         engine: Any = figure.get_layout_engine()
         engine.set(rect=(0, foot, 1, 1 - foot))
+        label.set_y(foot + (1 - foot) / 2)
         figure.supxlabel(mathtext(xlabel), y=(inches + 0.04) / tall, fontsize=FONT, va="bottom")
     return figure
 

@@ -11,7 +11,7 @@ from typing import Any
 from fbp.errors import FbpError
 from fbp.flow import Cell, Diagnosis, Flow, Plan, grid
 from fbp.flow.grid import TABLE
-from fbp.report import Report, Table, Text, check_target, interval, write
+from fbp.report import Report, Table, Text, check_target, fixed, interval, write
 from fbp.report.write import SCHEMA, SCHEMA_VERSION
 from fbp.serialize import to_json
 from fbp.studies.flows import flow_figure
@@ -153,9 +153,9 @@ def _table(name: str, diagnoses: Mapping[Cell, Diagnosis]) -> Table:
             d.verdict.kind,
             d.phase,
             d.rate,
-            interval(d.low, d.high),
+            interval(d.low, d.high, 3),
             d.theory,
-            round(d.verdict.decades, 2),
+            fixed(d.verdict.decades, 2),
             None if d.trainable is None or d.trainable > 1e4 else round(d.trainable),
         )
         for cell, d in diagnoses.items()

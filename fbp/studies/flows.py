@@ -11,7 +11,7 @@ from fbp.data import Dataset
 from fbp.flow import Flow, measure, verdict
 from fbp.losses import SoftmaxCrossEntropy
 from fbp.networks import mlp
-from fbp.report import Block, Curve, Figure, Table, Text, interval, panels
+from fbp.report import Block, Curve, Figure, Table, Text, fixed, interval, panels, plain
 from fbp.studies.frame import Draft
 
 Flows = Mapping[str, Mapping[str, Flow]]
@@ -77,7 +77,7 @@ def add_flows(
     draft.section(title, *said, flow_figure(name, caption, flows), _verdict_table(table, flows, columns))
     draft.records += flow_records(flows, **labels)
     draft.results.setdefault("verdicts", []).extend(
-        {**labels, "panel": panel, "curve": label, **dataclasses.asdict(flow.verdict())}
+        {**labels, "panel": plain(panel), "curve": plain(label), **dataclasses.asdict(flow.verdict())}
         for panel, each in flows.items()
         for label, flow in each.items()
     )
@@ -115,7 +115,7 @@ def flow_records(flows: Flows, **labels: Any) -> Iterator[dict[str, Any]]:
     """
     for title, each in flows.items():
         for label, flow in each.items():
-            yield from flow.records(**labels, panel=title, curve=label)
+            yield from flow.records(**labels, panel=plain(title), curve=plain(label))
 
 
 def theory_rate(flow: Flow, scale: int = 0) -> float | None:
@@ -139,6 +139,6 @@ def _verdict_table(caption: str, flows: Flows, columns: tuple[str, str]) -> Tabl
         for label, flow in each.items():
             v = flow.verdict()
             names = (text.replace(" ", "\N{NO-BREAK SPACE}") for text in (title, label))
-            rows.append((*names, v.kind, v.rate, interval(v.low, v.high), theory_rate(flow), round(v.decades, 2)))
+            rows.append((*names, v.kind, v.rate, interval(v.low, v.high, 3), theory_rate(flow), fixed(v.decades, 2)))
     heads = (*columns, "verdict", "factor a layer", "95\N{NO-BREAK SPACE}% interval", "theory", "decades")
     return Table(caption, heads, tuple(rows))
