@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -37,13 +37,6 @@ class Curve:
     low: ArrayLike | None = None
     high: ArrayLike | None = None
     expected: ArrayLike | None = None
-
-
-class _End(NamedTuple):
-    """The last point of a line; NaN where nothing of it is visible."""
-
-    x: float
-    y: float
 
 
 def curves(
@@ -81,10 +74,10 @@ def curves(
         axes.set(xlabel=mathtext(xlabel), ylabel=mathtext(ylabel))
         figure.draw_without_rendering()
         names = [
-            (curve.label, end.y, darken(styles[curve.label].color)) for curve, end in zip(curves, ends, strict=True)
+            (curve.label, y, darken(styles[curve.label].color)) for curve, (_, y) in zip(curves, ends, strict=True)
         ]
         names += [(*reference, MUTED)] if reference else []
-        if _has_theory(curves) or len({end.x for end in ends}) != 1 or not _fit_at_the_edge(axes, names):
+        if _has_theory(curves) or len({x for x, _ in ends}) != 1 or not _fit_at_the_edge(axes, names):
             _add_legend(figure, styles, reference, _has_theory(curves))
             return figure
         for name, y, color in names:
@@ -207,18 +200,10 @@ def _assign_styles(curves: Iterable[Curve]) -> dict[str, CurveStyle]:
 
 
 def _plot(
-    axes: Axes,
-    curves: Sequence[Curve],
-    styles: dict[str, CurveStyle],
-    log_x: bool,
-    log_y: bool,
-    reference: Reference,
-) -> list[_End]:
-    if log_x:
-        axes.set_xscale("log")
-    if log_y:
-        axes.set_yscale("log")
-    axes.margins(x=0.02)
+    axes: Axes, curves: Sequence[Curve], styles: dict[str, CurveStyle], log_x: bool, log_y: bool, reference: Reference
+) -> list[tuple[float, float]]:
+    """Draw the curves; where each of them ends."""
+    axes.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear", xmargin=0.02)
     ends = [_draw(axes, curve, styles[curve.label], log_x, log_y) for curve in curves]
     if reference is not None:
         axes.axhline(reference[1], zorder=1.5, **_REFERENCE)
@@ -230,27 +215,20 @@ def _plot(
     return ends
 
 
-def _draw(axes: Axes, curve: Curve, look: CurveStyle, log_x: bool, log_y: bool) -> _End:
+def _draw(axes: Axes, curve: Curve, look: CurveStyle, log_x: bool, log_y: bool) -> tuple[float, float]:
+    """Draw a curve; its last visible point, NaN where there is none."""
     x, y = _visible(curve.x, log_x), _visible(curve.y, log_y)
     if curve.low is not None and curve.high is not None:
         # A band that reaches down to zero goes on to the edge of a logarithmic axis.
         low, high = np.asarray(curve.low, float), _visible(curve.high, log_y)
         axes.fill_between(x, low, high, color=look.color, alpha=0.16, linewidth=0)
     step = max(1, len(x) // 8)
-    axes.plot(
-        x,
-        y,
-        color=look.color,
-        linestyle=look.dash,
-        marker=look.marker,
-        markevery=(look.rank * step // 5 % step, step),
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-    )
+    places = (look.rank * step // 5 % step, step)
+    axes.plot(x, y, **look.line, markevery=places, markeredgecolor="white", markeredgewidth=0.5)
     if curve.expected is not None:
         axes.plot(x, _visible(curve.expected, log_y), **_THEORY)
     shown = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
-    return _End(float(x[shown[-1]]), float(y[shown[-1]])) if len(shown) else _End(np.nan, np.nan)
+    return (float(x[shown[-1]]), float(y[shown[-1]])) if len(shown) else (np.nan, np.nan)
 
 
 class _PlainLog(LogFormatter):
@@ -278,15 +256,9 @@ def _has_theory(curves: Iterable[Curve]) -> bool:
 
 
 def _add_legend(
-    figure: Figure,
-    styles: dict[str, CurveStyle],
-    reference: Reference,
-    theory: bool,
-    loc: Literal["outside lower center", "lower center"] = "outside lower center",
+    figure: Figure, styles: dict[str, CurveStyle], reference: Reference, theory: bool, loc: Any = "outside lower center"
 ) -> Legend:
-    entries: list[tuple[str, dict[str, Any]]] = [
-        (label, {"color": look.color, "linestyle": look.dash, "marker": look.marker}) for label, look in styles.items()
-    ]
+    entries = [(label, look.line) for label, look in styles.items()]
     if theory:
         entries.append(("theory", _THEORY))
     if reference is not None:

@@ -46,8 +46,6 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "legend.handlelength": 3.2,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
     "figure.constrained_layout.use": True,
     # Paths need no font where the file is opened; a fixed salt makes the ids the same in every run.
     "svg.fonttype": "path",
@@ -62,6 +60,11 @@ class CurveStyle(NamedTuple):
     dash: Any
     marker: str
     rank: int
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """The style as matplotlib's arguments of a line."""
+        return {"color": self.color, "linestyle": self.dash, "marker": self.marker}
 
 
 class Picture(NamedTuple):
