@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbp
-from fbp.report import Curve, Figure, Table, Text, curves
+from fbp.report import Curve, Figure, Table, Text, curves, interval
 from fbp.studies import Draft, study
 
 LOSS = fbp.HalfSquaredError()
@@ -66,14 +66,15 @@ def complexity(draft: Draft) -> None:
     ratios = dict(zip(LABELS, (counted / predicted).T, strict=True))
     linear = np.array([activation == "linear" for *_, activation in cases])
     backward = (counted[:, 1] / counted[:, 0] - 1)[linear]
+    ends = {label: interval(x.min(), x.max(), 3) for label, x in (ratios | {"backward": backward}).items()}
     draft.results = {label: {"median": float(np.median(ratio))} for label, ratio in ratios.items()}
     draft.findings = [
         f"Forward, the compiler counts **{np.median(ratios['forward']):.3f}** times $2 m Σ n_l n_{{l-1}}$ "
-        f"({span(ratios['forward'], 3)}): the products are all that matters; the rest is of the order $m Σ n_l$.",
+        f"(from {ends['forward']}): the products are all that matters; the rest is of the order $m Σ n_l$.",
         f"Value and gradient together count {np.median(ratios['gradient']):.3f} times the sum of forward and backward; "
-        f"the backward pass alone is {np.median(backward):.2f} times the forward pass ({span(backward, 2)}): **two "
+        f"the backward pass alone is {np.median(backward):.2f} times the forward pass (from {ends['backward']}): **two "
         "products for one, except in the first layer**, whose $dA$ nobody asks for.",
-        f"Temporary memory is {np.median(ratios['memory']):.2f} times $4 m Σ n_l$ bytes ({span(ratios['memory'], 2)}): "
+        f"Temporary memory is {np.median(ratios['memory']):.2f} times $4 m Σ n_l$ bytes (from {ends['memory']}): "
         "below one, where the compiler keeps activations in the buffers of gradients that are not computed yet; above "
         "one, where it holds two arrays of a wide layer at once.",
     ]
@@ -111,10 +112,6 @@ def complexity(draft: Draft) -> None:
             ),
         ),
     )
-
-
-def span(ratios, digits):
-    return f"from {ratios.min():.{digits}f} to {ratios.max():.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 Do the fluctuations of gradients fall like $1/n$, and does muP keep the size of what one step changes?
 """
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 from papers_rows.learning import coordinate_check
@@ -58,17 +60,12 @@ def width(draft: Draft) -> None:
         f"parametrization and like **$n^{{{slopes['muP']:.2f}}}$ in muP** (theory 1 and 0).",
     ]
 
-    def draw_spread():
-        drawn = [Curve("measured", widths, variances, variances - halves, variances + halves, laws)]
-        return curves(drawn, "width $n$", f"variance of ${LOG_GAIN}$", log_x=True, log_y=True)
-
-    def draw_changes():
-        drawn = [
-            Curve(name, check_widths, *(np.quantile(each, q, axis=0) for q in (0.5, 0.1, 0.9)))
-            for name, each in changes.items()
-        ]
-        return curves(drawn, "width $n$", "change of the logits in one step", log_x=True, log_y=True)
-
+    spread = [Curve("measured", widths, variances, variances - halves, variances + halves, laws)]
+    steps = [
+        Curve(name, check_widths, *(np.quantile(each, q, axis=0) for q in (0.5, 0.1, 0.9)))
+        for name, each in changes.items()
+    ]
+    draw = partial(curves, xlabel="width $n$", log_x=True, log_y=True)
     draft.section(
         "Fluctuations",
         Text(
@@ -78,7 +75,7 @@ def width(draft: Draft) -> None:
         Figure(
             "spread",
             "Fluctuations fall in inverse proportion to the width; the thin black line is the law of relu networks.",
-            draw_spread,
+            partial(draw, spread, ylabel=f"variance of ${LOG_GAIN}$"),
         ),
         Table(
             f"${LOG_GAIN}$ over networks.", ("width", "variance", "95 % interval", "law", "mean", "law"), tuple(rows)
@@ -90,7 +87,7 @@ def width(draft: Draft) -> None:
         Figure(
             "coordinates",
             "The coordinate check: level lines are what muP is for. Bands go from 10 % to 90 % of the networks.",
-            draw_changes,
+            partial(draw, steps, ylabel="change of the logits in one step"),
         ),
     )
 

@@ -95,12 +95,7 @@ def curves(
 
 
 def panels(
-    panels: Sequence[tuple[str, Sequence[Curve]]],
-    xlabel: str,
-    ylabel: str,
-    log_x: bool = False,
-    log_y: bool = False,
-    reference: Reference = None,
+    panels: Sequence[tuple[str, Sequence[Curve]]], xlabel: str, ylabel: str, reference: Reference = None
 ) -> Figure:
     """Small multiples on the same axes, at most three side by side, with one legend for all.
 
@@ -108,8 +103,6 @@ def panels(
         panels: a heading and curves for each; curves of one label look the same in every panel.
         xlabel: the horizontal axis, with its unit.
         ylabel: the vertical axis, with its unit.
-        log_x: whether the horizontal axes are logarithmic.
-        log_y: whether the vertical axes are logarithmic.
         reference: a name and a height for a horizontal line in every panel.
 
     Returns:
@@ -130,7 +123,7 @@ def panels(
         for axes in grid.flat[len(panels) :]:
             axes.remove()
         for index, ((heading, part), axes) in enumerate(zip(panels, grid.flat, strict=False)):
-            _plot(axes, part, styles, log_x, log_y, reference)
+            _plot(axes, part, styles, False, False, reference)
             # Not bold: mathtext would stay as it is beside it.
             axes.set_title(mathtext(heading), fontsize=FONT, fontweight="normal")
             # The last panel of a column carries the numbers, also where the row below is not full.

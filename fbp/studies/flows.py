@@ -83,27 +83,25 @@ def add_flows(
     )
 
 
-def flow_figure(name: str, caption: str, flows: Flows, quantity: str = "dZ") -> Figure:
-    """Small multiples of $log_{10}$ of gradient norms over layers: medians, and bands from 10 % to 90 % of the seeds.
+def flow_figure(name: str, caption: str, flows: Flows) -> Figure:
+    """Small multiples of log_10 ‖dZ_l‖ over layers: medians, bands from 10 % to 90 % of the seeds, and theory.
 
-    Beside dZ stands mean-field theory where it holds, from the last of the layers of equal width on.
+    Mean-field theory is drawn where it holds, from the last of the layers of equal width on.
 
     Args:
         name: of the figure's files.
         caption: what it shows; how lines and bands are read is added.
         flows: by panel and curve.
-        quantity: "dZ", "dA", "dW" or "db".
     """
 
     def curve(label: str, flow: Flow) -> Curve:
         # A norm that is zero has no logarithm; the curve has a gap there.
-        low, median, high = (np.where(np.isfinite(x), x, np.nan)[:-1] for x in flow.quantiles(quantity))
-        expected = flow.expected()[:-1] if quantity == "dZ" else None
-        return Curve(label, np.arange(1, len(median) + 1), median, low, high, expected)
+        low, median, high = (np.where(np.isfinite(x), x, np.nan)[:-1] for x in flow.quantiles("dZ"))
+        return Curve(label, np.arange(1, len(median) + 1), median, low, high, flow.expected()[:-1])
 
     drawn = [(title, [curve(label, flow) for label, flow in each.items()]) for title, each in flows.items()]
-    ylabel = f"$log_{{10}} ‖{quantity}_l‖$"
-    return Figure(name, f"{caption} {_READING}", partial(panels, drawn, "layer $l$ (input on the left)", ylabel))
+    draw = partial(panels, drawn, "layer $l$ (input on the left)", "$log_{10} ‖dZ_l‖$")
+    return Figure(name, f"{caption} {_READING}", draw)
 
 
 def flow_records(flows: Flows, **labels: Any) -> Iterator[dict[str, Any]]:
