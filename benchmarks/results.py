@@ -148,7 +148,8 @@ class Record:
 def start(name: str, main: Callable[..., int]) -> NoReturn:
     """Run a benchmark as a command of that name, its options those of `main`."""
     app = cyclopts.App(name=name, default_command=main, result_action="return_value", suppress_keyboard_interrupt=False)
-    sys.exit(run_command(name, lambda: app(exit_on_error=False, print_error=False)))
+    left = "with --out, finished rows are kept and --resume goes on"
+    sys.exit(run_command(name, lambda: app(exit_on_error=False, print_error=False), left))
 
 
 def with_tables(name: str, text: str, generated: str) -> str:

@@ -10,6 +10,8 @@ How far from the gradient are the raw output error and feedback alignment, and d
 # through the signs of W (Liao, Leibo & Poggio 2016), direct feedback alignment sends the output's error straight to
 # every layer (Nøkland 2016).
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -152,33 +154,21 @@ def alternative_rules(draft: Draft) -> None:
         + "; ".join(f"{rule}, learning rate {rate:g}: loss {loss:.4f}" for rule, rate, _, _, loss, _ in rows)
         + f" after {epochs} epochs.",
         "In a network of four layers the first layer's cosine with the gradient goes from start to end: "
-        + "; ".join(f"{rule} {deep_rows[rule][0]:.2f} to {deep_rows[rule][1]:.2f}" for rule in DEEP_RULES[1:])
+        + "; ".join(f"{rule} {deep_rows[rule][0]:z.2f} to {deep_rows[rule][1]:z.2f}" for rule in DEEP_RULES[1:])
         + ". Random matrices begin at right angles to the gradient and come to a cosine of "
         f"{deep_rows['feedback alignment'][1]:.2f} after {epochs} epochs, because the weights turn towards them; the "
         "signs of $W$ are close from the start.",
         "That a network learns is no proof that its backward pass is right: a comparison with the gradient is.",
     ]
 
-    def draw_losses():
-        drawn = [median_curve(f"{rule}, {rate:g}", run[:, :, LOSS]) for (rule, rate), run in runs.items()]
-        return curves(drawn, "epoch", "half squared error per digit", log_y=True)
-
-    def draw_cosines():
-        drawn = [median_curve(f"$W_1$, rate {rate:g}", values) for rate, values in raw.items()]
-        label = "cosine of the raw-error rule with the gradient"
-        return curves(drawn, "epoch", label, reference=("the gradient", 1.0))
-
-    def draw_alignment():
-        drawn = [
-            (rule, [median_curve(f"$W_{l + 1}$", deep[rule][:, :, COSINE_W1 + l]) for l in range(4)])
-            for rule in DEEP_RULES[1:]
-        ]
-        return panels(drawn, "epoch", "cosine with the gradient", reference=("the gradient", 1.0))
-
-    def draw_deep_losses():
-        drawn = [median_curve(rule, run[:, :, LOSS]) for rule, run in deep.items()]
-        return curves(drawn, "epoch", "loss (nats)", log_y=True)
-
+    losses = [median_curve(f"{rule}, {rate:g}", run[:, :, LOSS]) for (rule, rate), run in runs.items()]
+    cosines = [median_curve(f"$W_1$, rate {rate:g}", values) for rate, values in raw.items()]
+    deep_losses = [median_curve(rule, run[:, :, LOSS]) for rule, run in deep.items()]
+    deep_cosines = [
+        (rule, [median_curve(f"$W_{l + 1}$", deep[rule][:, :, COSINE_W1 + l]) for l in range(4)])
+        for rule in DEEP_RULES[1:]
+    ]
+    beside_gradient = {"xlabel": "epoch", "ylabel": "cosine with the gradient", "reference": ("the gradient", 1.0)}
     draft.section(
         "The raw output error",
         Text(
@@ -186,9 +176,15 @@ def alternative_rules(draft: Draft) -> None:
             "equal: 784-30-10, sigmoid, half squared error, plain gradient descent, the same weights and batches."
         ),
         Figure(
-            "cosine", "The angle between the raw-error rule and the gradient of $W_1$, over training.", draw_cosines
+            "cosine",
+            "The angle between the raw-error rule and the gradient of $W_1$, over training.",
+            partial(curves, cosines, **beside_gradient),
         ),
-        Figure("training", "Training by both rules at two learning rates; bands span the seeds.", draw_losses),
+        Figure(
+            "training",
+            "Training by both rules at two learning rates; bands span the seeds.",
+            partial(curves, losses, "epoch", "half squared error per digit", log_y=True),
+        ),
         end_table(("rule", "learning rate"), rows),
     )
     draft.section(
@@ -197,8 +193,16 @@ def alternative_rules(draft: Draft) -> None:
             "784-64-64-64-10, tanh, softmax cross-entropy, plain descent with rate 0.1. The last layer's rule is the "
             "gradient in all of them; they differ in what they send back."
         ),
-        Figure("alignment", "Cosine of each layer's update with the gradient; bands span the seeds.", draw_alignment),
-        Figure("deep", "Training by four rules from the same weights and batches.", draw_deep_losses),
+        Figure(
+            "alignment",
+            "Cosine of each layer's update with the gradient; bands span the seeds.",
+            partial(panels, deep_cosines, **beside_gradient),
+        ),
+        Figure(
+            "deep",
+            "Training by four rules from the same weights and batches.",
+            partial(curves, deep_losses, "epoch", "loss (nats)", log_y=True),
+        ),
         end_table(("rule",), tuple((rule, *row) for rule, row in deep_rows.items())),
     )
 

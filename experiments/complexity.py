@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbp
-from fbp.report import Curve, Figure, Table, Text, curves
+from fbp.report import Curve, Figure, Table, Text, curves, interval
 from fbp.studies import Draft, study
 
 LOSS = fbp.HalfSquaredError()
@@ -49,32 +49,32 @@ def complexity(draft: Draft) -> None:
     """Networks of several shapes; counts, not timings, so that nothing depends on the clock."""
     networks = NETWORKS[:4] if draft.quick else NETWORKS
     draft.setting = {"networks": len(networks), "batches": BATCHES, "loss": "half squared error"}
-    for widths in networks:
-        for m in BATCHES:
-            for activation in ACTIVATIONS:
-                name = "-".join(map(str, widths)) if len(widths) < 6 else f"{widths[0]} × {len(widths) - 1}"
-                draft.progress(f"{name}, batch {m}, {activation}")
-                record = {"network": name, "batch": m, "activation": activation}
-                record["width"] = predict_cost(widths, 1)[0] / 2 / sum(widths[1:])
-                for kind, costs in (
-                    ("measured", count_cost(widths, m, activation)),
-                    ("predicted", predict_cost(widths, m)),
-                ):
-                    record |= {f"{label}_{kind}": float(x) for label, x in zip(LABELS, costs, strict=True)}
-                draft.records.append(record)
-
-    ratios = {x: np.array([r[f"{x}_measured"] / r[f"{x}_predicted"] for r in draft.records]) for x in LABELS}
-    backward = np.array(
-        [r["gradient_measured"] / r["forward_measured"] - 1 for r in draft.records if r["activation"] == "linear"]
-    )
+    cases = [(widths, m, activation) for widths in networks for m in BATCHES for activation in ACTIVATIONS]
+    names = {x: "-".join(map(str, x)) if len(x) < 6 else f"{x[0]} × {len(x) - 1}" for x in networks}
+    counted = []
+    for widths, m, activation in cases:
+        draft.progress(f"{names[widths]}, batch {m}, {activation}")
+        counted.append(count_cost(widths, m, activation))
+    counted, predicted = np.array(counted), np.array([predict_cost(widths, m) for widths, m, _ in cases])
+    mean_widths = [predict_cost(widths, 1)[0] / 2 / sum(widths[1:]) for widths, *_ in cases]
+    draft.records += [
+        {"network": names[widths], "batch": m, "activation": activation, "width": width}
+        | dict(zip((f"{label}_measured" for label in LABELS), a, strict=True))
+        | dict(zip((f"{label}_predicted" for label in LABELS), b, strict=True))
+        for (widths, m, activation), width, a, b in zip(cases, mean_widths, counted, predicted, strict=True)
+    ]
+    ratios = dict(zip(LABELS, (counted / predicted).T, strict=True))
+    linear = np.array([activation == "linear" for *_, activation in cases])
+    backward = (counted[:, 1] / counted[:, 0] - 1)[linear]
+    ends = {label: interval(x.min(), x.max(), 3) for label, x in (ratios | {"backward": backward}).items()}
     draft.results = {label: {"median": float(np.median(ratio))} for label, ratio in ratios.items()}
     draft.findings = [
         f"Forward, the compiler counts **{np.median(ratios['forward']):.3f}** times $2 m Σ n_l n_{{l-1}}$ "
-        f"({span(ratios['forward'], 3)}): the products are all that matters; the rest is of the order $m Σ n_l$.",
+        f"(from {ends['forward']}): the products are all that matters; the rest is of the order $m Σ n_l$.",
         f"Value and gradient together count {np.median(ratios['gradient']):.3f} times the sum of forward and backward; "
-        f"the backward pass alone is {np.median(backward):.2f} times the forward pass ({span(backward, 2)}): **two "
+        f"the backward pass alone is {np.median(backward):.2f} times the forward pass (from {ends['backward']}): **two "
         "products for one, except in the first layer**, whose $dA$ nobody asks for.",
-        f"Temporary memory is {np.median(ratios['memory']):.2f} times $4 m Σ n_l$ bytes ({span(ratios['memory'], 2)}): "
+        f"Temporary memory is {np.median(ratios['memory']):.2f} times $4 m Σ n_l$ bytes (from {ends['memory']}): "
         "below one, where the compiler keeps activations in the buffers of gradients that are not computed yet; above "
         "one, where it holds two arrays of a wide layer at once.",
     ]
@@ -82,19 +82,13 @@ def complexity(draft: Draft) -> None:
     def draw():
         lines = []
         for activation in ACTIVATIONS:
-            rows = [r for r in draft.records if (r["activation"], r["batch"]) == (activation, BATCHES[-1])]
-            rows.sort(key=lambda r: r["width"])
-            y = [r["gradient_measured"] / r["gradient_predicted"] for r in rows]
-            lines.append(Curve(activation, [r["width"] for r in rows], y))
-        return curves(
-            lines,
-            "width of the network, $Σ n_l n_{l-1} / Σ n_l$",
-            "operations, counted / predicted",
-            log_x=True,
-            reference=("theory", 1.0),
-        )
+            rows = [i for i, (_, m, name) in enumerate(cases) if (m, name) == (BATCHES[-1], activation)]
+            rows.sort(key=lambda i: mean_widths[i])
+            lines.append(Curve(activation, [mean_widths[i] for i in rows], ratios["gradient"][rows]))
+        xlabel, ylabel = "width of the network, $Σ n_l n_{l-1} / Σ n_l$", "operations, counted / predicted"
+        return curves(lines, xlabel, ylabel, log_x=True, reference=("theory", 1.0))
 
-    units = (1e6, 1e6, 2**10)
+    pairs = np.stack([counted, predicted], axis=-1) / np.array([1e6, 1e6, 2**10])[:, None]
     draft.section(
         "Counted beside predicted",
         Text(
@@ -112,24 +106,12 @@ def complexity(draft: Draft) -> None:
             "Counts of relu networks beside the sums; operations in millions, memory in KiB.",
             ("network", "batch", "forward", "predicted", "gradient", "predicted", "memory", "$4 m Σ n_l$"),
             tuple(
-                (
-                    r["network"],
-                    r["batch"],
-                    *(
-                        r[f"{label}_{kind}"] / unit
-                        for label, unit in zip(LABELS, units, strict=True)
-                        for kind in ("measured", "predicted")
-                    ),
-                )
-                for r in draft.records
-                if r["activation"] == "relu"
+                (names[widths], m, *map(float, pair.ravel()))
+                for (widths, m, activation), pair in zip(cases, pairs, strict=True)
+                if activation == "relu"
             ),
         ),
     )
-
-
-def span(ratios, digits):
-    return f"from {ratios.min():.{digits}f} to {ratios.max():.{digits}f}"
 
 
 if __name__ == "__main__":

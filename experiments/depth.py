@@ -3,7 +3,7 @@
 How fast do gradients shrink or grow from layer to layer, and does the rate depend on depth?
 """
 
-from fbp.report import interval
+from fbp.report import interval, number
 from fbp.studies import Draft, add_flows, measure_perceptrons, study
 
 NETWORKS = (("sigmoid", "glorot_normal"), ("tanh", "glorot_normal"), ("relu", "he_normal"), ("relu", "lecun_normal"))
@@ -21,7 +21,7 @@ def depth(draft: Draft) -> None:
         v = each[f"depth {depths[-1]}"].verdict()
         draft.findings.append(
             f"{network}: **{v.kind}** at depth {depths[-1]}, ×{v.rate:.3f} a layer (95 % interval "
-            f"{interval(v.low, v.high)}), {v.decades:z.1f} decades over the network."
+            f"{interval(v.low, v.high)}), {number(v.decades, 2)} decades over the network."
         )
     add_flows(
         draft,

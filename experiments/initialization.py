@@ -3,6 +3,8 @@
 Which variance of the weights keeps the gradient's size, and how narrow is the choice?
 """
 
+from functools import partial
+
 import numpy as np
 
 from fbp.report import Curve, Figure, curves
@@ -31,10 +33,7 @@ def initialization(draft: Draft) -> None:
 
     measured = {name: rates(flow) for name, flow in dial.items()}
 
-    def draw():
-        drawn = [Curve(name, variances, *each) for name, each in measured.items()]
-        return curves(drawn, "$n Var W$", "factor of $‖dZ‖$ a layer", reference=("stable", 1.0))
-
+    drawn = [Curve(name, variances, *each) for name, each in measured.items()]
     he, lecun = (flows["relu"][init].verdict() for init in ("he_normal", "lecun_normal"))
     off = max(abs(np.log(np.array(measured["relu"][0]) / np.sqrt(variances / 2))))
     draft.findings = [
@@ -62,7 +61,7 @@ def initialization(draft: Draft) -> None:
             "variance",
             "The factor a layer against the variance of the weights: relu follows $√(n Var W / 2)$, and is stable at 2 "
             "alone. Bands are 95 % intervals over networks, thin black lines are mean-field theory.",
-            draw,
+            partial(curves, drawn, "$n Var W$", "factor of $‖dZ‖$ a layer", reference=("stable", 1.0)),
         ),
     )
     draft.records += flow_records({"dial": dial}, part="dial")

@@ -3,6 +3,7 @@
 What do batch, layer and RMS normalization do to gradients, before and after a residual sum?
 """
 
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -43,7 +44,7 @@ def normalization(draft: Draft) -> None:
     draw = np.random.default_rng(0).standard_normal((EXAMPLES, WIDTH))
     # Half the mean square of the lengths to come: He's variance makes it 1 in the first layer.
     X = jnp.asarray(draw / np.sqrt(2 * np.mean(draw**2, axis=1, keepdims=True)), jnp.float32)
-    curves, totals, rows = {}, {}, []
+    drawn, totals, rows = [], {}, []
     for name, (net, asked) in networks(depth).items():
         draft.progress(name)
         flow = fbp.flow.measure(net, X=X, seeds=seeds)
@@ -61,7 +62,7 @@ def normalization(draft: Draft) -> None:
             expected = expected + behind - np.append(0, decades)
         if asked["norm"] == "batch":
             expected[0] = np.nan
-        curves[name] = Curve("measured", np.arange(1, depth + 2), value, low, high, expected)
+        drawn.append((name, [Curve("measured", np.arange(1, depth + 2), value, low, high, expected)]))
         # Over whole blocks: from the last one's output, behind its norm, to the first one's input.
         totals[name] = float(10 ** (2 * (value[0] - behind))), float(10 ** theory.log10_dZ[0])
         # The first layer has inputs of another kind: the rate is that from the last block to the first.
@@ -81,10 +82,6 @@ def normalization(draft: Draft) -> None:
         f"×{pre[0]:.1f}, after the sum by ×{number(post[0], 2)} (theory ×{pre[1]:.1f} and ×{number(post[1], 2)}).",
     ]
 
-    def drawn():
-        pairs = [(name, [curve]) for name, curve in curves.items()]
-        return panels(pairs, "layer $l$ (input on the left)", "$log_{10} ‖dZ_l‖ / ‖dZ_L‖$")
-
     draft.section(
         "Six networks",
         Text(
@@ -95,7 +92,7 @@ def normalization(draft: Draft) -> None:
             "flow",
             "Gradient norms by layer, relative to the last block: batch normalization alone makes them explode. The "
             "theory of batch normalization is that of its fixed point, which the first layer has not reached.",
-            drawn,
+            partial(panels, drawn, "layer $l$ (input on the left)", "$log_{10} ‖dZ_l‖ / ‖dZ_L‖$"),
         ),
         Table(
             "Factor of $‖dZ‖^2$ a layer, the mean from the last block to the first.",

@@ -39,7 +39,11 @@ def papers(draft: Draft) -> None:
         f"{len(rows) - len(exact) - len(failing)} to a few per cent, and {len(failing)} do not hold as stated.",
         f"Theory lies inside the 95 % interval in {len(known) - outside(known)} of {len(known)} rows, and within five "
         f"tolerances of the measured value in {sum(bool(row.theory_holds) for row in known)}.",
-        *(f"**{row.id}**: {row.finding or 'outside the interval.'} {numbers(row)}" for row in failing),
+        *(
+            f"**{row.id}**: {row.finding or 'outside the interval.'} (Stated {number(row.stated)}, measured "
+            f"{number(row.measured.value)}.)"
+            for row in failing
+        ),
     ]
     add_overview(draft, rows)
     for title, group in groups.items():
@@ -110,11 +114,6 @@ def remarks(rows: tuple[Row, ...]) -> tuple[Text, ...]:
     """A sentence for each statement that does not hold in full, where there is more to say than its number."""
     said = [f"**{row.id}**: {row.finding}" for row in rows if row.verdict != HOLDS and row.finding]
     return (Text("\n\n".join(said)),) if said else ()
-
-
-def numbers(row: Row) -> str:
-    """What was stated and what was measured, in brackets."""
-    return f"(Stated {number(row.stated)}, measured {number(row.measured.value)}.)"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 Where do gradients vanish, where do they explode, and does theory draw the line in the right place?
 """
 
+from functools import partial
+
 import numpy as np
 
 import fbp
@@ -81,10 +83,7 @@ def phase_diagram(draft: Draft) -> None:
         figure.colorbar(image, extend="min", label=mathtext(f"$log_{{10}}$ of the {factor}"))
         return figure
 
-    def draw_lines():
-        drawn = [Curve(f"$σ_b^2 = {b:g}$", variances_w, *line) for b, line in lines.items()]
-        return curves(drawn, "$σ_w^2$", factor, reference=("edge of chaos", 1.0))
-
+    drawn = [Curve(f"$σ_b^2 = {b:g}$", variances_w, *line) for b, line in lines.items()]
     draft.section(
         "Order, chaos and the edge",
         Text(
@@ -98,7 +97,11 @@ def phase_diagram(draft: Draft) -> None:
             "agree.",
             draw_map,
         ),
-        Figure("lines", "The rate along lines of equal σ_b; bands are 95 % intervals over networks.", draw_lines),
+        Figure(
+            "lines",
+            "The rate along lines of equal σ_b; bands are 95 % intervals over networks.",
+            partial(curves, drawn, "$σ_w^2$", factor, reference=("edge of chaos", 1.0)),
+        ),
         Table(
             "The edge of chaos, by theory and where the measured rate crosses one.",
             ("$σ_b^2$", "$σ_w^2$, theory", "measured", "largest deviation of the rate"),

@@ -69,46 +69,48 @@ def remedies(draft: Draft) -> None:
     epochs, examples, seeds = (3, 1000, 1) if draft.quick else (15, 3000, 2)
     draft.setting = {"depth": DEPTH, "width": WIDTH, "epochs": epochs, "seeds": seeds, "digits": examples}
     X, Y = draft.digits(examples)
-    runs, best = {}, {}
+    rates, shown, ends = {}, {}, {}
     for name, options in NETWORKS.items():
         draft.progress(name)
-        runs[name] = train(options, epochs, X, Y, seeds)
-        last = np.median(runs[name][0][:, :, -1], axis=1)
-        best[name] = int(np.argmin(np.where(np.isfinite(last), last, np.inf)))
-
-    def of_best(name, index):
-        return runs[name][index][best[name]]
-
-    final = {name: float(np.median(of_best(name, 1)[:, -1])) for name in runs}
-    first = {name: float(np.median(of_best(name, 2)[:, 0, 0])) for name in runs}
-    cured = [name for name in runs if final[name] < 0.5]
-    failed = [name for name in runs if name not in cured]
+        runs = train(options, epochs, X, Y, seeds)
+        last = np.median(runs[0][:, :, -1], axis=1)
+        best = int(np.argmin(np.where(np.isfinite(last), last, np.inf)))
+        rates[name], shown[name] = RATES[best], [x[best] for x in runs]
+        loss, error, dW = shown[name]
+        ends[name] = [float(np.median(x)) for x in (loss[:, -1], error[:, -1], dW[:, 0, 0])]
+        loss, error, dW = runs
+        draft.records += [
+            {"network": plain(name), "rate": rate, "seed": seed, "epoch": t, "layer": l + 1}
+            | {"loss": float(loss[r, seed, t]), "error": float(error[r, seed, t]), "log10_dW": float(dW[r, seed, t, l])}
+            for r, rate in enumerate(RATES)
+            for seed, t, l in np.ndindex(dW.shape[1:])
+        ]
+    cured = [name for name in ends if ends[name][1] < 0.5]
     draft.results = {
-        key: {plain(n): x for n, x in each.items()} for key, each in (("error_rate", final), ("log10_dW_1", first))
+        key: {plain(name): each[i] for name, each in ends.items()} for i, key in ((1, "error_rate"), (2, "log10_dW_1"))
     }
     draft.findings = [
         f"These stay above 50 % errors on the training digits for {epochs} epochs (chance is 90 %): "
-        + "; ".join(f"**{name}** ({final[name]:.0%})" for name in failed)
+        + "; ".join(f"**{name}** ({error:.0%})" for name, (_, error, _) in ends.items() if name not in cured)
         + ".",
-        "What makes the network learn them: " + "; ".join(f"{name} ({final[name]:.1%} errors)" for name in cured) + ".",
+        "What makes the network learn them: "
+        + "; ".join(f"{name} ({ends[name][1]:.1%} errors)" for name in cured)
+        + ".",
         "The gradient of the first layer's weights has at the start a norm of "
-        + "; ".join(f"{name} $10^{{{first[name]:.1f}}}$" for name in runs)
+        + "; ".join(f"{name} $10^{{{log10_dW:.1f}}}$" for name, (*_, log10_dW) in ends.items())
         + ". A gradient that arrives is necessary, but not enough.",
     ]
 
-    def curve(name, index):
-        values = of_best(name, index)
-        return Curve(name, np.arange(epochs + 1), np.median(values, 0), values.min(0), values.max(0))
-
     def draw_losses():
-        drawn = [curve(name, 0) for name in runs]
+        t = np.arange(epochs + 1)
+        drawn = [Curve(n, t, np.median(loss, 0), loss.min(0), loss.max(0)) for n, (loss, _, _) in shown.items()]
         return curves(drawn, "epoch", "training loss (nats)", log_y=True, reference=("ln 10", np.log(10)))
 
     def draw_norms():
-        layers = np.arange(1, DEPTH + 1)
+        layers, epochs_shown = np.arange(1, DEPTH + 1), (0, 1, epochs)
         drawn = [
-            (name, [Curve(f"epoch {t}", layers, np.median(of_best(name, 2)[:, t], 0)) for t in (0, 1, epochs)])
-            for name in runs
+            (name, [Curve(f"epoch {t}", layers, np.median(dW[:, t], 0)) for t in epochs_shown])
+            for name, (_, _, dW) in shown.items()
         ]
         return panels(drawn, "layer $l$ (input on the left)", "$log_{10} ‖dW_l‖$")
 
@@ -131,24 +133,9 @@ def remedies(draft: Draft) -> None:
         Table(
             "Where training ended (medians over seeds).",
             ("network", "learning rate", "loss", "training error rate", "$log_{10} ‖dW_1‖$, start"),
-            tuple((n, RATES[best[n]], float(np.median(of_best(n, 0)[:, -1])), final[n], first[n]) for n in runs),
+            tuple((name, rates[name], *each) for name, each in ends.items()),
         ),
     )
-    draft.records += [
-        {
-            "network": plain(name),
-            "rate": rate,
-            "seed": seed,
-            "epoch": t,
-            "loss": float(loss[r, seed, t]),
-            "error": float(error[r, seed, t]),
-            "layer": l + 1,
-            "log10_dW": float(dW[r, seed, t, l]),
-        }
-        for name, (loss, error, dW) in runs.items()
-        for r, rate in enumerate(RATES)
-        for seed, t, l in np.ndindex(dW.shape[1:])
-    ]
 
 
 if __name__ == "__main__":

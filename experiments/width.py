@@ -3,12 +3,14 @@
 Do the fluctuations of gradients fall like $1/n$, and does muP keep the size of what one step changes?
 """
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 from papers_rows.learning import coordinate_check
 
 import fbp
-from fbp.report import Curve, Figure, Table, Text, curves, interval
+from fbp.report import Curve, Figure, Table, Text, curves, interval, number
 from fbp.studies import Draft, study
 
 LOG_GAIN = "ln ‖dZ_1‖^2 / ‖dZ_L‖^2"
@@ -52,23 +54,18 @@ def width(draft: Draft) -> None:
         f"relu networks: $n^{{{fit_slope(widths, laws):.2f}}}$ over these widths, $1/n$ for large ones); at width "
         f"{widths[0]}, depth {depth} it is {variances[0]:.2f}, at width {widths[-1]} {variances[-1]:.3f} (law "
         f"{laws[-1]:.3f}).",
-        f"The typical gradient is smaller than the mean one: the mean log-gain is {rows[0][4]:.2f} at width "
-        f"{widths[0]} (law {rows[0][5]:.2f}), although He initialization keeps $E ‖dZ‖^2$.",
+        f"The typical gradient is smaller than the mean one: the mean log-gain is {number(rows[0][4], 3)} at width "
+        f"{widths[0]} (law {number(rows[0][5], 3)}), although He initialization keeps $E ‖dZ‖^2$.",
         f"One step of gradient descent changes the logits like $n^{{{slopes['standard']:.2f}}}$ in standard "
         f"parametrization and like **$n^{{{slopes['muP']:.2f}}}$ in muP** (theory 1 and 0).",
     ]
 
-    def draw_spread():
-        drawn = [Curve("measured", widths, variances, variances - halves, variances + halves, laws)]
-        return curves(drawn, "width $n$", f"variance of ${LOG_GAIN}$", log_x=True, log_y=True)
-
-    def draw_changes():
-        drawn = [
-            Curve(name, check_widths, *(np.quantile(each, q, axis=0) for q in (0.5, 0.1, 0.9)))
-            for name, each in changes.items()
-        ]
-        return curves(drawn, "width $n$", "change of the logits in one step", log_x=True, log_y=True)
-
+    spread = [Curve("measured", widths, variances, variances - halves, variances + halves, laws)]
+    steps = [
+        Curve(name, check_widths, *(np.quantile(each, q, axis=0) for q in (0.5, 0.1, 0.9)))
+        for name, each in changes.items()
+    ]
+    draw = partial(curves, xlabel="width $n$", log_x=True, log_y=True)
     draft.section(
         "Fluctuations",
         Text(
@@ -78,7 +75,7 @@ def width(draft: Draft) -> None:
         Figure(
             "spread",
             "Fluctuations fall in inverse proportion to the width; the thin black line is the law of relu networks.",
-            draw_spread,
+            partial(draw, spread, ylabel=f"variance of ${LOG_GAIN}$"),
         ),
         Table(
             f"${LOG_GAIN}$ over networks.", ("width", "variance", "95 % interval", "law", "mean", "law"), tuple(rows)
@@ -90,7 +87,7 @@ def width(draft: Draft) -> None:
         Figure(
             "coordinates",
             "The coordinate check: level lines are what muP is for. Bands go from 10 % to 90 % of the networks.",
-            draw_changes,
+            partial(draw, steps, ylabel="change of the logits in one step"),
         ),
     )
 

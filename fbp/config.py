@@ -1,4 +1,4 @@
-"""A network, its loss and its first parameters from the words of a command line.
+"""A network, its loss and its initial parameters from the options of a command line.
 
 The command line reads its options off this class before anything heavy is imported; hence the imports inside.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What network to build."""
+    """A network, its loss and its initialization, as the command line names them."""
 
     layers: str = "784,128,64,10"
     """Widths n_0,...,n_L, input first."""
@@ -47,10 +47,10 @@ class NetworkConfig:
         """
         from fbp.networks import mlp
 
-        found = names(self.activation)
+        activations = names(self.activation)
         return mlp(
             self._widths(),
-            found[0] if len(found) == 1 else found,
+            activations[0] if len(activations) == 1 else activations,
             # LSUV starts from orthonormal weights; `parameters` does the rest.
             "orthogonal" if self.init == "lsuv" else self.init,
             norm=self.norm,
@@ -65,24 +65,24 @@ class NetworkConfig:
         return loss(self.loss)
 
     def check(self, inputs: int, classes: int) -> None:
-        """Refuse a network whose ends do not fit the data.
+        """Refuse a network whose first or last width does not fit the data.
 
         Args:
-            inputs: entries of one example.
+            inputs: the number of entries of one example.
             classes: the number of labels.
 
         Raises:
-            FbpError: the first or the last width does not fit.
+            FbpError: a width does not fit.
         """
         widths = self._widths()
         if widths[0] != inputs or widths[-1] < classes:
             raise FbpError(
-                f"layers begin with the {inputs} inputs of the data and end with its {classes} classes or more; "
-                f"received {self.layers}; e.g. {inputs},128,64,{classes}"
+                f"layers must begin with the {inputs} inputs of the data and end with at least its {classes} classes, "
+                f"got {self.layers}; use {inputs},128,64,{classes}"
             )
 
     def parameters(self, X: "Float[Array, 'm n_in']") -> "Params":
-        """The first parameters; X, a batch of inputs, is what LSUV looks at."""
+        """The initial parameters; LSUV scales them by a batch of inputs, X."""
         import jax
 
         from fbp.calibration import lsuv
@@ -106,21 +106,21 @@ class NetworkConfig:
 
 
 def integers(what: str, text: str) -> tuple[int, ...]:
-    """Integers with commas between them.
+    """Parse integers with commas between them.
 
     Args:
-        what: they are, for the message.
+        what: the name of the option, for the message.
         text: as it was typed.
 
     Raises:
-        FbpError: one of them is none.
+        FbpError: an item is not an integer.
     """
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError as error:
-        raise FbpError(f"{what} is integers with commas between them; received {text!r}; e.g. 10,50,200") from error
+        raise FbpError(f"{what} must be integers with commas between them, got {text!r}; use e.g. 10,50,200") from error
 
 
 def names(text: str) -> list[str]:
-    """Names with commas between them; a comma in brackets belongs to its name."""
+    """Split names at their commas; a comma in brackets belongs to its name."""
     return re.split(r",(?![^(]*\))", text)

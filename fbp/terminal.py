@@ -11,12 +11,13 @@ Progress = Callable[[str], None]
 """Takes one line about what happens next."""
 
 
-def run(name: str, command: Callable[[], object]) -> int:
+def run(name: str, command: Callable[[], object], interrupted: str = "nothing was written") -> int:
     """Call a command and turn its end into an exit status.
 
     Args:
         name: what a message begins with.
         command: parses and does the work; an integer that it returns is the status.
+        interrupted: what an interruption leaves, where the command itself does not say it by `show_progress`.
 
     Returns:
         The status: 2, with one line on standard error, for a mistake of the user's; 130 when interrupted.
@@ -29,7 +30,7 @@ def run(name: str, command: Callable[[], object]) -> int:
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:
-        print(f"{name}: interrupted; {str(interruption) or 'nothing was written'}", file=sys.stderr)
+        print(f"{name}: interrupted; {str(interruption) or interrupted}", file=sys.stderr)
         return 130
     return status if isinstance(status, int) else 0
 
@@ -41,7 +42,7 @@ def show_progress(interrupted: str = "") -> Iterator[Progress]:
     A line that begins with "3 of 36" says how far the bar is.
 
     Args:
-        interrupted: what an interruption leaves, for `run` to say; by default that nothing was written.
+        interrupted: what an interruption leaves, for `run` to say.
     """
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn

@@ -350,16 +350,17 @@ def test_chunks_of_seeds_change_nothing(monkeypatch):
 
 def test_the_command_writes_a_folder(tmp_path):
     out = tmp_path / "flow"
-    options = {"depth": (3,), "activation": ("relu",), "init": ("he_normal",), "width": 8, "seeds": 3, "out": out}
-    report = run_flow(**options)
+    options = {"depths": (3,), "activations": ("relu",), "initializers": ("he_normal",), "width": 8, "seeds": 3}
+    report = run_flow(Plan(**options), out)
     assert {path.name for path in out.iterdir()} >= {"report.html", "report.md", "figures", "data.csv", "result.json"}
     rows = (out / "data.csv").read_text().splitlines()
     assert len(rows) == 1 + 3 * 3
     result = json.loads((out / "result.json").read_text())
     assert result["results"]["cells"][0]["phase"] == "critical"
-    assert run_flow(**options, resume=True).findings == report.findings
+    assert "data.csv</code> (9 rows)" in (out / "report.html").read_text()
+    assert run_flow(Plan(**options), out, resume=True).findings == report.findings
     with pytest.raises(fbp.FbpError, match="got other width"):
-        run_flow(**options | {"width": 9}, resume=True)
+        run_flow(Plan(**options | {"width": 9}), out, resume=True)
 
 
 @pytest.mark.parametrize(

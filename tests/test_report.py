@@ -372,6 +372,8 @@ def test_a_column_of_measurements_lines_up():
     assert [cell.text for cell in rate.cells] == ["0.1", "0.01", "0.001"]
     assert [cell.tone for cell in verdict.cells] == ["bad", "", "yes"]
     assert (x.numeric, verdict.numeric) == (True, False)
+    (decades,) = format.columns(Table("t", ("decades",), ((format.fixed(-0.001, 2),), (format.fixed(-16.4712, 2),))))
+    assert ([cell.text for cell in decades.cells], decades.numeric) == (["0.00", "\N{MINUS SIGN}16.47"], True)
 
 
 def test_inline():
@@ -400,6 +402,7 @@ def test_mathematics(text, shown, marked, label):
     assert inline.mathtext(text) == label
     figure = curves([Curve(text, [1, 2], [1, 2])], text, text)
     assert render_figure(figure, inline.plain(text)).svg
+    assert render_figure(panels([(text, [Curve(text, [1, 2], [1, 2])])], text, text), "").svg
 
 
 def test_a_bar_in_code_does_not_end_a_cell():

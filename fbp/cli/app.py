@@ -95,13 +95,15 @@ def flow(
         A small grid, for a first look.
     """
     from fbp.config import integers, names
-    from fbp.studies.flow_grid import run_flow
+    from fbp.flow import Plan
+    from fbp.studies.flow_grid import QUICK, run_flow
     from fbp.studies.frame import announce
     from fbp.terminal import show_progress
 
-    grid = integers("depth", depth), names(activation), names(init)
+    sizes = {"depths": integers("depth", depth), "width": width, "seeds": seeds} | (QUICK if quick else {})
+    plan = Plan(activations=tuple(names(activation)), initializers=tuple(names(init)), seed=seed, **sizes)
     with show_progress(f"finished groups are kept in {out}, and the same command with --resume goes on") as progress:
-        report = run_flow(*grid, width, seeds, out, resume, seed, quick, progress)
+        report = run_flow(plan, out, resume, progress)
     announce(report, out)
     return 0
 

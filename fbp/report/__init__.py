@@ -6,6 +6,7 @@ from fbp.report.document import Report as Report
 from fbp.report.document import Section as Section
 from fbp.report.document import Table as Table
 from fbp.report.document import Text as Text
+from fbp.report.format import fixed as fixed
 from fbp.report.format import interval as interval
 from fbp.report.format import number as number
 from fbp.report.inline import mathtext as mathtext

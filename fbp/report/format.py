@@ -2,6 +2,7 @@
 
 import json
 import math
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from fbp.report.document import Table
@@ -41,8 +42,18 @@ def field(value: Any) -> Any:
     return json.dumps(strict(value), ensure_ascii=False) if isinstance(value, dict | list) else value
 
 
-def number(value: int | float, digits: int = _DIGITS, keep_zeros: bool = False) -> str:
-    """A number for a reader: integers whole, floats rounded.
+def fixed(value: float, places: int) -> Decimal | float:
+    """A value for a table's cell that is shown with so many decimal places, rather than significant digits.
+
+    Args:
+        value: the number.
+        places: digits behind the point.
+    """
+    return Decimal(f"{value:z.{places}f}") if math.isfinite(value) else value
+
+
+def number(value: int | float | Decimal, digits: int = _DIGITS, keep_zeros: bool = False) -> str:
+    """A number for a reader: integers and decimals whole, floats rounded.
 
     Args:
         value: the number.
@@ -50,13 +61,13 @@ def number(value: int | float, digits: int = _DIGITS, keep_zeros: bool = False) 
         keep_zeros: whether trailing zeros stay, so that a column of measurements lines up.
 
     Returns:
-        The text, with a true minus sign, and powers of ten below 1e-3 and from 1e5 on.
+        The text, with a true minus sign, and powers of ten below 1e-3 and where the last digit is not significant.
 
     Example:
         >>> fbp.report.number(1.274e-6, digits=2)
         '1.3×10⁻⁶'
     """
-    if isinstance(value, int):
+    if isinstance(value, int | Decimal):
         return str(value).replace("-", _MINUS)
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else f"{_MINUS}∞"
@@ -64,7 +75,8 @@ def number(value: int | float, digits: int = _DIGITS, keep_zeros: bool = False) 
         return "0"
     mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
     exponent = int(power)
-    fixed = -3 <= exponent < 5
+    # One digit more than is significant may stand: 12346 is easier to read than 1.235×10⁴.
+    fixed = -3 <= exponent <= digits
     text = f"{value:.{max(0, digits - 1 - exponent)}f}" if fixed else mantissa
     if not keep_zeros and "." in text:
         text = text.rstrip("0").rstrip(".")
@@ -101,21 +113,22 @@ def describe(value: Any) -> str:
 
 def columns(table: Table) -> tuple[Column, ...]:
     """The columns of a table, ready for a page."""
-    return tuple(_column(name, [plain(row[index]) for row in table.rows]) for index, name in enumerate(table.columns))
+    cells = [[x if isinstance(x, Decimal) else plain(x) for x in row] for row in table.rows]
+    return tuple(_column(name, [row[index] for row in cells]) for index, name in enumerate(table.columns))
 
 
 def _column(name: str, values: list[Any]) -> Column:
     floats = [value for value in values if isinstance(value, float)]
     # Settings such as 0.1 and 0.01 read best as they were typed; measurements keep their zeros.
     measured = any(math.isfinite(value) and float(f"{value:.{_DIGITS - 2}e}") != value for value in floats)
-    numeric = any(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    numeric = any(isinstance(value, int | float | Decimal) and not isinstance(value, bool) for value in values)
     return Column(name, numeric, tuple(_cell(value, measured) for value in values))
 
 
 def _cell(value: Any, measured: bool) -> Cell:
     if isinstance(value, bool):
         return Cell("yes", "yes") if value else Cell("no", "no")
-    if isinstance(value, float):
+    if isinstance(value, float | Decimal):
         return Cell(number(value, keep_zeros=measured))
     text = describe(value)
     return Cell(text, _TONES.get(text, ""))

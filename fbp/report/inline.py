@@ -21,6 +21,7 @@ _SPECIAL = re.compile(r"[\\`*_{}\[\]<>#|~$&]")
 _LIST_START = re.compile(r"^(\d+|)([.)+=-])(?=\s|$|[=-])")
 _SUPERSCRIPT = str.maketrans("0123456789+-−nT", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻ⁿᵀ")
 _SUBSCRIPT = str.maketrans("0123456789+-−", "₀₁₂₃₄₅₆₇₈₉₊₋₋")
+_Mark = Callable[[str], str]
 # A formula up to this length stays on one line.
 _UNBROKEN = 24
 
@@ -81,13 +82,7 @@ def superscript(exponent: int) -> str:
     return str(exponent).translate(_SUPERSCRIPT)
 
 
-def _render(
-    text: str,
-    words: Callable[[str], str],
-    code: Callable[[str], str],
-    bold: Callable[[str], str],
-    math: Callable[[str], str],
-) -> str:
+def _render(text: str, words: _Mark, code: _Mark, bold: _Mark, math: _Mark) -> str:
     parts, end = [], 0
     for span in _SPAN.finditer(text):
         parts.append(words(text[end : span.start()]))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -37,13 +37,6 @@ class Curve:
     low: ArrayLike | None = None
     high: ArrayLike | None = None
     expected: ArrayLike | None = None
-
-
-class _End(NamedTuple):
-    """The last point of a line; NaN where nothing of it is visible."""
-
-    x: float
-    y: float
 
 
 def curves(
@@ -81,10 +74,10 @@ def curves(
         axes.set(xlabel=mathtext(xlabel), ylabel=mathtext(ylabel))
         figure.draw_without_rendering()
         names = [
-            (curve.label, end.y, darken(styles[curve.label].color)) for curve, end in zip(curves, ends, strict=True)
+            (curve.label, y, darken(styles[curve.label].color)) for curve, (_, y) in zip(curves, ends, strict=True)
         ]
         names += [(*reference, MUTED)] if reference else []
-        if _has_theory(curves) or len({end.x for end in ends}) != 1 or not _fit_at_the_edge(axes, names):
+        if _has_theory(curves) or len({x for x, _ in ends}) != 1 or not _fit_at_the_edge(axes, names):
             _add_legend(figure, styles, reference, _has_theory(curves))
             return figure
         for name, y, color in names:
@@ -102,12 +95,7 @@ def curves(
 
 
 def panels(
-    panels: Sequence[tuple[str, Sequence[Curve]]],
-    xlabel: str,
-    ylabel: str,
-    log_x: bool = False,
-    log_y: bool = False,
-    reference: Reference = None,
+    panels: Sequence[tuple[str, Sequence[Curve]]], xlabel: str, ylabel: str, reference: Reference = None
 ) -> Figure:
     """Small multiples on the same axes, at most three side by side, with one legend for all.
 
@@ -115,8 +103,6 @@ def panels(
         panels: a heading and curves for each; curves of one label look the same in every panel.
         xlabel: the horizontal axis, with its unit.
         ylabel: the vertical axis, with its unit.
-        log_x: whether the horizontal axes are logarithmic.
-        log_y: whether the vertical axes are logarithmic.
         reference: a name and a height for a horizontal line in every panel.
 
     Returns:
@@ -137,11 +123,12 @@ def panels(
         for axes in grid.flat[len(panels) :]:
             axes.remove()
         for index, ((heading, part), axes) in enumerate(zip(panels, grid.flat, strict=False)):
-            _plot(axes, part, styles, log_x, log_y, reference)
-            axes.set_title(mathtext(heading), fontsize=FONT)
+            _plot(axes, part, styles, False, False, reference)
+            # Not bold: mathtext would stay as it is beside it.
+            axes.set_title(mathtext(heading), fontsize=FONT, fontweight="normal")
             # The last panel of a column carries the numbers, also where the row below is not full.
             axes.tick_params(labelbottom=index + across >= len(panels))
-        figure.supylabel(mathtext(ylabel), fontsize=FONT)
+        label = figure.supylabel(mathtext(ylabel), fontsize=FONT)
         # The layout engine would put the legend and the common label in one place: stack them by hand.
         legend = _add_legend(figure, styles, reference, _has_theory(every), loc="lower center")
         figure.draw_without_rendering()
@@ -151,6 +138,7 @@ def panels(
         foot = (inches + 0.22) / tall
         engine: Any = figure.get_layout_engine()
         engine.set(rect=(0, foot, 1, 1 - foot))
+        label.set_y(foot + (1 - foot) / 2)
         figure.supxlabel(mathtext(xlabel), y=(inches + 0.04) / tall, fontsize=FONT, va="bottom")
     return figure
 
@@ -205,18 +193,10 @@ def _assign_styles(curves: Iterable[Curve]) -> dict[str, CurveStyle]:
 
 
 def _plot(
-    axes: Axes,
-    curves: Sequence[Curve],
-    styles: dict[str, CurveStyle],
-    log_x: bool,
-    log_y: bool,
-    reference: Reference,
-) -> list[_End]:
-    if log_x:
-        axes.set_xscale("log")
-    if log_y:
-        axes.set_yscale("log")
-    axes.margins(x=0.02)
+    axes: Axes, curves: Sequence[Curve], styles: dict[str, CurveStyle], log_x: bool, log_y: bool, reference: Reference
+) -> list[tuple[float, float]]:
+    """Draw the curves; where each of them ends."""
+    axes.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear", xmargin=0.02)
     ends = [_draw(axes, curve, styles[curve.label], log_x, log_y) for curve in curves]
     if reference is not None:
         axes.axhline(reference[1], zorder=1.5, **_REFERENCE)
@@ -228,27 +208,20 @@ def _plot(
     return ends
 
 
-def _draw(axes: Axes, curve: Curve, look: CurveStyle, log_x: bool, log_y: bool) -> _End:
+def _draw(axes: Axes, curve: Curve, look: CurveStyle, log_x: bool, log_y: bool) -> tuple[float, float]:
+    """Draw a curve; its last visible point, NaN where there is none."""
     x, y = _visible(curve.x, log_x), _visible(curve.y, log_y)
     if curve.low is not None and curve.high is not None:
         # A band that reaches down to zero goes on to the edge of a logarithmic axis.
         low, high = np.asarray(curve.low, float), _visible(curve.high, log_y)
         axes.fill_between(x, low, high, color=look.color, alpha=0.16, linewidth=0)
     step = max(1, len(x) // 8)
-    axes.plot(
-        x,
-        y,
-        color=look.color,
-        linestyle=look.dash,
-        marker=look.marker,
-        markevery=(look.rank * step // 5 % step, step),
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-    )
+    places = (look.rank * step // 5 % step, step)
+    axes.plot(x, y, **look.line, markevery=places, markeredgecolor="white", markeredgewidth=0.5)
     if curve.expected is not None:
         axes.plot(x, _visible(curve.expected, log_y), **_THEORY)
     shown = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
-    return _End(float(x[shown[-1]]), float(y[shown[-1]])) if len(shown) else _End(np.nan, np.nan)
+    return (float(x[shown[-1]]), float(y[shown[-1]])) if len(shown) else (np.nan, np.nan)
 
 
 class _PlainLog(LogFormatter):
@@ -276,15 +249,9 @@ def _has_theory(curves: Iterable[Curve]) -> bool:
 
 
 def _add_legend(
-    figure: Figure,
-    styles: dict[str, CurveStyle],
-    reference: Reference,
-    theory: bool,
-    loc: Literal["outside lower center", "lower center"] = "outside lower center",
+    figure: Figure, styles: dict[str, CurveStyle], reference: Reference, theory: bool, loc: Any = "outside lower center"
 ) -> Legend:
-    entries: list[tuple[str, dict[str, Any]]] = [
-        (label, {"color": look.color, "linestyle": look.dash, "marker": look.marker}) for label, look in styles.items()
-    ]
+    entries = [(label, look.line) for label, look in styles.items()]
     if theory:
         entries.append(("theory", _THEORY))
     if reference is not None:

@@ -13,6 +13,21 @@ from fbp.report.document import Block, Figure, Report, Table, Text
 from fbp.report.style import Picture
 
 _CONTENTS_FROM = 4
+_TEMPLATES = Environment(
+    loader=PackageLoader("fbp.report"),
+    autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_TEMPLATES.filters |= {
+    "paragraphs": inline.paragraphs,
+    "html": inline.html,
+    "md": inline.markdown,
+    "cell": inline.markdown_cell,
+    "plain": inline.plain,
+}
 
 
 def render_pages(
@@ -42,8 +57,7 @@ def render_pages(
         "made_with": made_with,
         "made_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
-    environment = _environment()
-    html, markdown = (environment.get_template(name).render(context) for name in ("report.html.j2", "report.md.j2"))
+    html, markdown = (_TEMPLATES.get_template(name).render(context) for name in ("report.html.j2", "report.md.j2"))
     return html, markdown
 
 
@@ -58,22 +72,3 @@ def _block(block: Block, numbers: Mapping[type, Any], pictures: Mapping[str, Pic
     picture = pictures[block.name]
     source = "data:image/svg+xml;base64," + base64.b64encode(picture.svg).decode("ascii")
     return {"kind": "figure", "name": block.name, "source": source, "picture": picture, **shared}
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("fbp.report"),
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "paragraphs": inline.paragraphs,
-        "html": inline.html,
-        "md": inline.markdown,
-        "cell": inline.markdown_cell,
-        "plain": inline.plain,
-    }
-    return environment

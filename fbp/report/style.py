@@ -2,6 +2,7 @@
 
 import io
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -18,41 +19,9 @@ _PNG_DPI = 160
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.3)), (0, (6, 1.6, 1.2, 1.6)))
 _MARKERS = ("o", "s", "^", "D", "v")
 _MACHINE_SETTINGS = ("backend", "interactive", "toolbar", "webagg.", "tk.", "macosx.", "keymap.", "date.")
-_STYLE: dict[str, Any] = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": FONT,
-    "text.color": INK,
-    "axes.edgecolor": "#8a929b",
-    "axes.labelcolor": INK,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.prop_cycle": cycler(color=PALETTE),
-    "grid.color": "#e4e7eb",
-    "grid.linewidth": 0.8,
-    "xtick.color": "#8a929b",
-    "ytick.color": "#8a929b",
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 5,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "legend.handlelength": 3.2,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "figure.constrained_layout.use": True,
-    # Paths need no font where the file is opened; a fixed salt makes the ids the same in every run.
-    "svg.fonttype": "path",
-    "svg.hashsalt": "fbp",
-}
+_STYLE = matplotlib.rc_params_from_file(
+    Path(__file__).parent / "templates" / "report.mplstyle", use_default_template=False
+)
 
 
 class CurveStyle(NamedTuple):
@@ -62,6 +31,11 @@ class CurveStyle(NamedTuple):
     dash: Any
     marker: str
     rank: int
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """The style as matplotlib's arguments of a line."""
+        return {"color": self.color, "linestyle": self.dash, "marker": self.marker}
 
 
 class Picture(NamedTuple):
@@ -77,7 +51,7 @@ def style() -> AbstractContextManager[None]:
     """A context in which matplotlib draws as the reports do, whatever the user's own settings."""
     defaults = matplotlib.rcParamsDefault.items()
     settings: Any = {k: v for k, v in defaults if not k.startswith(_MACHINE_SETTINGS)}
-    return matplotlib.rc_context(settings | _STYLE)
+    return matplotlib.rc_context(settings | dict(_STYLE) | {"axes.prop_cycle": cycler(color=PALETTE)})
 
 
 def canvas(width: float, height: float) -> Figure:

@@ -154,7 +154,9 @@ def _swap_in(target: Path) -> Iterator[Path]:
         building.mkdir()
         yield building
         if target.exists():
-            _copy_others(target, building)
+            # A report replaces its own files and leaves what else is there.
+            ours = lambda folder, _: _OURS if Path(folder) == target else ()
+            shutil.copytree(target, building, symlinks=True, ignore=ours, dirs_exist_ok=True)
             os.replace(target, old)
         os.replace(building, target)
     except BaseException:
@@ -168,17 +170,6 @@ def _swap_in(target: Path) -> Iterator[Path]:
     finally:
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _copy_others(source: Path, building: Path) -> None:
-    shutil.copymode(source, building)
-    for path in source.iterdir():
-        if path.name in _OURS:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.copytree(path, building / path.name, symlinks=True)
-        else:
-            shutil.copy2(path, building / path.name, follow_symlinks=False)
 
 
 def _render_files(report: Report, rows: int) -> dict[str, bytes]:
@@ -211,6 +202,10 @@ def _count_rows(table: Path) -> int:
         return max(sum(1 for _ in csv.reader(file)) - 1, 0)
 
 
+def _provenance(report: Report) -> dict[str, Any]:
+    return {"command": report.command, "seed": report.seed, "versions": versions(), "device": device()}
+
+
 def _result(report: Report) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
@@ -221,10 +216,7 @@ def _result(report: Report) -> dict[str, Any]:
         "setting": dict(report.setting),
         "results": report.results,
         "timings": report.timings,
-        "command": report.command,
-        "seed": report.seed,
-        "versions": versions(),
-        "device": device(),
+        **_provenance(report),
     }
 
 
@@ -233,11 +225,8 @@ def _manifest(report: Report, sha256: Mapping[str, str]) -> dict[str, Any]:
     return {
         "schema": MANIFEST_SCHEMA,
         "schema_version": MANIFEST_VERSION,
-        "command": report.command,
         "configuration": dict(report.setting),
-        "seed": report.seed,
         "data": dict(report.data),
-        "versions": versions(),
-        "device": device(),
+        **_provenance(report),
         "sha256": dict(sha256),
     }

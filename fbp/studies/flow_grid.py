@@ -4,34 +4,26 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fbp.errors import FbpError
 from fbp.flow import Cell, Diagnosis, Flow, Plan, grid
 from fbp.flow.grids import TABLE
-from fbp.report import Report, Table, Text, check_target, interval, write
+from fbp.report import Report, Table, Text, check_target, fixed, interval, write
 from fbp.report.write import SCHEMA, SCHEMA_VERSION
 from fbp.serialize import to_json
 from fbp.studies.flows import flow_figure
 from fbp.studies.frame import Draft
 from fbp.terminal import Progress
 
-_QUICK = {"depths": (5, 10), "width": 64, "seeds": 8}
+QUICK: dict[str, Any] = {"depths": (5, 10), "width": 64, "seeds": 8}
+"""The sizes of a small grid, for a first look."""
 
 
 def run_flow(
-    depth: Sequence[int] = (10, 50, 200),
-    activation: Sequence[str] = ("tanh", "relu", "gelu"),
-    init: Sequence[str] = ("he_normal", "glorot_normal", "orthogonal"),
-    width: int = 256,
-    seeds: int = 20,
-    out: str | os.PathLike[str] = "flow",
-    resume: bool = False,
-    seed: int = 0,
-    quick: bool = False,
-    progress: Progress = lambda _: None,
+    plan: Plan, out: str | os.PathLike[str] = "flow", resume: bool = False, progress: Progress = lambda _: None
 ) -> Report:
     """Measure a grid, write its folder, and return the report.
 
@@ -39,25 +31,17 @@ def run_flow(
     and `resume=True` goes on from there.
 
     Args:
-        depth: numbers of dense layers.
-        activation: names.
-        init: names.
-        width: units a layer.
-        seeds: networks of each kind.
+        plan: what to measure.
         out: the folder; an older report in it is replaced.
         resume: go on with the grid that was stopped in this folder; its options must be these.
-        seed: of all randomness.
-        quick: a small grid, for a first look: depths 5 and 10, width 64, 8 seeds.
         progress: called with a line about what happens next.
 
     Returns:
-        The report; its rows are in the table alone.
+        The report; its rows are only in the table.
 
     Raises:
-        FbpError: an option is out of range, the folder cannot be written, or holds a grid of other options.
+        FbpError: the folder cannot be written, or holds a grid of other options.
     """
-    sizes: dict[str, Any] = {"depths": tuple(depth), "width": width, "seeds": seeds} | (_QUICK if quick else {})
-    plan = Plan(activations=tuple(activation), initializers=tuple(init), seed=seed, **sizes)
     folder = Path(out)
     check_target(folder)
     _begin(folder, plan, resume)
@@ -66,7 +50,7 @@ def run_flow(
         "Gradient flow",
         "How do gradients change from layer to layer, over depth, activation and initialization?",
         progress=progress,
-        seed=seed,
+        seed=plan.seed,
     )
     _fill(draft, plan, flows)
     progress("drawing")
@@ -169,9 +153,9 @@ def _table(name: str, diagnoses: Mapping[Cell, Diagnosis]) -> Table:
             d.verdict.kind,
             d.phase,
             d.rate,
-            interval(d.low, d.high),
+            interval(d.low, d.high, 3),
             d.theory,
-            round(d.verdict.decades, 2),
+            fixed(d.verdict.decades, 2),
             None if d.trainable is None or d.trainable > 1e4 else round(d.trainable),
         )
         for cell, d in diagnoses.items()

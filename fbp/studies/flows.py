@@ -11,7 +11,7 @@ from fbp.data import Dataset
 from fbp.flow import Flow, measure, verdict
 from fbp.losses import SoftmaxCrossEntropy
 from fbp.networks import mlp
-from fbp.report import Block, Curve, Figure, Table, Text, interval, panels
+from fbp.report import Block, Curve, Figure, Table, Text, fixed, interval, panels, plain
 from fbp.studies.frame import Draft
 
 Flows = Mapping[str, Mapping[str, Flow]]
@@ -77,33 +77,31 @@ def add_flows(
     draft.section(title, *said, flow_figure(name, caption, flows), _verdict_table(table, flows, columns))
     draft.records += flow_records(flows, **labels)
     draft.results.setdefault("verdicts", []).extend(
-        {**labels, "panel": panel, "curve": label, **dataclasses.asdict(flow.verdict())}
+        {**labels, "panel": plain(panel), "curve": plain(label), **dataclasses.asdict(flow.verdict())}
         for panel, each in flows.items()
         for label, flow in each.items()
     )
 
 
-def flow_figure(name: str, caption: str, flows: Flows, quantity: str = "dZ") -> Figure:
-    """Small multiples of $log_{10}$ of gradient norms over layers: medians, and bands from 10 % to 90 % of the seeds.
+def flow_figure(name: str, caption: str, flows: Flows) -> Figure:
+    """Small multiples of log_10 ‖dZ_l‖ over layers: medians, bands from 10 % to 90 % of the seeds, and theory.
 
-    Beside dZ stands mean-field theory where it holds, from the last of the layers of equal width on.
+    Mean-field theory is drawn where it holds, from the last of the layers of equal width on.
 
     Args:
         name: of the figure's files.
         caption: what it shows; how lines and bands are read is added.
         flows: by panel and curve.
-        quantity: "dZ", "dA", "dW" or "db".
     """
 
     def curve(label: str, flow: Flow) -> Curve:
         # A norm that is zero has no logarithm; the curve has a gap there.
-        low, median, high = (np.where(np.isfinite(x), x, np.nan)[:-1] for x in flow.quantiles(quantity))
-        expected = flow.expected()[:-1] if quantity == "dZ" else None
-        return Curve(label, np.arange(1, len(median) + 1), median, low, high, expected)
+        low, median, high = (np.where(np.isfinite(x), x, np.nan)[:-1] for x in flow.quantiles("dZ"))
+        return Curve(label, np.arange(1, len(median) + 1), median, low, high, flow.expected()[:-1])
 
     drawn = [(title, [curve(label, flow) for label, flow in each.items()]) for title, each in flows.items()]
-    ylabel = f"$log_{{10}} ‖{quantity}_l‖$"
-    return Figure(name, f"{caption} {_READING}", partial(panels, drawn, "layer $l$ (input on the left)", ylabel))
+    draw = partial(panels, drawn, "layer $l$ (input on the left)", "$log_{10} ‖dZ_l‖$")
+    return Figure(name, f"{caption} {_READING}", draw)
 
 
 def flow_records(flows: Flows, **labels: Any) -> Iterator[dict[str, Any]]:
@@ -115,7 +113,7 @@ def flow_records(flows: Flows, **labels: Any) -> Iterator[dict[str, Any]]:
     """
     for title, each in flows.items():
         for label, flow in each.items():
-            yield from flow.records(**labels, panel=title, curve=label)
+            yield from flow.records(**labels, panel=plain(title), curve=plain(label))
 
 
 def theory_rate(flow: Flow, scale: int = 0) -> float | None:
@@ -139,6 +137,6 @@ def _verdict_table(caption: str, flows: Flows, columns: tuple[str, str]) -> Tabl
         for label, flow in each.items():
             v = flow.verdict()
             names = (text.replace(" ", "\N{NO-BREAK SPACE}") for text in (title, label))
-            rows.append((*names, v.kind, v.rate, interval(v.low, v.high), theory_rate(flow), round(v.decades, 2)))
+            rows.append((*names, v.kind, v.rate, interval(v.low, v.high, 3), theory_rate(flow), fixed(v.decades, 2)))
     heads = (*columns, "verdict", "factor a layer", "95\N{NO-BREAK SPACE}% interval", "theory", "decades")
     return Table(caption, heads, tuple(rows))

@@ -100,6 +100,11 @@ class Study:
         title: the headline.
         question: what is asked.
         fill: measures, and fills a `Draft`.
+
+    Example:
+        >>> sums = fbp.studies.Study("Sums", "What is two and two?", lambda draft: draft.findings.append("Four."))
+        >>> sums.report().findings
+        ('Four.',)
     """
 
     title: str

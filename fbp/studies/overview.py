@@ -139,19 +139,20 @@ def _train(draft: Draft, config: NetworkConfig, data: Dataset) -> None:
         f"`jax.grad` from the same seed the loss curve differs {difference}."
     )
 
-    def draw_losses() -> Any:
-        drawn = [
-            Curve(label, [e.epoch for e in each.history], [e.loss for e in each.history])
-            for label, each in (("hand-written gradient", manual), ("jax.grad", autodiff))
-        ]
-        return curves(drawn, "epoch", "training loss (nats per digit)", log_y=True)
-
+    drawn = [
+        Curve(label, [e.epoch for e in each.history], [e.loss for e in each.history])
+        for label, each in (("hand-written gradient", manual), ("jax.grad", autodiff))
+    ]
     last = manual.history[-1]
     shown = np.concatenate([np.flatnonzero(right)[:8], np.flatnonzero(~right)[:16]])
     pictures = partial(digits, data.test_X[shown].reshape(-1, 28, 28), data.test_Y[shown], read[shown])
     draft.section(
         "A digit recognizer",
-        Figure("training", f"Both gradients give the same curve: the losses differ {difference}.", draw_losses),
+        Figure(
+            "training",
+            f"Both gradients give the same curve: the losses differ {difference}.",
+            partial(curves, drawn, "epoch", "training loss (nats per digit)", log_y=True),
+        ),
         Table(
             "The trained network. The training figures are means over the last epoch, while the parameters still "
             "moved.",
