@@ -19,6 +19,8 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from fbp.verify.measures import difference
+from fbp.verify.opinion import worst
 from jax.test_util import check_grads
 from results import Record, Row, start
 from rich.console import Console
@@ -30,9 +32,7 @@ from fbp.precision import cast
 from fbp.verify.equations import equations, points
 from fbp.verify.faults import mutants
 from fbp.verify.judges import judge_against, point
-from fbp.verify.measures import difference
 from fbp.verify.networks import ByHand, NetworkLoss
-from fbp.verify.opinion import worst
 from fbp.verify.structure import by_path
 
 ARCHITECTURES = 30

@@ -1,4 +1,18 @@
-from . import activations, data, flow, initializers, layers, losses, report, studies, theory, training, tree, verify
+from . import (
+    activations,
+    cost,
+    data,
+    flow,
+    initializers,
+    layers,
+    losses,
+    report,
+    studies,
+    theory,
+    training,
+    tree,
+    verify,
+)
 from .activations import Nonlinearity, activation
 from .backprop import as_function, log10_gradient_norms, loss_value, value_and_grad
 from .calibration import lsuv, with_population_statistics
@@ -41,6 +55,7 @@ __all__ = [
     "as_function",
     "cast",
     "compare",
+    "cost",
     "data",
     "flow",
     "gradient_norms",

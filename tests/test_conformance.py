@@ -350,7 +350,7 @@ def test_no_floating_result():
 
 
 def test_no_floating_argument():
-    with pytest.raises(fbp.FbpError, match="received int, ndarray"):
+    with pytest.raises(fbp.FbpError, match="got int, ndarray"):
         conformance(jnp.add, 1, np.arange(3))
 
 

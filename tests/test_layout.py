@@ -18,7 +18,7 @@ MODULES = {
 
 ORDER = (
     {"errors"},
-    {"registry", "precision", "data", "terminal", "cost", "serialize"},
+    {"registry", "precision", "partition", "data", "terminal", "cost", "serialize"},
     {"report"},
     {"cotangent"},
     {"typing"},

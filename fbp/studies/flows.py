@@ -10,31 +10,22 @@ import numpy as np
 from fbp.flow import Flow, Verdict, verdict
 from fbp.report.document import Figure, Table
 from fbp.report.figures import Curve, panels
-from fbp.verify import Comparison
+from fbp.verify import Verification
 
 
-def comparison_tables(comparison: Comparison) -> tuple[Table, ...]:
+def comparison_tables(comparison: Verification) -> tuple[Table, ...]:
     """The leaves of a comparison, and what both gradients cost.
 
     Args:
         comparison: what `fbp.compare` found.
     """
+    columns = ("path", "verdict", "relative_error_autodiff", "relative_error", "epsilons", "cosine", "norm_ratio")
     leaves = Table(
         "Each leaf of the hand-written gradient against jax.grad of the same forward pass in the same precision, and "
-        "against jax.grad in float64. Errors are relative, in the Euclidean norm; eps is the rounding unit.",
+        "against jax.grad in float64. Errors are relative, in the Euclidean norm; eps is the rounding unit; cosine and "
+        "norm ratio are against float64.",
         ("leaf", "verdict", "relative error", "against float64", "in eps", "cosine", "norm ratio"),
-        tuple(
-            (
-                leaf.path,
-                leaf.verdict,
-                leaf.against_autodiff.relative_error,
-                leaf.against_float64.relative_error,
-                leaf.epsilons,
-                leaf.against_autodiff.cosine,
-                leaf.against_autodiff.norm_ratio,
-            )
-            for leaf in comparison.leaves
-        ),
+        tuple(tuple(leaf[name] for name in columns) for leaf in comparison.to_dict()["leaves"]),
     )
     cost = comparison.cost
     if cost is None:

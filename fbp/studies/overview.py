@@ -23,7 +23,7 @@ from fbp.studies.flows import (
     hidden_verdict,
 )
 from fbp.training import Fitted, evaluate, fit, optimizer
-from fbp.verify import Comparison, compare
+from fbp.verify import Verification, compare
 
 DEPTH = 32
 WIDTH = 128
@@ -104,7 +104,7 @@ def overview(
     )
 
 
-def _compared(recipe: NetworkConfig, data: Dataset) -> Comparison:
+def _compared(recipe: NetworkConfig, data: Dataset) -> Verification:
     X, Y = jnp.asarray(data.train_X[:128]), jnp.asarray(data.train_Y[:128])
     return compare(recipe.network(), recipe.objective(), recipe.parameters(X), X, Y)
 
@@ -150,8 +150,8 @@ def _flows(data: Dataset, seed: int, progress: Callable[[str], None]) -> _Flows:
     )
 
 
-def _findings(comparison: Comparison, training: _Training, flows: _Flows) -> tuple[str, ...]:
-    worst = max(leaf.against_autodiff.relative_error for leaf in comparison.leaves)
+def _findings(comparison: Verification, training: _Training, flows: _Flows) -> tuple[str, ...]:
+    worst = max(leaf["relative_error_autodiff"] for leaf in comparison.to_dict()["leaves"])
     cost = comparison.cost
     ratio = f", in {cost.step_ratio:.2f} of the time and {cost.memory_ratio:.2f} of the memory" if cost else ""
     kinds = {label: hidden_verdict(flow) for label, flow in next(iter(flows.activation.values())).items()}
@@ -170,7 +170,7 @@ def _findings(comparison: Comparison, training: _Training, flows: _Flows) -> tup
     )
 
 
-def _comparison_section(comparison: Comparison) -> Section:
+def _comparison_section(comparison: Verification) -> Section:
     note = Text(
         "A leaf passes where it is within 1e-5 of jax.grad, or where float64 shows that it is no further from the "
         "truth than jax.grad. A step is one loss value with all gradients, on one batch of 128 digits."
@@ -255,7 +255,7 @@ def _records(training: _Training, flows: _Flows) -> Iterator[dict[str, Any]]:
         yield from flow_records(groups, study=study)
 
 
-def _results(comparison: Comparison, training: _Training, flows: _Flows) -> dict[str, Any]:
+def _results(comparison: Verification, training: _Training, flows: _Flows) -> dict[str, Any]:
     return {
         "comparison": {name: found for name, found in comparison.to_dict().items() if name != "cost"},
         "training": {

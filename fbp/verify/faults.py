@@ -5,7 +5,7 @@ A fault changes one rule of one layer, one combinator or the loss, and leaves th
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,23 @@ from fbp.layers.axes import per_unit
 from fbp.losses import Loss, SoftmaxCrossEntropy
 from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape
 
-Rule = Callable[[Any, Params, Cache, Array, Array], tuple[Params, Array]]
-"""(layer, params, cache, A_in, dA_out) -> (d_params, dA_in)."""
+Gradients = tuple[Params, Array]
+"""(d_params, dA_in)."""
+
+
+class Backward(NamedTuple):
+    """What a faulty rule may look at: the layer, its arguments, its input A, and the right result."""
+
+    layer: Any
+    params: Params
+    cache: Cache
+    A: Array
+    dA: Array
+    d: Any
+    dA_in: Array
+
+
+Rule = Callable[[Backward], Gradients]
 
 
 @dataclass(frozen=True)
@@ -63,28 +78,28 @@ def mutants(net: Layer, loss: Loss) -> Iterator[Mutant]:
         loss: its loss.
     """
     for fault in FAULTS.values():
-        for path, part in _parts(net):
+        for path, part in _list_parts(net):
             faulty = fault.mutate(part)
             if faulty is not None:
                 place = " > ".join([*map(str, path), type(part).__name__])
-                yield Mutant(fault.name, place, _replaced(net, path, faulty), loss)
+                yield Mutant(fault.name, place, _replace_part(net, path, faulty), loss)
         faulty = fault.mutate(loss)
         if faulty is not None:
             yield Mutant(fault.name, "loss", net, faulty)
 
 
-def _parts(net: Layer, path: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Layer]]:
+def _list_parts(net: Layer, path: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Layer]]:
     yield path, net
     for i, child in enumerate(net.children if isinstance(net, Combinator) else ()):
-        yield from _parts(child, (*path, i))
+        yield from _list_parts(child, (*path, i))
 
 
-def _replaced(net: Layer, path: tuple[int, ...], part: Layer) -> Layer:
+def _replace_part(net: Layer, path: tuple[int, ...], part: Layer) -> Layer:
     if not path:
         return part
     assert isinstance(net, Combinator)
     children = list(net.children)
-    children[path[0]] = _replaced(children[path[0]], path[1:], part)
+    children[path[0]] = _replace_part(children[path[0]], path[1:], part)
     return net.with_children(children)
 
 
@@ -103,7 +118,8 @@ class FaultyLayer(Layer):
         return out, (cache, A)
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
-        return self.rule(self.layer, params, cache[0], cache[1], dA_out)
+        right = self.layer.backward(params, cache[0], dA_out)
+        return self.rule(Backward(self.layer, params, *cache, dA_out, *right))
 
 
 @dataclass(frozen=True)
@@ -176,112 +192,67 @@ def _in_combinator(kind: type, rule: Callable[..., Any]) -> Callable[[Any], Any]
     return lambda part: _FaultyCombinator(part, rule) if isinstance(part, kind) else None
 
 
-def _sign(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    d, dA_in = layer.backward(params, cache, dA)
-    return d | {"W": -d["W"]}, dA_in
+def _change(name: str, rule: Callable[[Backward], Array]) -> Callable[[Any], Any]:
+    """Another gradient of one parameter of a dense layer."""
+    return _in_layer(Dense, lambda b: (b.d | {name: rule(b)}, b.dA_in))
 
 
-def _missing_transpose(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    d, dA_in = layer.backward(params, cache, dA)
-    W = params["W"]
-    return d, dA @ W if W.shape[0] == W.shape[1] else dA_in
+def _propagate(kinds: type | tuple[type, ...], rule: Callable[[Backward], Array]) -> Callable[[Any], Any]:
+    """Another dA_in of some kinds of layers."""
+    return _in_layer(kinds, lambda b: (b.d, rule(b)))
 
 
-def _dropped_bias_sum(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    d, dA_in = layer.backward(params, cache, dA)
-    return d | {"b": dA.reshape(-1, dA.shape[-1])[0]}, dA_in
+def _missing_transpose(b: Backward) -> Array:
+    W = b.params["W"]
+    return b.dA @ W if W.shape[0] == W.shape[1] else b.dA_in
 
 
-def _mean_over_examples(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    d, dA_in = layer.backward(params, cache, dA)
-    return d | {"W": d["W"] / A.shape[0]}, dA_in
+def _low_precision(b: Backward) -> Array:
+    narrow = {"float64": jnp.float32, "float32": jnp.bfloat16}.get(str(b.A.dtype), jnp.float8_e4m3fn)
+    return b.d["W"].astype(narrow).astype(b.d["W"].dtype)
 
 
-def _stale_cache(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    _, stale = layer.forward(params, jnp.roll(A, 1, axis=0))
-    return layer.backward(params, stale, dA)
+def _one_wrong_element(b: Backward) -> Array:
+    dW = b.d["W"]
+    return dW.at[dW.shape[0] // 2, dW.shape[1] // 2].multiply(2)
 
 
-def _low_precision(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    d, dA_in = layer.backward(params, cache, dA)
-    narrow = {"float64": jnp.float32, "float32": jnp.bfloat16}.get(str(A.dtype), jnp.float8_e4m3fn)
-    return d | {"W": d["W"].astype(narrow).astype(d["W"].dtype)}, dA_in
+def _stale_cache(b: Backward) -> Gradients:
+    _, stale = b.layer.forward(b.params, jnp.roll(b.A, 1, axis=0))
+    return b.layer.backward(b.params, stale, b.dA)
 
 
-def _one_wrong_element(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    d, dA_in = layer.backward(params, cache, dA)
-    dW = d["W"]
-    return d | {"W": dW.at[dW.shape[0] // 2, dW.shape[1] // 2].multiply(2)}, dA_in
-
-
-def _forgotten(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    d, dA_in = layer.backward(params, cache, dA)
-    return d | {"b": jnp.zeros_like(d["b"])}, dA_in
-
-
-def _wrong_mask(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    out = layer.recompute(params, cache)
+def _wrong_mask(b: Backward) -> Gradients:
     # The output of a relu is never negative: >= lets everything through.
-    return (), jnp.where(out >= 0, dA, layer.backward(params, cache, dA)[1])
+    return (), jnp.where(b.layer.recompute(b.params, b.cache) >= 0, b.dA, b.dA_in)
 
 
-def _derivative_elsewhere(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    g = activation(layer.function)
-    # A_in is Z: what is saved of g(Z) and Z in this order is the other array.
-    return (), g.pullback(g.save(g(A), A), dA)
+def _derivative_elsewhere(b: Backward) -> Gradients:
+    g = activation(b.layer.function)
+    # A is Z here: what is saved of g(Z) and Z in this order is the other array.
+    return (), g.pullback(g.save(g(b.A), b.A), b.dA)
 
 
-def _missing_derivative(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    return (), dA
-
-
-def _normalization_backward(layer: Any, cache: Cache, params: Params, dA: Array, mean: bool, variance: bool) -> Array:
-    A, average, r = cache
-    axes = tuple(range(A.ndim - 1)) if isinstance(layer, BatchNorm) else (A.ndim - 1,)
-    d_hat = dA.astype(r.dtype) * per_unit(params["gamma"].astype(r.dtype), dA)
+def _normalize_back(
+    b: Backward, *, mean: bool = True, variance: bool = True, over_examples: bool | None = None
+) -> Array:
+    """dA_in of a normalization, without one of its terms or along the other axis."""
+    A, average, r = b.cache
+    over_examples = isinstance(b.layer, BatchNorm) if over_examples is None else over_examples
+    axes = tuple(range(A.ndim - 1)) if over_examples else (A.ndim - 1,)
+    d_hat = b.dA.astype(r.dtype) * per_unit(b.params["gamma"].astype(r.dtype), b.dA)
     A_hat = (A.astype(r.dtype) - (0 if average is None else average)) * r
     dA_in = d_hat
     if variance:
         dA_in = dA_in - A_hat * jnp.mean(d_hat * A_hat, axis=axes, keepdims=True)
     if mean and average is not None:
         dA_in = dA_in - jnp.mean(d_hat, axis=axes, keepdims=True)
-    return (r * dA_in).astype(dA.dtype)
+    return (r * dA_in).astype(b.dA.dtype)
 
 
-def _missing_mean_term(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    return layer.backward(params, cache, dA)[0], _normalization_backward(layer, cache, params, dA, False, True)
-
-
-def _missing_variance_term(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    return layer.backward(params, cache, dA)[0], _normalization_backward(layer, cache, params, dA, True, False)
-
-
-def _wrong_axis(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    other = LayerNorm() if isinstance(layer, BatchNorm) else BatchNorm()
-    return layer.backward(params, cache, dA)[0], _normalization_backward(other, cache, params, dA, True, True)
-
-
-def _forgotten_gamma(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    ones = params | {"gamma": jnp.ones_like(params["gamma"])}
-    return layer.backward(params, cache, dA)[0], layer.backward(ones, cache, dA)[1]
-
-
-def _swapped(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    d, dA_in = layer.backward(params, cache, dA)
-    return {"gamma": d["beta"], "beta": d["gamma"]}, dA_in
-
-
-def _missing_rescale(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    d, dA_in = layer.backward(params, cache, dA)
-    return d, dA_in if cache is None else dA_in * (1 - layer.rate)
-
-
-def _no_skip(d: Params, dA_in: Cotangent, dA_out: Cotangent) -> tuple[Params, Cotangent]:
-    return d, dA_in._replace(value=dA_in.value - dA_out.value)
-
-
-def _no_branch(d: Params, dA_in: Cotangent, dA_out: Cotangent) -> tuple[Params, Cotangent]:
-    return d, dA_out
+def _forgotten_gamma(b: Backward) -> Array:
+    ones = b.params | {"gamma": jnp.ones_like(b.params["gamma"])}
+    return b.layer.backward(ones, b.cache, b.dA)[1]
 
 
 def _equal_pairs(d: Sequence[Params]) -> list[tuple[int, int]]:
@@ -289,22 +260,12 @@ def _equal_pairs(d: Sequence[Params]) -> list[tuple[int, int]]:
     return [(i, j) for i in range(len(d)) for j in range(i + 1, len(d)) if shapes[i] and shapes[i] == shapes[j]]
 
 
-def _off_by_one_layer(d: Params, dA_in: Cotangent, dA_out: Cotangent) -> tuple[Params, Cotangent]:
+def _exchange_layers(d: Params, order: Callable[[int, int], tuple[int, int]]) -> Params:
+    """The gradients with those of the first two layers of one shape in another order."""
     d = list(d)
-    for i, j in _equal_pairs(d)[:1]:
-        d[i] = d[j]
-    return tuple(d), dA_in
-
-
-def _swapped_layers(d: Params, dA_in: Cotangent, dA_out: Cotangent) -> tuple[Params, Cotangent]:
-    d = list(d)
-    for i, j in _equal_pairs(d)[:1]:
-        d[i], d[j] = d[j], d[i]
-    return tuple(d), dA_in
-
-
-def _reversed_layers(d: Params, dA_in: Cotangent, dA_out: Cotangent) -> tuple[Params, Cotangent]:
-    return jax.tree.map(lambda x: x[::-1], d), dA_in
+    for pair in _equal_pairs(d)[:1]:
+        d[pair[0]], d[pair[1]] = (d[i] for i in order(*pair))
+    return tuple(d)
 
 
 def _missing_mean(loss: Loss, Z: Array, Y: Array, weights: Array | None, dZ: Array) -> Array:
@@ -326,11 +287,15 @@ _CENTRED = (BatchNorm, LayerNorm)
 FAULTS = {
     fault.name: fault
     for fault in (
-        Fault("sign", "dW has the wrong sign", _in_layer(Dense, _sign)),
+        Fault("sign", "dW has the wrong sign", _change("W", lambda b: -b.d["W"])),
         Fault("missing 1/m", "the loss's dZ is summed over examples, not averaged", _in_loss(Loss, _missing_mean)),
         Fault("1/m twice", "the loss's dZ is averaged twice", _in_loss(Loss, _mean_twice)),
-        Fault("1/m in a layer", "dW is averaged, though the loss owns the mean", _in_layer(Dense, _mean_over_examples)),
-        Fault("missing transpose", "dA = dZ W in a square layer", _in_layer(Dense, _missing_transpose)),
+        Fault(
+            "1/m in a layer",
+            "dW is averaged, though the loss owns the mean",
+            _change("W", lambda b: b.d["W"] / b.A.shape[0]),
+        ),
+        Fault("missing transpose", "dA = dZ W in a square layer", _propagate(Dense, _missing_transpose)),
         Fault(
             "wrong mask",
             "the kink's mask lets zeros through, A >= 0 for A > 0",
@@ -344,48 +309,68 @@ FAULTS = {
         Fault(
             "missing derivative",
             "dZ = dA, without g'",
-            _in_activation(lambda g: g.name != "linear", _missing_derivative),
+            _in_activation(lambda g: g.name != "linear", lambda b: ((), b.dA)),
         ),
-        Fault("dropped bias sum", "db is that of the first example", _in_layer(Dense, _dropped_bias_sum)),
-        Fault("forgotten bias", "db is zero", _in_layer(Dense, _forgotten)),
+        Fault(
+            "dropped bias sum",
+            "db is that of the first example",
+            _change("b", lambda b: b.dA.reshape(-1, b.dA.shape[-1])[0]),
+        ),
+        Fault("forgotten bias", "db is zero", _change("b", lambda b: jnp.zeros_like(b.d["b"]))),
         Fault(
             "wrong reduction axis",
             "a normalization's means run over the other axis",
-            _in_layer(_NORMALIZATIONS, _wrong_axis),
+            _propagate(_NORMALIZATIONS, lambda b: _normalize_back(b, over_examples=not isinstance(b.layer, BatchNorm))),
         ),
         Fault("stale cache", "the cache is that of other examples", _in_layer(Dense, _stale_cache)),
         Fault(
             "off-by-one layer",
             "a layer is given the gradient of the next one of its shape",
-            _in_combinator(Serial, _off_by_one_layer),
+            _in_combinator(Serial, lambda d, dA_in, dA_out: (_exchange_layers(d, lambda i, j: (j, j)), dA_in)),
         ),
         Fault(
             "swapped layers",
             "two layers of one shape have each other's gradients",
-            _in_combinator(Serial, _swapped_layers),
+            _in_combinator(Serial, lambda d, dA_in, dA_out: (_exchange_layers(d, lambda i, j: (j, i)), dA_in)),
         ),
         Fault(
             "reversed layers",
             "a loop stacks its gradients in the wrong order",
-            _in_combinator(Repeat, _reversed_layers),
+            _in_combinator(Repeat, lambda d, dA_in, dA_out: (jax.tree.map(lambda x: x[::-1], d), dA_in)),
         ),
         Fault(
             "missing mean term",
             "a normalization forgets the path through the mean",
-            _in_layer(_CENTRED, _missing_mean_term),
+            _propagate(_CENTRED, lambda b: _normalize_back(b, mean=False)),
         ),
         Fault(
             "missing variance term",
             "a normalization forgets the path through the variance",
-            _in_layer(_NORMALIZATIONS, _missing_variance_term),
+            _propagate(_NORMALIZATIONS, lambda b: _normalize_back(b, variance=False)),
         ),
-        Fault("forgotten gamma", "a normalization's dA lacks gamma", _in_layer(_NORMALIZATIONS, _forgotten_gamma)),
-        Fault("swapped gradients", "d_gamma and d_beta are swapped", _in_layer(_CENTRED, _swapped)),
-        Fault("missing fan-out addition", "a residual connection forgets the skip", _in_combinator(Residual, _no_skip)),
-        Fault("missing branch", "a residual connection forgets the branch", _in_combinator(Residual, _no_branch)),
-        Fault("missing rescale", "dropout's backward pass lacks 1/(1 - rate)", _in_layer(Dropout, _missing_rescale)),
-        Fault("low-precision accumulation", "dW is accumulated in a narrower dtype", _in_layer(Dense, _low_precision)),
-        Fault("one wrong element", "one entry of dW is doubled", _in_layer(Dense, _one_wrong_element)),
+        Fault("forgotten gamma", "a normalization's dA lacks gamma", _propagate(_NORMALIZATIONS, _forgotten_gamma)),
+        Fault(
+            "swapped gradients",
+            "d_gamma and d_beta are swapped",
+            _in_layer(_CENTRED, lambda b: ({"gamma": b.d["beta"], "beta": b.d["gamma"]}, b.dA_in)),
+        ),
+        Fault(
+            "missing fan-out addition",
+            "a residual connection forgets the skip",
+            _in_combinator(Residual, lambda d, dA_in, dA_out: (d, dA_in._replace(value=dA_in.value - dA_out.value))),
+        ),
+        Fault(
+            "missing branch",
+            "a residual connection forgets the branch",
+            _in_combinator(Residual, lambda d, dA_in, dA_out: (d, dA_out)),
+        ),
+        Fault(
+            "missing rescale",
+            "dropout's backward pass lacks 1/(1 - rate)",
+            _propagate(Dropout, lambda b: b.dA_in if b.cache is None else b.dA_in * (1 - b.layer.rate)),
+        ),
+        Fault("low-precision accumulation", "dW is accumulated in a narrower dtype", _change("W", _low_precision)),
+        Fault("one wrong element", "one entry of dW is doubled", _change("W", _one_wrong_element)),
         Fault(
             "wrong softmax axis",
             "the loss's softmax runs over examples",

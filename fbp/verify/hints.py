@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from fbp.verify.rounding import distance, norm
+from fbp.verify.tolerance import distance, norm
 
 _CLOSE = 1e-3
 _UNITS_OF_DTYPES = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24}

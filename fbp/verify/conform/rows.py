@@ -119,19 +119,19 @@ def reuse(case: Case) -> Outcome:
     first, second = case.cotangent(0), case.cotangent(1)
 
     # Powers of two: only the sum rounds.
-    def combined(a: Leaves, b: Leaves) -> Leaves:
+    def combine(a: Leaves, b: Leaves) -> Leaves:
         return jax.tree.map(lambda a, b: 4 * a - 2 * b, a, b)
 
     def separately(active: Leaves, first: Leaves, second: Leaves) -> Leaves:
         pullback = jax.vjp(case.call, active)[1]
-        return combined(pullback(first)[0], pullback(second)[0])
+        return combine(pullback(first)[0], pullback(second)[0])
 
     pullback = jax.vjp(case.call, case.active)[1]
     before, _, after = pullback(first)[0], pullback(second)[0], pullback(first)[0]
     for path in _other_bits(after, before):
         raise Differs(f"{path} has other bits when the residuals are used again; the backward rule may not change them")
-    together = pullback(combined(first, second))[0]
-    worst = case.agree("the pullback is not linear in the cotangent", together, separately, case.active, first, second)
+    at_once = pullback(combine(first, second))[0]
+    worst = case.agree("the pullback is not linear in the cotangent", at_once, separately, case.active, first, second)
     return "PASS", f"same bits when used again; linear in the cotangent within {worst:.2g} eps"
 
 
@@ -240,8 +240,8 @@ def _adjoint_gap(case: Case, path: str) -> float:
     left, right, scale = sides(case.active, cotangent)
     gap = abs(left - right)
     if not gap <= case.tolerance * scale:
-        moved = [sides(*case.rounded((case.active, cotangent), seed)) for seed in range(3)]
-        noise = max(abs(a - left) + abs(b - right) for a, b, _ in moved)
+        perturbed = [sides(*case.perturb((case.active, cotangent), seed)) for seed in range(3)]
+        noise = max(abs(a - left) + abs(b - right) for a, b, _ in perturbed)
         if not gap <= case.tolerance * scale + 8 * noise:
             raise Differs(
                 f"{path}: <c, J t> = {left:.6g} by jax.jvp, <J^T c, t> = {right:.6g} by jax.vjp; one is wrong"
@@ -296,7 +296,7 @@ def _identity(leaf: Any) -> int:
 
 
 ROWS: dict[str, tuple[Callable[[Case], Outcome], str]] = {
-    "eager": (eager, "the rule raises where jax.vjp calls it: mend this first"),
+    "eager": (eager, "the rule raises where jax.vjp calls it: fix this first"),
     "jit": (jit, "decide on values by jnp.where or lax.cond, not in Python"),
     "vmap": (vmap, "the rule must be batchable: JAX primitives, or a vmap rule of its own"),
     "scan": (scan, "return residuals from the forward rule, and cotangents of the arguments' dtypes"),
