@@ -79,6 +79,7 @@ RIGHT = {
     "pytree": (tree_op, {"W": normal(8, 3), "x": normal(3), "n": np.arange(3), "name": "a tree", "none": None}),
     "integers": (noisy_gather, X, np.array([1, 3, 3]), np.array([True, False, True]), jax.random.key(0)),
     "nondiff_argnums": (static_power, X, 3),
+    "nondiff_argnums with its default": (jax.scipy.special.log_ndtr, X),
     "static axis": (jnp.cumsum, normal(4, 3), 1),
     "network": (fbp.as_function(NET), NET.init(jax.random.key(0))[0], normal(8, 5), jax.random.key(1)),
     "edge of the domain": (jnp.arccosh, np.float32(1.01)),

@@ -12,8 +12,10 @@ from cases import CASES
 from faulty import FlippedSign
 
 import fbp
-from fbp import Activation, Dense, Residual, Serial, verify
-from fbp.cli.builtin import EXAMPLES, GALLERY, Builtin
+from fbp import Activation, Checkpoint, Dense, Residual, Serial, verify
+from fbp.cli.builtin import GALLERY, Builtin
+from fbp.combinators import Combinator
+from fbp.partition import combine, partition
 from fbp.precision import cast
 from fbp.verify import slopes
 from fbp.verify.faults import FAULTS, mutants
@@ -279,6 +281,32 @@ def test_a_reference_stands_in_for_the_primal():
         verify.vjp(cubed, x, 2, reference=lambda x, f: jnp.sum(x))
 
 
+def test_what_a_rule_is_not_differentiated_by_is_a_constant():
+    """Strings, functions and numbers in `nondiff_argnums`, and models with functions among their leaves."""
+
+    def apply(x, function, factor, name):
+        return function(x) * factor
+
+    def backward(function, factor, name, x, d):
+        return (d * {"right": 1.0, "wrong": -1.0}[name] * factor * jnp.cos(x),)
+
+    op = jax.custom_vjp(apply, nondiff_argnums=(1, 2, 3))
+    op.defvjp(lambda *args: (apply(*args), args[0]), backward)
+    x = jnp.linspace(0.5, 1.5, 5)
+    assert verify.vjp(op, x, jnp.sin, 2.0, "right").verdict == "PASS"
+    assert "the sign" in verify.vjp(op, x, jnp.sin, 2.0, "wrong").leaves[0].hint
+    model = {"x": x, "activation": jnp.sin, "steps": 3}
+    assert verify.vjp(lambda model: model["activation"](model["x"]) * model["steps"], model).verdict == "PASS"
+
+
+def test_partition_and_combine_are_inverse():
+    tree = {"W": 1.5, "none": None, "pair": (2, [0.5, "name"])}
+    floats, rest = partition(tree, lambda leaf: isinstance(leaf, float))
+    assert floats == {"W": 1.5, "none": None, "pair": (None, [0.5, None])}
+    assert rest == {"W": None, "none": None, "pair": (2, [None, "name"])}
+    assert combine(floats, rest) == combine(rest, floats) == tree
+
+
 def test_where_reverse_mode_has_no_derivative_the_other_judges_speak():
     def powers(x):
         return jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] * x), (0, jnp.ones_like(x)))[1]
@@ -345,6 +373,79 @@ def test_a_mistake_in_how_layers_are_put_together_is_located_too():
     assert "wrong is Serial > 1 ForgetsSkip" in found.leaves[0].note
 
 
+@dataclass(frozen=True)
+class Sum(Combinator):
+    """Children side by side: the sum of their outputs for one input."""
+
+    branches: tuple
+
+    @property
+    def children(self):
+        return self.branches
+
+    def with_children(self, children):
+        return type(self)(tuple(children))
+
+    def split(self, tree):
+        return tree
+
+    def join(self, trees):
+        return tuple(trees)
+
+    def init(self, key, shape):
+        params, shapes = zip(*(branch.init(key, shape) for branch in self.branches), strict=True)
+        return params, shapes[0]
+
+    def forward(self, params, A, key=None):
+        outs, caches = zip(*(b.forward(p, A, key) for b, p in zip(self.branches, params, strict=True)), strict=True)
+        return sum(outs[1:], outs[0]), caches
+
+    def sweep(self, params, cache, dA_out, probe=None):
+        parts = [b.sweep(p, c, dA_out, probe) for b, p, c in zip(self.branches, params, cache, strict=True)]
+        d_params, dA_in, readings = zip(*parts, strict=True)
+        return d_params, self.add(dA_in), readings
+
+    def add(self, cotangents):
+        return sum(cotangents[1:], cotangents[0])
+
+
+class ForgetsBranch(Sum):
+    def add(self, cotangents):
+        return cotangents[0]
+
+
+@dataclass(frozen=True)
+class ForgetsToRecompute(Checkpoint):
+    """The second forward pass is that of another input."""
+
+    def sweep(self, params, cache, dA_out, probe=None):
+        (A, key) = cache
+        return super().sweep(params, (0.5 * A, key), dA_out, probe)
+
+
+NARROW = Serial(Dense(2), Activation("tanh"), Dense(5))
+SIDE_BY_SIDE = {
+    "fan-out": (ForgetsBranch((NARROW, Dense(5))), "1 ForgetsBranch"),
+    "inside": (Sum((NARROW, ForgetsSkip(NARROW))), "1 Sum > 1 ForgetsSkip"),
+    "in a loop": (fbp.Repeat(Sum((Dense(5), ForgetsSkip(NARROW))), 2), "1 Repeat > 0 Sum > 1 ForgetsSkip"),
+    "checkpoint": (ForgetsToRecompute(NARROW), "1 ForgetsToRecompute"),
+    "in a checkpoint": (Checkpoint(ForgetsSkip(NARROW)), "1 Checkpoint > ForgetsSkip"),
+}
+
+
+@pytest.mark.parametrize(("part", "place"), SIDE_BY_SIDE.values(), ids=SIDE_BY_SIDE)
+def test_a_combinator_of_ones_own_is_located_by_what_its_children_are_given(part, place):
+    found = located(part)
+    assert {each.verdict for each in found.equations} == {"PASS"}
+    failed = [leaf for leaf in found.leaves if leaf.verdict == "FAIL"]
+    assert failed
+    assert all(leaf.note.endswith(f"wrong is Serial > {place}") for leaf in failed), failed[0].note
+
+
+def test_combinators_of_ones_own_pass_where_they_are_right():
+    assert located(Sum((NARROW, Dense(5)))).verdict == "PASS"
+
+
 def test_a_bias_before_batch_norm_is_zero_up_to_rounding():
     found = located(fbp.BatchNorm(), Activation("tanh"))
     assert found.verdict == "PASS", str(found)
@@ -371,7 +472,6 @@ def test_every_effective_mutant_is_killed_and_the_others_are_recognised():
 def test_every_fault_applies_somewhere():
     assert {mutant.fault for mutant in mutants(GALLERY, fbp.SoftmaxCrossEntropy())} == set(FAULTS)
     assert len(FAULTS) >= 15
-    assert EXAMPLES > 1
 
 
 def test_results_print_and_are_json():
@@ -382,6 +482,32 @@ def test_results_print_and_are_json():
     assert data["leaves"][1]["judges"]["autodiff"][0] == "FAIL"
     assert "the sign: equal to minus the gradient" in str(found)
     assert "equal to minus the gradient" in found._repr_html_()
+
+
+def test_the_table_fits_80_columns():
+    from rich.console import Console
+
+    wrong = changed("W", lambda g: -1e-9 * g)
+    wide = verify.gradient(
+        lambda p, X: {"parameters": wrong(p["parameters"], X)},
+        lambda p, X: loss(p["parameters"], X),
+        {"parameters": PARAMS},
+        X,
+    )
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(wide)
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    assert max(map(len, lines)) <= 80
+    (row,) = (line for line in lines if "-1.0000" in line)
+    assert row.split()[1:] == ["FAIL", "1.0e+00", "1.0e+00", "8.4e+06", "-1.0000", "1e-09", "FAIL", "FAIL"]
+
+
+def test_one_key_one_result():
+    wrong = changed("W", lambda g: g + 1e-7)
+    first, again, other = (verify.gradient(wrong, loss, PARAMS, X, key=jax.random.key(i)) for i in (1, 1, 2))
+    assert first.to_dict() == again.to_dict()
+    assert first.to_dict() != other.to_dict()
 
 
 def test_assert_gradient_fails_with_the_table():

@@ -209,7 +209,8 @@ def find_faulty_combinators(net: Layer, params: Params, X: Activations, seed: in
         seed: of the cotangents.
     """
     with jax.enable_x64(True):
-        return _find_faulty(net, *in_float64(on_host((params, X))), seed, type(net).__name__)[1]
+        wide, A = in_float64(on_host((params, X)))
+        return _find_faulty(net, wide, A, seed, type(net).__name__)[1]
 
 
 def _find_faulty(net: Layer, params: Params, A: Any, seed: int, name: str) -> tuple[bool, list[str]]:

@@ -118,8 +118,9 @@ class FaultyLayer(Layer):
         return out, (cache, A)
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
-        right = self.layer.backward(params, cache[0], dA_out)
-        return self.rule(Backward(self.layer, params, *cache, dA_out, *right))
+        inner, A = cache
+        d_params, dA_in = self.layer.backward(params, inner, dA_out)
+        return self.rule(Backward(self.layer, params, inner, A, dA_out, d_params, dA_in))
 
 
 @dataclass(frozen=True)

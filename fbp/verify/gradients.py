@@ -120,7 +120,7 @@ def vjp(
         ... def square(x):
         ...     return x * x
         >>> square.defvjp(lambda x: (x * x, x), lambda x, d: (x * d,))  # 2 is missing
-        >>> fbp.verify.vjp(square, jnp.array([0.5, 2.0])).leaves[0].hint
+        >>> fbp.verify.vjp(square, jnp.array([0.5, 2.0, 1.5])).leaves[0].hint
         'ratio 1/2: is one of two paths missing, or a factor 2 (an average of sides at a kink)?'
     """
     arrays, constants = split_constants(args, op)
