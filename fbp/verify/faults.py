@@ -4,7 +4,7 @@ A fault changes one rule of one layer, one combinator or the loss, and leaves th
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +36,7 @@ class Backward(NamedTuple):
 
 
 Rule = Callable[[Backward], Gradients]
+Mutate = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -55,21 +56,6 @@ class Mutant:
     loss: Loss
 
 
-@dataclass(frozen=True)
-class Fault:
-    """One canonical mistake.
-
-    Attributes:
-        name: what it is called.
-        description: what is wrong.
-        mutate: gives a faulty version of a layer, a combinator or a loss, or None where it does not apply.
-    """
-
-    name: str
-    description: str
-    mutate: Callable[[Any], Any]
-
-
 def mutants(net: Layer, loss: Loss) -> Iterator[Mutant]:
     """Every fault at every place of a network where it applies.
 
@@ -77,15 +63,13 @@ def mutants(net: Layer, loss: Loss) -> Iterator[Mutant]:
         net: a network.
         loss: its loss.
     """
-    for fault in FAULTS.values():
+    for fault, mutate in FAULTS.items():
         for path, part in _list_parts(net):
-            faulty = fault.mutate(part)
-            if faulty is not None:
+            if (faulty := mutate(part)) is not None:
                 place = " > ".join([*map(str, path), type(part).__name__])
-                yield Mutant(fault.name, place, _replace_part(net, path, faulty), loss)
-        faulty = fault.mutate(loss)
-        if faulty is not None:
-            yield Mutant(fault.name, "loss", net, faulty)
+                yield Mutant(fault, place, _replace_part(net, path, faulty), loss)
+        if (faulty := mutate(loss)) is not None:
+            yield Mutant(fault, "loss", net, faulty)
 
 
 def _list_parts(net: Layer, path: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Layer]]:
@@ -152,53 +136,47 @@ class _FaultyCombinator(Combinator):
 
 @dataclass(frozen=True)
 class _FaultyLoss(Loss):
-    """A loss with another dZ: rule(loss, Z, Y, weights, dZ)."""
+    """A loss with another dZ: rule(loss, Z, dZ)."""
 
-    of: Loss | None = None
-    rule: Callable[..., Array] | None = None
+    right: Loss = field(kw_only=True)
+    rule: Callable[[Loss, Array, Array], Array] = field(kw_only=True)
 
     def value(self, Z: Activations, Y: Array, weights: Array | None = None) -> Array:
-        return self._right.value(Z, Y, weights)
+        return self.right.value(Z, Y, weights)
 
     def value_and_dZ(self, Z: Activations, Y: Array, weights: Array | None = None) -> tuple[Array, Activations]:
-        value, dZ = self._right.value_and_dZ(Z, Y, weights)
-        assert self.rule is not None
-        return value, self.rule(self.of, Z, Y, weights, dZ).astype(Z.dtype)
+        value, dZ = self.right.value_and_dZ(Z, Y, weights)
+        return value, self.rule(self.right, Z, dZ).astype(Z.dtype)
 
     def output(self, Z: Activations) -> Activations:
-        return self._right.output(Z)
-
-    @property
-    def _right(self) -> Loss:
-        assert self.of is not None
-        return self.of
+        return self.right.output(Z)
 
 
-def _in_layer(kinds: type | tuple[type, ...], rule: Rule) -> Callable[[Any], Any]:
+def _in_layer(kinds: type | tuple[type, ...], rule: Rule) -> Mutate:
     return lambda part: FaultyLayer(part, rule) if isinstance(part, kinds) else None
 
 
-def _in_activation(applies: Callable[[Nonlinearity], bool], rule: Rule) -> Callable[[Any], Any]:
+def _in_activation(applies: Callable[[Nonlinearity], bool], rule: Rule) -> Mutate:
     def mutate(part: Any) -> Any:
         return FaultyLayer(part, rule) if isinstance(part, Activation) and applies(activation(part.function)) else None
 
     return mutate
 
 
-def _in_loss(kinds: type, rule: Callable[..., Array]) -> Callable[[Any], Any]:
-    return lambda part: _FaultyLoss(part.reduction, part, rule) if isinstance(part, kinds) else None
+def _in_loss(kinds: type, rule: Callable[..., Array]) -> Mutate:
+    return lambda part: _FaultyLoss(part.reduction, right=part, rule=rule) if isinstance(part, kinds) else None
 
 
-def _in_combinator(kind: type, rule: Callable[..., Any]) -> Callable[[Any], Any]:
+def _in_combinator(kind: type, rule: Callable[..., Any]) -> Mutate:
     return lambda part: _FaultyCombinator(part, rule) if isinstance(part, kind) else None
 
 
-def _change(name: str, rule: Callable[[Backward], Array]) -> Callable[[Any], Any]:
+def _change(name: str, rule: Callable[[Backward], Array]) -> Mutate:
     """Another gradient of one parameter of a dense layer."""
     return _in_layer(Dense, lambda b: (b.d | {name: rule(b)}, b.dA_in))
 
 
-def _propagate(kinds: type | tuple[type, ...], rule: Callable[[Backward], Array]) -> Callable[[Any], Any]:
+def _propagate(kinds: type | tuple[type, ...], rule: Callable[[Backward], Array]) -> Mutate:
     """Another dA_in of some kinds of layers."""
     return _in_layer(kinds, lambda b: (b.d, rule(b)))
 
@@ -269,15 +247,7 @@ def _exchange_layers(d: Params, order: Callable[[int, int], tuple[int, int]]) ->
     return tuple(d)
 
 
-def _missing_mean(loss: Loss, Z: Array, Y: Array, weights: Array | None, dZ: Array) -> Array:
-    return dZ * Z.shape[0] if loss.reduction == "mean" else dZ
-
-
-def _mean_twice(loss: Loss, Z: Array, Y: Array, weights: Array | None, dZ: Array) -> Array:
-    return dZ / Z.shape[0]
-
-
-def _wrong_softmax_axis(loss: Loss, Z: Array, Y: Array, weights: Array | None, dZ: Array) -> Array:
+def _wrong_softmax_axis(loss: Loss, Z: Array, dZ: Array) -> Array:
     right, wrong = (jax.nn.softmax(Z, axis=axis) for axis in (-1, 0))
     return dZ + (wrong - right) * (1 / Z.shape[0] if loss.reduction == "mean" else 1.0)
 
@@ -285,98 +255,64 @@ def _wrong_softmax_axis(loss: Loss, Z: Array, Y: Array, weights: Array | None, d
 _NORMALIZATIONS = (BatchNorm, LayerNorm, RMSNorm)
 _CENTRED = (BatchNorm, LayerNorm)
 
-FAULTS = {
-    fault.name: fault
-    for fault in (
-        Fault("sign", "dW has the wrong sign", _change("W", lambda b: -b.d["W"])),
-        Fault("missing 1/m", "the loss's dZ is summed over examples, not averaged", _in_loss(Loss, _missing_mean)),
-        Fault("1/m twice", "the loss's dZ is averaged twice", _in_loss(Loss, _mean_twice)),
-        Fault(
-            "1/m in a layer",
-            "dW is averaged, though the loss owns the mean",
-            _change("W", lambda b: b.d["W"] / b.A.shape[0]),
-        ),
-        Fault("missing transpose", "dA = dZ W in a square layer", _propagate(Dense, _missing_transpose)),
-        Fault(
-            "wrong mask",
-            "the kink's mask lets zeros through, A >= 0 for A > 0",
-            _in_activation(lambda g: g.kinks == (0.0,) and g.saves == "output", _wrong_mask),
-        ),
-        Fault(
-            "derivative elsewhere",
-            "g' written for A is taken at Z, or the other way round",
-            _in_activation(lambda g: g.elementwise and g.name != "linear", _derivative_elsewhere),
-        ),
-        Fault(
-            "missing derivative",
-            "dZ = dA, without g'",
-            _in_activation(lambda g: g.name != "linear", lambda b: ((), b.dA)),
-        ),
-        Fault(
-            "dropped bias sum",
-            "db is that of the first example",
-            _change("b", lambda b: b.dA.reshape(-1, b.dA.shape[-1])[0]),
-        ),
-        Fault("forgotten bias", "db is zero", _change("b", lambda b: jnp.zeros_like(b.d["b"]))),
-        Fault(
-            "wrong reduction axis",
-            "a normalization's means run over the other axis",
-            _propagate(_NORMALIZATIONS, lambda b: _normalize_back(b, over_examples=not isinstance(b.layer, BatchNorm))),
-        ),
-        Fault("stale cache", "the cache is that of other examples", _in_layer(Dense, _stale_cache)),
-        Fault(
-            "off-by-one layer",
-            "a layer is given the gradient of the next one of its shape",
-            _in_combinator(Serial, lambda d, dA_in, dA_out: (_exchange_layers(d, lambda i, j: (j, j)), dA_in)),
-        ),
-        Fault(
-            "swapped layers",
-            "two layers of one shape have each other's gradients",
-            _in_combinator(Serial, lambda d, dA_in, dA_out: (_exchange_layers(d, lambda i, j: (j, i)), dA_in)),
-        ),
-        Fault(
-            "reversed layers",
-            "a loop stacks its gradients in the wrong order",
-            _in_combinator(Repeat, lambda d, dA_in, dA_out: (jax.tree.map(lambda x: x[::-1], d), dA_in)),
-        ),
-        Fault(
-            "missing mean term",
-            "a normalization forgets the path through the mean",
-            _propagate(_CENTRED, lambda b: _normalize_back(b, mean=False)),
-        ),
-        Fault(
-            "missing variance term",
-            "a normalization forgets the path through the variance",
-            _propagate(_NORMALIZATIONS, lambda b: _normalize_back(b, variance=False)),
-        ),
-        Fault("forgotten gamma", "a normalization's dA lacks gamma", _propagate(_NORMALIZATIONS, _forgotten_gamma)),
-        Fault(
-            "swapped gradients",
-            "d_gamma and d_beta are swapped",
-            _in_layer(_CENTRED, lambda b: ({"gamma": b.d["beta"], "beta": b.d["gamma"]}, b.dA_in)),
-        ),
-        Fault(
-            "missing fan-out addition",
-            "a residual connection forgets the skip",
-            _in_combinator(Residual, lambda d, dA_in, dA_out: (d, dA_in._replace(value=dA_in.value - dA_out.value))),
-        ),
-        Fault(
-            "missing branch",
-            "a residual connection forgets the branch",
-            _in_combinator(Residual, lambda d, dA_in, dA_out: (d, dA_out)),
-        ),
-        Fault(
-            "missing rescale",
-            "dropout's backward pass lacks 1/(1 - rate)",
-            _propagate(Dropout, lambda b: b.dA_in if b.cache is None else b.dA_in * (1 - b.layer.rate)),
-        ),
-        Fault("low-precision accumulation", "dW is accumulated in a narrower dtype", _change("W", _low_precision)),
-        Fault("one wrong element", "one entry of dW is doubled", _change("W", _one_wrong_element)),
-        Fault(
-            "wrong softmax axis",
-            "the loss's softmax runs over examples",
-            _in_loss(SoftmaxCrossEntropy, _wrong_softmax_axis),
-        ),
-    )
+FAULTS: dict[str, Mutate] = {
+    # dW has the wrong sign.
+    "sign": _change("W", lambda b: -b.d["W"]),
+    # The loss's dZ is summed over examples, not averaged.
+    "missing 1/m": _in_loss(Loss, lambda loss, Z, dZ: dZ * Z.shape[0] if loss.reduction == "mean" else dZ),
+    # The loss's dZ is averaged twice.
+    "1/m twice": _in_loss(Loss, lambda loss, Z, dZ: dZ / Z.shape[0]),
+    # dW is averaged, though the loss owns the mean.
+    "1/m in a layer": _change("W", lambda b: b.d["W"] / b.A.shape[0]),
+    # dA = dZ W in a square layer.
+    "missing transpose": _propagate(Dense, _missing_transpose),
+    # The kink's mask lets zeros through, A >= 0 for A > 0.
+    "wrong mask": _in_activation(lambda g: g.kinks == (0.0,) and g.saves == "output", _wrong_mask),
+    # g' written for A is taken at Z, or the other way round.
+    "derivative elsewhere": _in_activation(lambda g: g.elementwise and g.name != "linear", _derivative_elsewhere),
+    # dZ = dA, without g'.
+    "missing derivative": _in_activation(lambda g: g.name != "linear", lambda b: ((), b.dA)),
+    # db is that of the first example.
+    "dropped bias sum": _change("b", lambda b: b.dA.reshape(-1, b.dA.shape[-1])[0]),
+    # db is zero.
+    "forgotten bias": _change("b", lambda b: jnp.zeros_like(b.d["b"])),
+    # A normalization's means run over the other axis.
+    "wrong reduction axis": _propagate(
+        _NORMALIZATIONS, lambda b: _normalize_back(b, over_examples=not isinstance(b.layer, BatchNorm))
+    ),
+    # The cache is that of other examples.
+    "stale cache": _in_layer(Dense, _stale_cache),
+    # A layer is given the gradient of the next one of its shape.
+    "off-by-one layer": _in_combinator(
+        Serial, lambda d, dA_in, dA_out: (_exchange_layers(d, lambda i, j: (j, j)), dA_in)
+    ),
+    # Two layers of one shape have each other's gradients.
+    "swapped layers": _in_combinator(
+        Serial, lambda d, dA_in, dA_out: (_exchange_layers(d, lambda i, j: (j, i)), dA_in)
+    ),
+    # A loop stacks its gradients in the wrong order.
+    "reversed layers": _in_combinator(Repeat, lambda d, dA_in, dA_out: (jax.tree.map(lambda x: x[::-1], d), dA_in)),
+    # A normalization forgets the path through the mean.
+    "missing mean term": _propagate(_CENTRED, lambda b: _normalize_back(b, mean=False)),
+    # A normalization forgets the path through the variance.
+    "missing variance term": _propagate(_NORMALIZATIONS, lambda b: _normalize_back(b, variance=False)),
+    # A normalization's dA lacks gamma.
+    "forgotten gamma": _propagate(_NORMALIZATIONS, _forgotten_gamma),
+    # d_gamma and d_beta are swapped.
+    "swapped gradients": _in_layer(_CENTRED, lambda b: ({"gamma": b.d["beta"], "beta": b.d["gamma"]}, b.dA_in)),
+    # A residual connection forgets the skip.
+    "missing fan-out addition": _in_combinator(
+        Residual, lambda d, dA_in, dA_out: (d, dA_in._replace(value=dA_in.value - dA_out.value))
+    ),
+    # A residual connection forgets the branch.
+    "missing branch": _in_combinator(Residual, lambda d, dA_in, dA_out: (d, dA_out)),
+    # Dropout's backward pass lacks 1/(1 - rate).
+    "missing rescale": _propagate(Dropout, lambda b: b.dA_in if b.cache is None else b.dA_in * (1 - b.layer.rate)),
+    # dW is accumulated in a narrower dtype.
+    "low-precision accumulation": _change("W", _low_precision),
+    # One entry of dW is doubled.
+    "one wrong element": _change("W", _one_wrong_element),
+    # The loss's softmax runs over examples.
+    "wrong softmax axis": _in_loss(SoftmaxCrossEntropy, _wrong_softmax_axis),
 }
-"""The faults by name."""
+"""By name: what gives a faulty version of a layer, a combinator or a loss, or None where it does not apply."""

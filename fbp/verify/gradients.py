@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import jax
@@ -139,10 +140,10 @@ def vjp(
             f"the reference must return what the operation returns, {outputs}, got {expected}; "
             "return the same shapes and dtypes"
         )
-    seed = make_seed(key)
-    paired = compute_reference(_Paired(primal, seed), arrays, tuple(range(len(args))), seed)
-    name = getattr(op, "__name__", type(op).__name__)
-    return Verification(name, judge(paired, _PulledBack(rule, seed), directions=directions))
+    argnums, seed = tuple(range(len(args))), make_seed(key)
+    by_rule = jax.grad(_Paired(rule, seed), argnums, allow_int=True)
+    leaves = judge(compute_reference(_Paired(primal, seed), arrays, argnums, seed), by_rule, directions=directions)
+    return Verification(getattr(op, "__name__", type(op).__name__), leaves)
 
 
 def split_constants(
@@ -200,42 +201,19 @@ class _WithoutValue:
 
 @dataclass(frozen=True)
 class _Paired:
-    """L(args) = <op(args), v>, in float32 at least."""
+    """L(args) = <op(args), v> with a random v, in float32 at least."""
 
     op: Callable[..., Any]
     seed: int
 
     def __call__(self, *args: Any) -> Any:
-        out = self.op(*args)
-        leaves = zip(jax.tree.leaves(out), jax.tree.leaves(_draw_cotangent(out, self.seed)), strict=True)
-        terms = [jnp.sum(widened(x) * widened(v)) for x, v in leaves if is_floating(x)]
-        if not terms:
+        draw = np.random.default_rng(self.seed)
+        outputs = [x for x in jax.tree.leaves(self.op(*args)) if is_floating(x)]
+        if not outputs:
             raise FbpError("an operation must return floating arrays, got none; return one")
-        return sum(terms[1:], terms[0])
-
-
-@dataclass(frozen=True)
-class _PulledBack:
-    """The gradient of the same by the operation's own rule."""
-
-    op: Callable[..., Any]
-    seed: int
-
-    def __call__(self, *args: Any) -> Any:
-        out, pullback = jax.vjp(self.op, *args)
-        return pullback(_draw_cotangent(out, self.seed))
-
-
-def _draw_cotangent(out: Any, seed: int) -> Any:
-    draw = np.random.default_rng(seed)
-
-    def draw_leaf(x: Any) -> Any:
-        if not is_floating(x):
-            return np.zeros(np.shape(x), jax.dtypes.float0)
         # Two digits: exact in every dtype, so that one cotangent serves all of them.
-        return jnp.asarray(np.round(4 * draw.standard_normal(x.shape)) / 4, x.dtype)
-
-    return jax.tree.map(draw_leaf, out)
+        cotangents = (jnp.asarray(np.round(4 * draw.standard_normal(x.shape)) / 4, x.dtype) for x in outputs)
+        return reduce(jnp.add, [jnp.sum(widened(x) * widened(v)) for x, v in zip(outputs, cotangents, strict=True)])
 
 
 def _eval_shape(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,29 +12,10 @@ import numpy as np
 from fbp.errors import first_line
 from fbp.verify import slopes
 from fbp.verify.hints import hint
-from fbp.verify.reference import (
-    Autodiff,
-    Leaves,
-    NoDerivative,
-    Reference,
-    call_checked,
-    precision_of,
-    select_arguments,
-)
-from fbp.verify.result import DIRECTIONAL, ZERO, JudgeResult, LeafResult
+from fbp.verify.reference import Autodiff, Leaves, NoDerivative, Reference, call_checked, precision_of, select_arguments
+from fbp.verify.result import DIRECTIONAL, JudgeResult, LeafResult
 from fbp.verify.structure import Structure, by_path, check_structure, is_floating
-from fbp.verify.tolerance import (
-    ALLOWED,
-    LOST,
-    RESOLVED,
-    TOLERANCE,
-    Allowance,
-    LeafDifference,
-    difference,
-    distance,
-    norm,
-    perturb,
-)
+from fbp.verify.tolerance import TOLERANCE, ZERO, Allowance, Verdict, difference, distance, norm, perturb
 
 _PROBE = 1e-12
 """How far inputs move to see whether a function computes in float64: too little for float32 to follow."""
@@ -181,24 +162,25 @@ class LeafByAutodiff:
 
     def judge(self) -> JudgeResult:
         """What autodiff says."""
+        return JudgeResult("autodiff", *self._assess())
+
+    def _assess(self) -> tuple[Verdict, str]:
         whole = self.autodiff.total if self.is_zero else None
         against_autodiff = difference(self.path, self.g, self.autodiff.own.here[self.path]).relative_error
-        narrow = _judge_rounding(difference(self.path, self.g, self.exact), against_autodiff, self.own, whole)
+        verdict, reason = self.own.assess(difference(self.path, self.g, self.exact), against_autodiff, whole)
         if self.sharp is None:
-            reason = narrow.reason or "no float64 path: compared with autodiff in its dtype"
-            return JudgeResult("autodiff", narrow.verdict, reason)
+            return verdict, reason or "no float64 path: compared with autodiff in its dtype"
         if self.in_float64 is None or self.dtype == "float64":
-            return narrow
+            return verdict, reason
         off = difference(self.path, self.in_float64, self.exact)
-        wide = _judge_rounding(off, off.relative_error, self.sharp, whole)
-        if wide.verdict == "FAIL":
-            return JudgeResult("autodiff", "FAIL", f"off in float64 arithmetic too, by {off.relative_error:.1e}")
-        if wide.verdict == "PASS" and narrow.verdict == "FAIL":
-            reason = f"right in float64 and wrong in {self.dtype}: is a sum or product computed in a narrower dtype?"
-            return JudgeResult("autodiff", "FAIL", reason)
-        if wide.verdict == "PASS" and narrow.verdict == "INCONCLUSIVE":
-            return JudgeResult("autodiff", "PASS", f"{narrow.reason}; judged in float64")
-        return narrow
+        in_float64, _ = self.sharp.assess(off, off.relative_error, whole)
+        if in_float64 == "FAIL":
+            return "FAIL", f"off in float64 arithmetic too, by {off.relative_error:.1e}"
+        if in_float64 == "PASS" and verdict == "FAIL":
+            return "FAIL", f"right in float64 and wrong in {self.dtype}: is a sum or product computed in less?"
+        if in_float64 == "PASS" and verdict == "INCONCLUSIVE":
+            return "PASS", f"{reason}; judged in float64"
+        return verdict, reason
 
     def describe(self, judges: tuple[JudgeResult, ...], lengths: Collection[int], note: str = "") -> LeafResult:
         """The leaf with its differences from autodiff, and a hint where a judge fails it.
@@ -216,43 +198,6 @@ class LeafByAutodiff:
         explained = self.own.explained / size if size else 0.0
         off = difference(self.path, self.g, self.exact)
         return LeafResult(self.path, self.dtype, self.g.shape, off, against, explained, judges, text, note)
-
-
-def _judge_rounding(
-    off: LeafDifference, against_autodiff: float, allowance: Allowance, whole: float | None
-) -> JudgeResult:
-    """Whether rounding explains the difference of a leaf from float64.
-
-    Args:
-        off: the difference from `jax.grad` in float64.
-        against_autodiff: the relative error against `jax.grad` in the same dtype.
-        allowance: what rounding explains.
-        whole: the norm of the whole gradient, where the exact leaf is zero up to rounding; else None.
-    """
-    name, size, dtype, explained = "autodiff", off.norm_ref, allowance.dtype, allowance.explained
-    out_of_range = JudgeResult(name, "INCONCLUSIVE", f"the gradient leaves the range of {dtype}, autodiff's too")
-    if not off.finite_ref:
-        reason = "the reference is NaN or infinite: use smaller inputs or parameters"
-        return JudgeResult(name, "INCONCLUSIVE", reason)
-    if not off.finite:
-        if np.isfinite(allowance.autodiff_error):
-            return JudgeResult(name, "FAIL", "NaN or infinity where autodiff is finite")
-        return out_of_range
-    # That both are lost in rounding, or zero by underflow, is no agreement.
-    agrees = against_autodiff <= TOLERANCE[dtype] and allowance.autodiff_error <= LOST * size
-    if agrees or off.relative_error <= TOLERANCE[dtype]:
-        return JudgeResult(name, "PASS")
-    negligible = 0.0 if whole is None else 4 * ALLOWED * float(jnp.finfo(dtype).eps) * whole
-    if off.error > max(explained, negligible):
-        return JudgeResult(name, "FAIL")
-    if whole is not None:
-        return JudgeResult(name, "PASS", ZERO)
-    if explained <= RESOLVED * size:
-        return JudgeResult(name, "PASS", f"within rounding, which moves this leaf by {explained / size:.1e}")
-    if not np.isfinite(explained):
-        return out_of_range
-    reason = f"rounding in {dtype} alone may move this leaf by {explained / size:.1e} of it"
-    return JudgeResult(name, "INCONCLUSIVE", reason)
 
 
 def _compute_in_float64(candidate: Callable[..., Any], reference: Reference, structure: Structure) -> Gradient:

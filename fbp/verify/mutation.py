@@ -15,9 +15,9 @@ from fbp.verify.faults import Mutant, mutants
 from fbp.verify.judges import judge
 from fbp.verify.networks import ByHand, NetworkLoss, prepare_arguments
 from fbp.verify.reference import compute_reference, make_seed
-from fbp.verify.result import JUDGES, EquationResult, LeafResult, Verdict, worst
+from fbp.verify.result import JUDGES, EquationResult, LeafResult, worst
 from fbp.verify.table import Printable, make_table, paint
-from fbp.verify.tolerance import differences, in_float64, on_host
+from fbp.verify.tolerance import Verdict, differences, in_float64, on_host
 
 _NO_CHANGE = 1e-14
 """Relative change of every leaf in float64 up to which a mutant's gradient is the right one."""

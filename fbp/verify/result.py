@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,7 @@ from rich.text import Text
 
 from fbp.cost import CostComparison
 from fbp.verify.table import Printable, make_table, paint
-from fbp.verify.tolerance import LeafDifference
-
-Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+from fbp.verify.tolerance import ZERO, LeafDifference, Verdict
 
 EXIT_STATUS: dict[Verdict, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 """Exit status of a command by its verdict; 2 is a mistake of the user's."""
@@ -25,8 +23,6 @@ DIRECTIONAL = ("differences", "adjoint")
 """The judges that look along directions in a leaf."""
 JUDGES = ("autodiff", *DIRECTIONAL)
 """The judges of a leaf; the equations of a network have their own."""
-ZERO = "zero up to rounding"
-"""What a judge says of a gradient that is nothing but rounding."""
 
 _LAYERS_SHOWN = 16
 _WHOLE = "(argument)"

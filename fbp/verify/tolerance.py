@@ -5,7 +5,7 @@ roundings. Rounding explains a difference that is no larger.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,10 @@ from numpy.typing import ArrayLike
 
 from fbp.errors import FbpError
 from fbp.verify.structure import by_path, is_floating
+
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+ZERO = "zero up to rounding"
+"""What is said of a gradient that is nothing but rounding."""
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
 """Relative norm error up to which a leaf passes: some tens of epsilons, thousands in float64."""
@@ -25,9 +29,9 @@ DRAWS = 4
 _STEP = {"float64": 16, "float32": 16, "float16": 2, "bfloat16": 2}
 """By how many roundings the inputs are perturbed. Many, where the dtype has digits to spare: a kink that one rounding
 may cross is then crossed in some of the draws. Few in half precision, where 16 of them would be a step of 12 %."""
-RESOLVED = 0.05
+_RESOLVED = 0.05
 """The part of a gradient that rounding may explain while a right one is still told from a wrong one."""
-LOST = 0.5
+_LOST = 0.5
 """The part of a gradient from which on autodiff's own rounding error says that it is lost."""
 _NEGLIGIBLE = 1e-9
 _UNCERTAIN = 1e-3
@@ -207,6 +211,38 @@ class Allowance:
         """
         size = norm(exact)
         return size <= _NEGLIGIBLE * total and self.explained >= _UNCERTAIN * size
+
+    def assess(self, off: LeafDifference, against_autodiff: float, whole: float | None = None) -> tuple[Verdict, str]:
+        """Whether rounding explains the difference of a leaf from float64, and why.
+
+        Args:
+            off: the difference from `jax.grad` in float64.
+            against_autodiff: the relative error against `jax.grad` in the same dtype.
+            whole: where the exact leaf is zero up to rounding the norm of the whole gradient; else None.
+        """
+        size, out_of_range = off.norm_ref, f"the gradient leaves the range of {self.dtype}, autodiff's too"
+        if not off.finite_ref:
+            return "INCONCLUSIVE", "the reference is NaN or infinite: use smaller inputs or parameters"
+        if not off.finite:
+            in_range = np.isfinite(self.autodiff_error)
+            return ("FAIL", "NaN or infinity where autodiff is finite") if in_range else ("INCONCLUSIVE", out_of_range)
+        # That both are lost in rounding, or zero by underflow, is no agreement.
+        agrees = against_autodiff <= TOLERANCE[self.dtype] and self.autodiff_error <= _LOST * size
+        if agrees or off.relative_error <= TOLERANCE[self.dtype]:
+            return "PASS", ""
+        negligible = 0.0 if whole is None else 4 * ALLOWED * float(jnp.finfo(self.dtype).eps) * whole
+        if off.error > max(self.explained, negligible):
+            return "FAIL", ""
+        if whole is not None:
+            return "PASS", ZERO
+        if self.explained <= _RESOLVED * size:
+            return "PASS", f"within rounding, which moves this leaf by {self.explained / size:.1e}"
+        if not np.isfinite(self.explained):
+            return "INCONCLUSIVE", out_of_range
+        return (
+            "INCONCLUSIVE",
+            f"rounding in {self.dtype} alone may move this leaf by {self.explained / size:.1e} of it",
+        )
 
 
 def _ratio(numerator: float, denominator: float) -> float:
