@@ -95,8 +95,8 @@ def agreement(candidates: Sequence[Candidate]) -> float:
     Raises:
         Disagreement: it is above `TOLERANCE`, or a leaf of the reference is zero or not finite.
     """
-    found, *others = candidates
-    ours = _in_common_layout(found)
+    first, *others = candidates
+    ours = _in_common_layout(first)
     worst = 0.0
     for other in others:
         theirs = jax.tree_util.tree_leaves_with_path(_in_common_layout(other))
@@ -107,7 +107,7 @@ def agreement(candidates: Sequence[Candidate]) -> float:
             # Written so that NaN does not pass.
             if not (g.shape == g_ref.shape and error <= TOLERANCE):
                 raise Disagreement(
-                    f"{found.version.name} and {other.version.name} have the same gradient up to {TOLERANCE:g}; leaf "
+                    f"{first.version.name} and {other.version.name} must have one gradient up to {TOLERANCE:g}; leaf "
                     f"{jax.tree_util.keystr(path)} has relative error {error:.2g}, its norm is {norm_ref:.2g}"
                 )
             worst = max(worst, float(error))

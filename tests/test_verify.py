@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -196,7 +197,7 @@ def test_integer_arguments_have_no_gradient():
     params = {"W": W, "i": jnp.array([0, 2])}
     assert verify.gradient(by_hand, picked, params).verdict == "PASS"
     found = verify.gradient(lambda p: by_hand(p) | {"i": jnp.ones(2)}, picked, params)
-    assert "None or of dtype float0" in next(leaf for leaf in found.leaves if leaf.path == "['i']").reason
+    assert "must be None or of dtype float0" in next(leaf for leaf in found.leaves if leaf.path == "['i']").reason
 
 
 def at_zero(slope):
@@ -508,6 +509,14 @@ def test_one_key_one_result():
     first, again, other = (verify.gradient(wrong, loss, PARAMS, X, key=jax.random.key(i)) for i in (1, 1, 2))
     assert first.to_dict() == again.to_dict()
     assert first.to_dict() != other.to_dict()
+
+
+def test_the_guide_shows_what_its_example_prints(capsys):
+    page = (Path(__file__).parent.parent / "docs" / "verification.md").read_text()
+    example, shown = re.search(r"^```python\n(.*?)^```\n\n(.*?)^\|", page, re.MULTILINE | re.DOTALL).groups()
+    exec(compile(example, "verification.md", "exec"), {})
+    lines = lambda text: [line.strip() for line in text.splitlines() if line.strip()]
+    assert lines(capsys.readouterr().out) == lines(shown)
 
 
 def test_assert_gradient_fails_with_the_table():

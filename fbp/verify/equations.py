@@ -164,10 +164,10 @@ def _judge(differentiate: Callable[..., Any], part: Any, at: Any, seed: int) -> 
     paths = [path for path, x in exact.items() if is_floating(x)]
     wide = lambda leaves: {path: np.asarray(leaves[path], np.float64) for path in paths}
     autodiff = Autodiff(
-        Gradients(wide(own), tuple(wide(theirs) for _, theirs in around)),
-        Gradients(wide(exact), tuple(wide(theirs) for _, theirs in around64)),
+        Gradients(wide(own), tuple(wide(by_autodiff) for _, by_autodiff in around)),
+        Gradients(wide(exact), tuple(wide(by_autodiff) for _, by_autodiff in around64)),
     )
-    here, here64, perturbed = wide(manual), wide(manual64), [wide(ours) for ours, _ in around64]
+    here, here64, perturbed = wide(manual), wide(manual64), [wide(by_hand) for by_hand, _ in around64]
     for path in paths:
         jitter = measure_jitter(path, here64, perturbed, autodiff.exact)
         leaf = LeafByAutodiff(path, str(manual[path].dtype), here[path], here64[path], jitter, autodiff)

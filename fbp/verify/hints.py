@@ -16,8 +16,8 @@ def hint(
     """What the difference of a leaf looks like, in one line.
 
     Args:
-        path: of the leaf.
-        g: the gradient that was found.
+        path: the leaf's path.
+        g: the wrong gradient of the leaf.
         references: the right gradient, all leaves by path.
         explained: the norm of the difference that rounding explains.
         sizes: numbers of examples, for factors such as m.
@@ -28,7 +28,7 @@ def hint(
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(g))[0])
         return f"NaN or infinity, first at {where}"
     if size == 0:
-        return f"the gradient is zero here; received norm {norm(g):.3g}"
+        return f"the gradient must be zero here, got norm {norm(g):.3g}"
     if norm(g) == 0:
         return "a zero leaf: is it forgotten, or its cotangent cut?"
     # Compared in units of the reference: gradients of 1e-200 are told apart as well.
@@ -39,10 +39,10 @@ def hint(
     for signature in (_factor(sizes), _rearranged, _shifted):
         if text := signature(g, g_ref, same):
             return text
-    for other, theirs in references.items():
-        if other == path or theirs.shape != g.shape or norm(theirs) == 0:
+    for other, leaf in references.items():
+        if other == path or leaf.shape != g.shape or norm(leaf) == 0:
             continue
-        if same(g * (size / norm(theirs)), theirs / norm(theirs)):
+        if same(g * (size / norm(leaf)), leaf / norm(leaf)):
             return f"equal to the gradient of {other}: are the two swapped?"
     for signature in (_one_entry, _masked, _one_factor_per_index, _less_precise):
         if text := signature(g, g_ref, same):

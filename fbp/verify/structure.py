@@ -81,7 +81,7 @@ def _have_same_structure(gradient: Any, wanted: Any) -> bool:
 def _check_integer(leaf: Any, dtype: Any) -> str:
     if leaf is None or _dtype(leaf) == jax.dtypes.float0:
         return ""
-    return f"the gradient of a leaf of {dtype} is None or of dtype float0; received {_describe(leaf)}"
+    return f"the gradient of a leaf of {dtype} must be None or of dtype float0, got {_describe(leaf)}"
 
 
 def _check_floating(leaf: Any, like: Any) -> tuple[str, bool]:

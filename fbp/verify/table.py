@@ -43,7 +43,7 @@ class Printable:
         console = Console(file=io.StringIO(), width=_WIDTH, color_system=None)
         with console.capture() as capture:
             console.print(self)
-        return capture.get()
+        return capture.get().rstrip("\n")
 
     def _repr_html_(self) -> str:
         console = Console(file=io.StringIO(), width=_WIDTH, record=True, force_jupyter=False)

@@ -140,7 +140,14 @@ class Case:
         n = max(leaf.size for leaf in leaves)
         return _FACTOR * (self.eps + min(self.eps, float(jnp.finfo(jnp.float32).eps)) * n**0.5)
 
-    def agree(self, what: str, gradient: Leaves, reference: Callable[..., Leaves], *inputs: Leaves) -> float:
+    @property
+    def point(self) -> tuple[Leaves, Leaves]:
+        """What `gradient` is called with to give the eager gradient."""
+        return self.active, self.cotangent()
+
+    def agree(
+        self, what: str, gradient: Leaves, reference: Callable[..., Leaves] | None = None, *inputs: Leaves
+    ) -> float:
         """Hold each leaf of a gradient against a reference.
 
         A leaf agrees where ||g - g_ref|| <= tolerance ||g_ref||, or where the reference itself moves that far when its
@@ -149,7 +156,7 @@ class Case:
         Args:
             what: what was computed, for the message.
             gradient: what was computed.
-            reference: gives the gradient to compare with.
+            reference: gives the gradient to compare with; without it, the eager one.
             *inputs: what the reference is called with.
 
         Returns:
@@ -158,6 +165,8 @@ class Case:
         Raises:
             Differs: a leaf does not agree.
         """
+        if reference is None:
+            reference, inputs = self.gradient, self.point
         expected = reference(*inputs)
         rows = differences(_real(gradient), _real(expected))
         noise = None
