@@ -460,7 +460,7 @@ def test_no_tuple(conformance):
     found.stdout.fnmatch_lines(
         [
             "*UsageError: test_unmarked takes conformance and has no operation to check; mark it @pytest.mark.conf*",
-            "*UsageError: test_three must be marked @pytest.mark.conformance(op, make_args)*got conformance(*",
+            "*UsageError: test_three*must be marked @pytest.mark.conformance(op, make_args)*got conformance(*",
             "*UsageError: the arguments of an operation must be a tuple, got array*",
         ]
     )
