@@ -64,26 +64,15 @@ class WithFault:
         return jax.tree.map_with_path(leaf, self.right(*args))
 
 
-class Peers:
-    """The other checkers: whether they accept a gradient as that of the loss."""
-
-    def __init__(self, loss: NetworkLoss, args: tuple[Any, ...]):
-        self.leaves, treedef = jax.tree.flatten(args[0])
-        value = _compile_value(loss)
-        self.value = lambda *leaves: value(jax.tree.unflatten(treedef, leaves), *args[1:])
-
-    def accept(self, gradient: Any) -> list[str]:
-        """The names of those that do."""
-        leaves = jax.tree.leaves(gradient)
-
-        @jax.custom_vjp
-        def loss(*leaves: Any) -> Any:
-            return self.value(*leaves)
-
-        loss.defvjp(
-            lambda *leaves: (self.value(*leaves), None), lambda _, d: tuple((d * g).astype(g.dtype) for g in leaves)
-        )
-        return [name for name, check in PEERS.items() if _passes(partial(check, loss, tuple(self.leaves)))]
+def accept(function: NetworkLoss, args: tuple[Any, ...], gradient: Any) -> list[str]:
+    """The names of the other checkers that accept a gradient as that of the loss."""
+    value = lambda params: _compile_value(function)(params, *args[1:])
+    loss = jax.custom_vjp(value)
+    loss.defvjp(
+        lambda params: (value(params), None),
+        lambda _, d: (jax.tree.map(lambda g: (d * g).astype(g.dtype), gradient),),
+    )
+    return [name for name, check in PEERS.items() if _passes(partial(check, loss, args[:1]))]
 
 
 PEERS: dict[str, Callable[..., None]] = {
@@ -118,7 +107,7 @@ def right_row(architecture: Architecture, dtype: str) -> Row:
             results += [(f"{each.layer} {each.quantity}", each.leaf) for each in equations if each.verdict == "FAIL"]
         verdicts[worst(leaf.verdict for _, leaf in results)] += 1
         doubts += [[scale, name, leaf.verdict, leaf.reason] for name, leaf in results if leaf.verdict != "PASS"]
-        accepted.update(Peers(function, args).accept(right(*args)))
+        accepted.update(accept(function, args, right(*args)))
     return {"verdicts": dict(verdicts), "accepted_by": dict(accepted), "count": len(SCALES), "doubts": doubts}
 
 
@@ -149,14 +138,14 @@ def wrong_row(
     count, caught, caught_by, escapes = 0, 0, dict.fromkeys(PEERS, 0), []
     for scale, seed in scales.items():
         args = arguments(architecture, dtype, scale, seed)
-        reference, peers = compute_reference(function, args), Peers(function, args)
+        reference = compute_reference(function, args)
         paths = [leaf.path for leaf in judge(reference, right, directions=0) if not leaf.is_zero]
         for what, candidate, touched in inject(architecture, right, paths):
             if not effective(candidate, right, args, dtype, touched or paths):
                 continue
             leaves = judge(reference, candidate, only=touched)
             count += 1
-            for name in PEERS.keys() - peers.accept(candidate(*args)):
+            for name in PEERS.keys() - accept(function, args, candidate(*args)):
                 caught_by[name] += 1
             if any(leaf.verdict == "FAIL" for leaf in leaves):
                 caught += 1

@@ -146,8 +146,9 @@ class LeafByAutodiff:
     @cached_property
     def own(self) -> Allowance:
         """What rounding explains in the leaf's own dtype."""
-        wide = self.dtype == "float64" and self.sharp is not None
-        return self.sharp if wide else self.autodiff.allow(self.path, self.dtype)  # type: ignore[return-value]
+        if self.dtype == "float64" and self.sharp is not None:
+            return self.sharp
+        return self.autodiff.allow(self.path, self.dtype)
 
     @property
     def explained(self) -> float:
