@@ -66,13 +66,12 @@ class WithFault:
 
 def accept(function: NetworkLoss, args: tuple[Any, ...], gradient: Any) -> list[str]:
     """The names of the other checkers that accept a gradient as that of the loss."""
-    value = lambda params: _compile_value(function)(params, *args[1:])
+    leaves, treedef = jax.tree.flatten(args[0])
+    value = lambda *leaves: _compile_value(function)(treedef.unflatten(leaves), *args[1:])
+    given = jax.tree.leaves(gradient)
     loss = jax.custom_vjp(value)
-    loss.defvjp(
-        lambda params: (value(params), None),
-        lambda _, d: (jax.tree.map(lambda g: (d * g).astype(g.dtype), gradient),),
-    )
-    return [name for name, check in PEERS.items() if _passes(partial(check, loss, args[:1]))]
+    loss.defvjp(lambda *leaves: (value(*leaves), None), lambda _, d: tuple((d * g).astype(g.dtype) for g in given))
+    return [name for name, check in PEERS.items() if _passes(partial(check, loss, tuple(leaves)))]
 
 
 PEERS: dict[str, Callable[..., None]] = {

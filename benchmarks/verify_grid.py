@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from itertools import cycle
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbp
+from fbp.cli.builtin import draw_parameters
 from fbp.precision import cast
 from fbp.typing import Layer
 
@@ -82,13 +82,6 @@ def arguments(architecture: Architecture, dtype: str, scale: float, seed: int) -
     """(params, X, Y, weights, key) with weights of `scale` times He's, in the dtype."""
     draw = np.random.default_rng(seed)
 
-    def initial(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        name = path[-1].key
-        x = draw.standard_normal(leaf.shape)
-        if name == "W":
-            return scale * (2 / leaf.shape[-2]) ** 0.5 * x
-        return (1.0 if name == "gamma" else 0.0) + 0.1 * x
-
     m = architecture.examples
     X, labels = draw.standard_normal((m, INPUTS)), np.arange(m) % CLASSES
     Y = {
@@ -99,14 +92,9 @@ def arguments(architecture: Architecture, dtype: str, scale: float, seed: int) -
         "half squared error, sigmoid": lambda: draw.uniform(size=(m, CLASSES)),
     }[architecture.loss]()
     with jax.enable_x64(True):
-        values = cast(jax.tree.map(jnp.asarray, (jax.tree.map_with_path(initial, _shapes(architecture)), X, Y)), dtype)
+        params = draw_parameters(architecture.network(), (INPUTS,), draw, scale * 2**0.5)
+        values = cast(jax.tree.map(jnp.asarray, (params, X, Y)), dtype)
     return (*values, None, None)
-
-
-@cache
-def _shapes(architecture: Architecture) -> Any:
-    net = architecture.network()
-    return jax.eval_shape(lambda key: net.init(key, (INPUTS,))[0], jax.random.key(0))
 
 
 Leaf = np.ndarray

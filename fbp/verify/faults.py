@@ -19,7 +19,7 @@ from fbp.layers.axes import per_unit
 from fbp.losses import Loss, SoftmaxCrossEntropy
 from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape
 
-Gradients = tuple[Params, Array]
+LayerGradients = tuple[Params, Array]
 """(d_params, dA_in)."""
 
 
@@ -35,7 +35,7 @@ class Backward(NamedTuple):
     dA_in: Array
 
 
-Rule = Callable[[Backward], Gradients]
+Rule = Callable[[Backward], LayerGradients]
 Mutate = Callable[[Any], Any]
 
 
@@ -196,17 +196,17 @@ def _one_wrong_element(b: Backward) -> Array:
     return dW.at[dW.shape[0] // 2, dW.shape[1] // 2].multiply(2)
 
 
-def _stale_cache(b: Backward) -> Gradients:
+def _stale_cache(b: Backward) -> LayerGradients:
     _, stale = b.layer.forward(b.params, jnp.roll(b.A, 1, axis=0))
     return b.layer.backward(b.params, stale, b.dA)
 
 
-def _wrong_mask(b: Backward) -> Gradients:
+def _wrong_mask(b: Backward) -> LayerGradients:
     # The output of a relu is never negative: >= lets everything through.
     return (), jnp.where(b.layer.recompute(b.params, b.cache) >= 0, b.dA, b.dA_in)
 
 
-def _derivative_elsewhere(b: Backward) -> Gradients:
+def _derivative_elsewhere(b: Backward) -> LayerGradients:
     g = activation(b.layer.function)
     # A is Z here: what is saved of g(Z) and Z in this order is the other array.
     return (), g.pullback(g.save(g(b.A), b.A), b.dA)

@@ -24,7 +24,7 @@ _JITTER_DRAWS = 2
 
 
 @dataclass(frozen=True)
-class Gradient:
+class ComputedGradient:
     """The gradient to judge, as its function computed it.
 
     Attributes:
@@ -63,7 +63,7 @@ def judge(
 
 
 def judge_gradient(
-    reference: Reference, gradient: Gradient, directions: int | None = None, only: Collection[str] | None = None
+    reference: Reference, gradient: ComputedGradient, directions: int | None = None, only: Collection[str] | None = None
 ) -> tuple[LeafResult, ...]:
     """The leaves of a gradient that is there.
 
@@ -84,7 +84,7 @@ def judge_gradient(
     return (*known, *unknown)
 
 
-def _judge_leaf(path: str, reference: Reference, gradient: Gradient, directions: int | None) -> LeafResult:
+def _judge_leaf(path: str, reference: Reference, gradient: ComputedGradient, directions: int | None) -> LeafResult:
     like, structure = reference.inputs[path], gradient.structure
     dtype, note = str(like.dtype), structure.notes.get(path, "")
     results: list[JudgeResult] = []
@@ -201,9 +201,9 @@ class LeafByAutodiff:
         return LeafResult(self.path, self.dtype, self.g.shape, off, against, explained, judges, text, note)
 
 
-def _compute_in_float64(candidate: Callable[..., Any], reference: Reference, structure: Structure) -> Gradient:
+def _compute_in_float64(candidate: Callable[..., Any], reference: Reference, structure: Structure) -> ComputedGradient:
     """The gradient, also in float64 arithmetic where its function computes so when it is given float64."""
-    alone = Gradient(structure)
+    alone = ComputedGradient(structure)
     if reference.autodiff is None or not reference.has_float64:
         return alone
     exact, args64 = reference.autodiff.exact, reference.args64
@@ -233,7 +233,7 @@ def _compute_in_float64(candidate: Callable[..., Any], reference: Reference, str
     # Inside a narrower dtype the change is lost in rounding, or is a whole rounding; jitter may be more as well.
     if ratios and not 0.05 < float(np.median(ratios)) < 20:
         return alone
-    return Gradient(structure, here, {p: measure_jitter(p, here, around, exact) for p in usable})
+    return ComputedGradient(structure, here, {p: measure_jitter(p, here, around, exact) for p in usable})
 
 
 def measure_jitter(path: str, here: Leaves, around: list[Leaves], exact: Any) -> float:

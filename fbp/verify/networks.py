@@ -12,7 +12,7 @@ from fbp.backprop import check_batch, loss_value, value_and_grad
 from fbp.losses import Loss
 from fbp.typing import Activations, Key, Layer, Params
 from fbp.verify.equations import compute_layer_inputs, find_faulty_combinators, judge_equations
-from fbp.verify.judges import Gradient, judge, judge_gradient
+from fbp.verify.judges import ComputedGradient, judge, judge_gradient
 from fbp.verify.reference import compute_reference, make_seed
 from fbp.verify.result import Verification
 from fbp.verify.structure import check_structure
@@ -91,7 +91,7 @@ def compare(
     reference = compute_reference(function, args)
     manual = cost.compile(value_and_grad(net, loss), args)
     value, gradient = manual.call(*args)
-    leaves = judge_gradient(reference, Gradient(check_structure(gradient, args[0])))
+    leaves = judge_gradient(reference, ComputedGradient(check_structure(gradient, args[0])))
     costs = None
     if cost_seconds > 0:
         costs = cost.compare(manual, cost.compile(jax.value_and_grad(function), args), args, cost_seconds)
