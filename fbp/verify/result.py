@@ -230,7 +230,7 @@ class Verification(Printable):
     def __rich__(self) -> Any:
         asked = [name for name in DIRECTIONAL if any(leaf.judge(name) for leaf in self.leaves)]
         table = make_table(
-            f"{self.subject}: relative errors, leaf by leaf",
+            f"{self.subject} against jax.grad",
             ("leaf", "verdict", *_NUMBERS, *(_HEADINGS[name] for name in asked)),
             (
                 (leaf.path or _WHOLE, paint(leaf.verdict, leaf.verdict), *leaf.cells(), *_marks(leaf, asked))
