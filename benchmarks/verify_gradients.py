@@ -26,7 +26,7 @@ from verify_grid import DTYPES, FAULTS, LOSSES, SCALES, Architecture, architectu
 from fbp.precision import cast
 from fbp.terminal import show_progress
 from fbp.verify.equations import compute_layer_inputs, judge_equations
-from fbp.verify.faults import mutants
+from fbp.verify.faults import make_mutants
 from fbp.verify.judges import judge
 from fbp.verify.networks import ByHand, NetworkLoss
 from fbp.verify.reference import compute_reference
@@ -124,7 +124,7 @@ def wrong_leaves(architecture: Architecture, right: ByHand, paths: list[str]) ->
 
 def wrong_rules(architecture: Architecture, right: ByHand, paths: list[str]) -> Iterator[Wrong]:
     """Every fault of `fbp.verify.faults` at every place of the network."""
-    for mutant in mutants(right.net, right.loss):
+    for mutant in make_mutants(right.net, right.loss):
         yield f"{mutant.fault} in {mutant.place}", ByHand(mutant.net, mutant.loss), None
 
 

@@ -82,15 +82,15 @@ class LeafNorms:
             (
                 leaf.path,
                 "x".join(map(str, leaf.shape)) or "scalar",
-                _power(leaf.log10_norm),
-                _power(leaf.log10_parameter),
+                _format_power(leaf.log10_norm),
+                _format_power(leaf.log10_parameter),
                 f"{leaf.relative:.2e}",
                 f"{leaf.zeros:.1%}",
                 "" if leaf.finite else "not finite",
             )
             for leaf in self.leaves
         ]
-        total = ("all", "", _power(self.log10_norm), "", "", "", f"loss {self.value:.6g}")
+        total = ("all", "", _format_power(self.log10_norm), "", "", "", f"loss {self.value:.6g}")
         table = [head, *rows, total]
         width = [max(len(row[i]) for row in table) for i in range(len(head))]
         lines = ["  ".join(f"{cell:{'<' if i < 2 else '>'}{width[i]}}" for i, cell in enumerate(row)) for row in table]
@@ -188,7 +188,7 @@ def _is_floating_array(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and hasattr(leaf, "shape") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
-def _power(log10: float) -> str:
+def _format_power(log10: float) -> str:
     if not math.isfinite(log10):
         return "0" if log10 < 0 else "not finite"
     exponent = math.floor(log10)

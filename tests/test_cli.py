@@ -256,8 +256,8 @@ def test_verify_misused_is_one_line(rules, run, words, said):
 def test_verify_the_builtin_networks(run, monkeypatch):
     import fbp.cli.verify as command
 
-    some = [each for each in command.builtin() if each.name.startswith(("relu", "all layers, bfloat16"))]
-    monkeypatch.setattr(command, "builtin", lambda: some)
+    some = [each for each in command.list_networks() if each.name.startswith(("relu", "all layers, bfloat16"))]
+    monkeypatch.setattr(command, "list_networks", lambda: some)
     status, out, _ = run("verify")
     assert status == 0
     assert "PASS: 2 of 2 networks pass" in out
@@ -268,8 +268,8 @@ def test_verify_the_builtin_networks(run, monkeypatch):
 def test_verify_mutants(run, monkeypatch):
     import fbp.verify.mutation as mutation
 
-    every = mutation.mutants
-    monkeypatch.setattr(mutation, "mutants", lambda *net: [m for m in every(*net) if m.fault == "reversed layers"])
+    every = mutation.make_mutants
+    monkeypatch.setattr(mutation, "make_mutants", lambda *net: [m for m in every(*net) if m.fault == "reversed layers"])
     status, out, _ = run("verify", "--mutate")
     assert status == 0
     assert "1 of 1 effective faults killed" in out

@@ -19,7 +19,7 @@ from fbp.combinators import Combinator
 from fbp.partition import combine, partition
 from fbp.precision import cast
 from fbp.verify import slopes
-from fbp.verify.faults import FAULTS, mutants
+from fbp.verify.faults import FAULTS, make_mutants
 from fbp.verify.primal import without_rules
 
 X = jnp.array([[0.3, -1.2, 0.7], [1.1, 0.4, -0.5], [-0.8, 0.9, 0.2], [0.1, -0.6, 1.3]])
@@ -471,7 +471,7 @@ def test_every_effective_mutant_is_killed_and_the_others_are_recognised():
 
 
 def test_every_fault_applies_somewhere():
-    assert {mutant.fault for mutant in mutants(GALLERY, fbp.SoftmaxCrossEntropy())} == set(FAULTS)
+    assert {mutant.fault for mutant in make_mutants(GALLERY, fbp.SoftmaxCrossEntropy())} == set(FAULTS)
     assert len(FAULTS) >= 15
 
 

@@ -105,7 +105,7 @@ GALLERY = Serial(
 """One network with every kind of layer: what faults are injected into."""
 
 
-def builtin() -> Iterator[Builtin]:
+def list_networks() -> Iterator[Builtin]:
     """The networks, one row of the table each."""
     for name in activation:
         yield Builtin(name, _deep(name, name))

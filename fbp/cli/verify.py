@@ -7,7 +7,7 @@ import jax
 from rich.console import Console, Group
 from rich.text import Text
 
-from fbp.cli.builtin import GALLERY, Builtin, builtin
+from fbp.cli.builtin import GALLERY, Builtin, list_networks
 from fbp.cli.loading import load, load_arguments
 from fbp.errors import FbpError
 from fbp.serialize import to_json
@@ -30,7 +30,7 @@ def verify_builtin(seed: int, as_json: bool) -> int:
     """
     results: dict[str, Verification] = {}
     with show_progress() as progress:
-        for each in builtin():
+        for each in list_networks():
             progress(each.name)
             results[each.name] = network(each.net, each.loss, *each.arguments(seed))
     verdict = worst(each.verdict for each in results.values())

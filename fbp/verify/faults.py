@@ -56,7 +56,7 @@ class Mutant:
     loss: Loss
 
 
-def mutants(net: Layer, loss: Loss) -> Iterator[Mutant]:
+def make_mutants(net: Layer, loss: Loss) -> Iterator[Mutant]:
     """Every fault at every place of a network where it applies.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fbp.errors import first_line
 from fbp.verify import slopes
-from fbp.verify.hints import hint
+from fbp.verify.hints import make_hint
 from fbp.verify.reference import Autodiff, Leaves, NoDerivative, Reference, call_checked, precision_of, select_arguments
 from fbp.verify.result import DIRECTIONAL, JudgeResult, LeafResult
 from fbp.verify.structure import Structure, by_path, check_structure, is_floating
@@ -194,7 +194,7 @@ class LeafByAutodiff:
         text, size = "", norm(self.exact)
         if any(each.verdict == "FAIL" for each in judges):
             best = self.g if self.in_float64 is None else self.in_float64
-            text = hint(self.path, best, self.autodiff.exact.here, self.explained, lengths)
+            text = make_hint(self.path, best, self.autodiff.exact.here, self.explained, lengths)
         against = difference(self.path, self.g, self.autodiff.own.here[self.path])
         explained = self.own.explained / size if size else 0.0
         off = difference(self.path, self.g, self.exact)
@@ -277,10 +277,10 @@ def _judge_along_directions(
         inner = slopes.inner_product(g, v)
         for name, slope in zip(DIRECTIONAL, (reference.slope_by_differences, reference.slope_forward), strict=True):
             try:
-                results[name].append(slopes.judge_slope(name, inner, slope(path, v), slope_scale, tolerance))
+                verdict, reason = slopes.assess_slope(inner, slope(path, v), slope_scale, tolerance)
             except NoDerivative as error:
-                reason = f"the loss has no forward-mode derivative: {first_line(error)}"
-                results[name].append(JudgeResult(name, "INCONCLUSIVE", reason))
+                verdict, reason = "INCONCLUSIVE", f"the loss has no forward-mode derivative: {first_line(error)}"
+            results[name].append(JudgeResult(name, verdict, reason))
     return [min(each, key=_rank) for each in results.values() if each]
 
 

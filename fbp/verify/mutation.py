@@ -11,7 +11,7 @@ from rich.console import Group
 from fbp.losses import Loss
 from fbp.typing import Activations, Key, Layer, Params
 from fbp.verify.equations import compute_layer_inputs, judge_equations
-from fbp.verify.faults import Mutant, mutants
+from fbp.verify.faults import Mutant, make_mutants
 from fbp.verify.judges import judge
 from fbp.verify.networks import ByHand, NetworkLoss, prepare_arguments
 from fbp.verify.reference import compute_reference, make_seed
@@ -141,7 +141,7 @@ def mutate(
     with jax.enable_x64(True):
         right = jax.device_get(ByHand(net, loss)(*args64))
     results = []
-    for mutant in mutants(net, loss):
+    for mutant in make_mutants(net, loss):
         progress(f"{mutant.fault} in {mutant.place}")
         candidate = ByHand(mutant.net, mutant.loss)
         with jax.enable_x64(True):

@@ -59,7 +59,7 @@ class Autodiff:
 
     def _allow(self, gradients: Gradients, path: str, dtype: str) -> Allowance:
         perturbed = [leaves[path] for leaves in gradients.perturbed]
-        return Allowance.measured(dtype, gradients.here[path], perturbed, self.exact.here[path])
+        return Allowance.measure(dtype, gradients.here[path], perturbed, self.exact.here[path])
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Reference:
         """The derivative of the loss along v in one leaf, from values of the loss."""
         with jax.enable_x64(True):
             steps = np.concatenate([[0.0], *([h, -h] for h in slopes.STEPS)])
-            values = slopes.losses_along(self.loss, self.args64, self._tangent(path, v), steps)
+            values = slopes.evaluate_along(self.loss, self.args64, self._tangent(path, v), steps)
         return slopes.estimate_slope(np.asarray(values, np.float64))
 
     def slope_forward(self, path: str, v: np.ndarray) -> slopes.Slope:

@@ -12,9 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from fbp.verify.result import JudgeResult
 from fbp.verify.structure import is_floating
-from fbp.verify.tolerance import norm
+from fbp.verify.tolerance import Verdict, norm
 
 STEPS = tuple(10.0**-k for k in range(1, 8))
 """The ladder of steps, in units of the size of the leaf's entries."""
@@ -52,7 +51,7 @@ class Slope:
 
 
 @partial(jax.jit, static_argnums=0)
-def losses_along(function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...], steps: Any) -> Any:
+def evaluate_along(function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...], steps: Any) -> Any:
     """The loss at args + h v for each h, in float64."""
 
     def loss(h: Any) -> Any:
@@ -94,33 +93,32 @@ def estimate_slope(values: np.ndarray) -> Slope:
     return Slope(float(central[i]), float(uncertainty[i - 1]), float(min(sides)), float(max(sides)), float(abs(gap)))
 
 
-def judge_slope(judge: str, inner: float, slope: Slope, scale: float, tolerance: float) -> JudgeResult:
-    """Whether <g, v> is the derivative of the loss along v.
+def assess_slope(inner: float, slope: Slope, scale: float, tolerance: float) -> tuple[Verdict, str]:
+    """Whether <g, v> is the derivative of the loss along v, and why.
 
     Args:
-        judge: its name.
         inner: <g, v>.
         slope: the derivative.
         scale: the size that <g, v> has for a gradient of the right norm.
         tolerance: what the arithmetic of g explains, relative to `scale`.
     """
     if not np.isfinite(slope.value) or not np.isfinite(slope.uncertainty):
-        return JudgeResult(judge, "INCONCLUSIVE", "the loss is NaN or infinite along the direction")
+        return "INCONCLUSIVE", "the loss is NaN or infinite along the direction"
     room = _SAFETY * slope.uncertainty + tolerance * scale
     if slope.high - slope.low > room:
         if slope.low - room <= inner <= slope.high + room:
             sides = f"{slope.low:.4g} to one side, {slope.high:.4g} to the other"
-            return JudgeResult(judge, "INCONCLUSIVE", f"{KINK}: the derivative is {sides}")
-        return JudgeResult(judge, "FAIL", f"<g, v> = {inner:.6g}, one-sided {slope.low:.6g} and {slope.high:.6g}")
+            return "INCONCLUSIVE", f"{KINK}: the derivative is {sides}"
+        return "FAIL", f"<g, v> = {inner:.6g}, one-sided {slope.low:.6g} and {slope.high:.6g}"
     if abs(inner - slope.value) > max(room, slope.spread):
-        return JudgeResult(judge, "FAIL", f"<g, v> = {inner:.6g}, the loss changes by {slope.value:.6g}")
+        return "FAIL", f"<g, v> = {inner:.6g}, the loss changes by {slope.value:.6g}"
     if abs(inner - slope.value) > room or _SAFETY * slope.uncertainty > _RESOLUTION * scale:
         known = max(slope.uncertainty, abs(inner - slope.value))
         floor = f"the loss shows changes from {known:.1e} on, the gradient's is {scale:.1e}"
-        return JudgeResult(judge, "INCONCLUSIVE", f"the noise floor, or a kink inside every step: {floor}")
+        return "INCONCLUSIVE", f"the noise floor, or a kink inside every step: {floor}"
     if tolerance > _RESOLUTION:
-        return JudgeResult(judge, "INCONCLUSIVE", f"rounding of the gradient explains {tolerance:.1e} of it")
-    return JudgeResult(judge, "PASS")
+        return "INCONCLUSIVE", f"rounding of the gradient explains {tolerance:.1e} of it"
+    return "PASS", ""
 
 
 def draw_signs(shape: tuple[int, ...], size: float, seed: int) -> np.ndarray:

@@ -183,7 +183,7 @@ class Allowance:
     autodiff_error: float
 
     @classmethod
-    def measured(cls, dtype: str, expected: np.ndarray, perturbed: list[np.ndarray], exact: np.ndarray) -> "Allowance":
+    def measure(cls, dtype: str, expected: np.ndarray, perturbed: list[np.ndarray], exact: np.ndarray) -> "Allowance":
         """From `jax.grad` in the dtype, the same at perturbed inputs, and `jax.grad` in float64."""
         off = distance(expected, exact)
         moves = max((distance(g, expected) for g in perturbed), default=0.0)

@@ -51,10 +51,10 @@ def scan(case: Case) -> Outcome:
     def step(shared: Leaves, total: Leaves, offset: Leaves) -> Leaves:
         return _add(total, case.call(_add(shared, offset)))
 
-    def scanned(shared: Leaves, offsets: Leaves) -> Leaves:
+    def run_scan(shared: Leaves, offsets: Leaves) -> Leaves:
         return jax.lax.scan(lambda total, offset: (step(shared, total, offset), None), start, offsets)[0]
 
-    def looped(shared: Leaves, offsets: Leaves) -> Leaves:
+    def run_loop(shared: Leaves, offsets: Leaves) -> Leaves:
         total = start
         for i in range(3):
             total = step(shared, total, _take(offsets, i))
@@ -69,7 +69,7 @@ def scan(case: Case) -> Outcome:
 
     inputs = (case.active, offsets, case.cotangent())
     return _same(
-        case.agree("in lax.scan", differentiate(scanned)(*inputs), differentiate(looped), *inputs), "the loop's"
+        case.agree("in lax.scan", differentiate(run_scan)(*inputs), differentiate(run_loop), *inputs), "the loop's"
     )
 
 
@@ -149,11 +149,11 @@ def zeros(case: Case) -> Outcome:
         part, rest = ({p: leaf for p, leaf in active.items() if (p in subset) == inside} for inside in (True, False))
         gradient = jax.vjp(lambda part, rest=rest: case.call(part | rest), part)[1](cotangent)[0]
 
-        def restricted(active: Leaves, cotangent: Leaves, subset: frozenset[str] = subset) -> Leaves:
+        def restrict(active: Leaves, cotangent: Leaves, subset: frozenset[str] = subset) -> Leaves:
             return {path: leaf for path, leaf in case.gradient(active, cotangent).items() if path in subset}
 
         what = f"gradient by {', '.join(sorted(subset)[:3])} only"
-        worst.append(case.agree(what, gradient, restricted, active, cotangent))
+        worst.append(case.agree(what, gradient, restrict, active, cotangent))
     counted = [f"each of {len(names)} results"] * bool(names) + [f"{len(subsets)} sets of arguments"] * bool(subsets)
     return "PASS", f"{' and '.join(counted)} alone: within {max(worst):.2g} eps"
 
