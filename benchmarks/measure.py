@@ -1,8 +1,7 @@
 """A row: versions of one network compiled, compared, and timed in turn."""
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from grid import Network
 from peers import Version, batch, parameters, shapes
 
-from fbp.verify import Timed, compiled
+from fbp import cost
 
 TOLERANCE = 1e-4
 """Relative norm error of a leaf in float32 up to which two gradients are the same."""
@@ -27,13 +26,13 @@ class Candidate:
     """A version, compiled, with its arguments."""
 
     version: Version
-    program: Timed
+    program: cost.Program
     arguments: tuple[Any, ...]
 
     @staticmethod
     def of(version: Version, arguments: tuple[Any, ...]) -> "Candidate":
         """Compile a version for arguments, or for their shapes alone."""
-        return Candidate(version, compiled(version.step, arguments), arguments)
+        return Candidate(version, cost.compile(version.step, arguments), arguments)
 
     def __call__(self) -> Any:
         """One step, to its end."""
@@ -59,7 +58,7 @@ def timed(network: Network, versions: Sequence[Version], rounds: int, seconds: f
     """
     candidates = _candidates(network, versions)
     error = agreement(candidates)
-    times = interleaved([candidate.__call__ for candidate in candidates], rounds, seconds)
+    times = cost.interleave([candidate.__call__ for candidate in candidates], seconds, rounds, MOST_ROUNDS)
     return {
         "error": error,
         "versions": {
@@ -96,8 +95,8 @@ def agreement(candidates: Sequence[Candidate]) -> float:
     Raises:
         Disagreement: it is above `TOLERANCE`, or a leaf of the reference is zero or not finite.
     """
-    found, *others = candidates
-    ours = _in_common_layout(found)
+    first, *others = candidates
+    ours = _in_common_layout(first)
     worst = 0.0
     for other in others:
         theirs = jax.tree_util.tree_leaves_with_path(_in_common_layout(other))
@@ -108,32 +107,11 @@ def agreement(candidates: Sequence[Candidate]) -> float:
             # Written so that NaN does not pass.
             if not (g.shape == g_ref.shape and error <= TOLERANCE):
                 raise Disagreement(
-                    f"{found.version.name} and {other.version.name} have the same gradient up to {TOLERANCE:g}; leaf "
+                    f"{first.version.name} and {other.version.name} must have one gradient up to {TOLERANCE:g}; leaf "
                     f"{jax.tree_util.keystr(path)} has relative error {error:.2g}, its norm is {norm_ref:.2g}"
                 )
             worst = max(worst, float(error))
     return worst
-
-
-def interleaved(
-    calls: Sequence[Callable[[], Any]], rounds: int, seconds: float, clock: Callable[[], float] = time.perf_counter
-) -> list[list[float]]:
-    """Seconds of each call, a list for each, in turn and in alternating order: a b c, c b a, ...
-
-    What drifts slowly (clock rate, temperature, other users) then meets all of them alike, and no one always runs on
-    the caches that the same other one has left. Each has run once before, in `agreement`.
-    """
-    times: list[list[float]] = [[] for _ in calls]
-    end = clock() + seconds
-    forward = list(range(len(calls)))
-    done = 0
-    while done < rounds or (clock() < end and done < MOST_ROUNDS) or done % 2:
-        for i in forward if done % 2 == 0 else reversed(forward):
-            begin = clock()
-            calls[i]()
-            times[i].append(clock() - begin)
-        done += 1
-    return times
 
 
 def _candidates(network: Network, versions: Sequence[Version]) -> list[Candidate]:

@@ -7,11 +7,11 @@ gradients, with their default tolerances.
 """
 
 import dataclasses
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.test_util import check_grads
 from results import Record, Row, start
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from verify_grid import DTYPES, FAULTS, LOSSES, SCALES, Architecture, architectures, arguments
 
-from fbp.backprop import loss_value
 from fbp.precision import cast
-from fbp.verify.equations import equations, points
-from fbp.verify.faults import mutants
-from fbp.verify.judges import judge_against, point
-from fbp.verify.measures import difference
+from fbp.terminal import show_progress
+from fbp.verify.equations import compute_layer_inputs, judge_equations
+from fbp.verify.faults import make_mutants
+from fbp.verify.judges import judge
 from fbp.verify.networks import ByHand, NetworkLoss
-from fbp.verify.opinion import worst
+from fbp.verify.reference import compute_reference
+from fbp.verify.result import worst
 from fbp.verify.structure import by_path
+from fbp.verify.tolerance import difference
 
 ARCHITECTURES = 30
 RULES_OF = 3
@@ -57,47 +56,33 @@ class WithFault:
     seed: int
 
     def __call__(self, *args: Any) -> Any:
-        def leaf(at: Any, g: Any) -> Any:
-            if jax.tree_util.keystr(at) != self.path:
+        def leaf(place: Any, g: Any) -> Any:
+            if jax.tree_util.keystr(place) != self.path:
                 return g
             return jnp.asarray(FAULTS[self.fault](np.asarray(g), np.random.default_rng(self.seed)))
 
         return jax.tree.map_with_path(leaf, self.right(*args))
 
 
-class Peers:
-    """The checkers beside: whether they accept a gradient as that of the loss."""
-
-    def __init__(self, loss: NetworkLoss, args: tuple[Any, ...]):
-        self.leaves, treedef = jax.tree.flatten(args[0])
-        value = _value(loss.net, loss.loss)
-        self.value = lambda *leaves: value(jax.tree.unflatten(treedef, leaves), *args[1:])
-
-    def accept(self, gradient: Any) -> dict[str, bool]:
-        """By name."""
-        found = jax.tree.leaves(gradient)
-
-        @jax.custom_vjp
-        def loss(*leaves: Any) -> Any:
-            return self.value(*leaves)
-
-        loss.defvjp(
-            lambda *leaves: (self.value(*leaves), None), lambda _, d: tuple((d * g).astype(g.dtype) for g in found)
-        )
-        checks = {
-            "check_grads": lambda: check_grads(loss, tuple(self.leaves), order=1, modes=("rev",)),
-            "chex": lambda: chex.assert_numerical_grads(loss, tuple(self.leaves), order=1, modes=("rev",)),
-        }
-        return {name: _passes(check) for name, check in checks.items()}
+def accept(function: NetworkLoss, args: tuple[Any, ...], gradient: Any) -> list[str]:
+    """The names of the other checkers that accept a gradient as that of the loss."""
+    leaves, treedef = jax.tree.flatten(args[0])
+    value = lambda *leaves: _compile_value(function)(treedef.unflatten(leaves), *args[1:])
+    given = jax.tree.leaves(gradient)
+    loss = jax.custom_vjp(value)
+    loss.defvjp(lambda *leaves: (value(*leaves), None), lambda _, d: tuple((d * g).astype(g.dtype) for g in given))
+    return [name for name, check in PEERS.items() if _passes(partial(check, loss, tuple(leaves)))]
 
 
-_VALUES: dict[Any, Any] = {}
+PEERS: dict[str, Callable[..., None]] = {
+    "check_grads": partial(check_grads, order=1, modes=("rev",)),
+    "chex": partial(chex.assert_numerical_grads, order=1, modes=("rev",)),
+}
 
 
-def _value(net: Any, loss: Any) -> Any:
-    if (net, loss) not in _VALUES:
-        _VALUES[net, loss] = jax.jit(lambda *args: loss_value(net, loss, *args))
-    return _VALUES[net, loss]
+@cache
+def _compile_value(loss: NetworkLoss) -> Callable[..., Any]:
+    return jax.jit(loss)
 
 
 def _passes(check: Callable[[], None]) -> bool:
@@ -111,108 +96,66 @@ def _passes(check: Callable[[], None]) -> bool:
 def right_row(architecture: Architecture, dtype: str) -> Row:
     """The hand-written gradient at every scale, and the equations at the scale of He."""
     net, loss = architecture.network(), LOSSES[architecture.loss]
-    verdicts: Counter[str] = Counter()
-    accepted: Counter[str] = Counter()
-    doubts = []
-    begin = time.perf_counter()
-    with jax.enable_x64(dtype == "float64"):
-        for seed, scale in enumerate(SCALES):
-            args = arguments(architecture, dtype, scale, seed)
-            of = point(NetworkLoss(net, loss), args)
-            leaves = judge_against(of, ByHand(net, loss), args)
-            found = [(leaf.path, leaf.verdict, leaf.reason) for leaf in leaves]
-            if seed == SCALES.index(1.0):
-                cells = equations(net, loss, args[0], points(net, loss, *args))
-                found += [(f"{c.layer} {c.quantity}", c.verdict, c.leaf.reason) for c in cells if c.verdict == "FAIL"]
-            verdict = worst(each[1] for each in found)
-            verdicts[verdict] += 1
-            doubts += [[scale, *each] for each in found if each[1] != "PASS"]
-            accepted.update(
-                name
-                for name, yes in Peers(NetworkLoss(net, loss), args).accept(ByHand(net, loss)(*args)).items()
-                if yes
-            )
-    return {
-        "verdicts": dict(verdicts),
-        "accepted_by": dict(accepted),
-        "count": len(SCALES),
-        "doubts": doubts,
-        "seconds": time.perf_counter() - begin,
-    }
+    function, right = NetworkLoss(net, loss), ByHand(net, loss)
+    verdicts, accepted, doubts = Counter[str](), Counter[str](), []
+    for seed, scale in enumerate(SCALES):
+        args = arguments(architecture, dtype, scale, seed)
+        results = [(leaf.path, leaf) for leaf in judge(compute_reference(function, args), right)]
+        if seed == SCALES.index(1.0):
+            equations = judge_equations(net, loss, args[0], compute_layer_inputs(net, loss, *args))
+            results += [(f"{each.layer} {each.quantity}", each.leaf) for each in equations if each.verdict == "FAIL"]
+        verdicts[worst(leaf.verdict for _, leaf in results)] += 1
+        doubts += [[scale, name, leaf.verdict, leaf.reason] for name, leaf in results if leaf.verdict != "PASS"]
+        accepted.update(accept(function, args, right(*args)))
+    return {"verdicts": dict(verdicts), "accepted_by": dict(accepted), "count": len(SCALES), "doubts": doubts}
 
 
-def wrong_row(architecture: Architecture, dtype: str) -> Row:
-    """Every fault of `verify_grid.FAULTS`, each in a leaf drawn at random, at three scales."""
-    net, loss = architecture.network(), LOSSES[architecture.loss]
-    right = ByHand(net, loss)
-    tally = _Tally()
-    with jax.enable_x64(dtype == "float64"):
-        for scale, number in ((scale, SCALES.index(scale)) for scale in FAULTY_SCALES):
-            args = arguments(architecture, dtype, scale, number)
-            of = point(NetworkLoss(net, loss), args)
-            peers = Peers(NetworkLoss(net, loss), args)
-            zero = {leaf.path for leaf in judge_against(of, right, args, directions=0) if leaf.is_zero}
-            paths = [path for path in of.like if path not in zero]
-            draw = np.random.default_rng(abs(hash((architecture.width, architecture.depth))) % 2**32)
-            for i, fault in enumerate(FAULTS):
-                path = paths[int(draw.integers(len(paths)))]
-                candidate = WithFault(right, path, fault, i)
-                if not effective(candidate, right, args, dtype, (path,)):
-                    continue
-                leaves = judge_against(of, candidate, args, only=(path,))
-                caught = any(leaf.verdict == "FAIL" for leaf in leaves)
-                tally.add(f"{fault} in {path}, scale {scale}", caught, peers.accept(candidate(*args)), leaves)
-    return tally.row()
+Wrong = tuple[str, Candidate, tuple[str, ...] | None]
+"""What is wrong, the gradient function, and the paths of the leaves that may be; None for all."""
 
 
-def rules_row(architecture: Architecture, dtype: str) -> Row:
+def wrong_leaves(architecture: Architecture, right: ByHand, paths: list[str]) -> Iterator[Wrong]:
+    """Every fault of `verify_grid.FAULTS`, each in a leaf drawn at random."""
+    draw = np.random.default_rng(abs(hash((architecture.width, architecture.depth))) % 2**32)
+    for i, fault in enumerate(FAULTS):
+        path = paths[int(draw.integers(len(paths)))]
+        yield f"{fault} in {path}", WithFault(right, path, fault, i), (path,)
+
+
+def wrong_rules(architecture: Architecture, right: ByHand, paths: list[str]) -> Iterator[Wrong]:
     """Every fault of `fbp.verify.faults` at every place of the network."""
+    for mutant in make_mutants(right.net, right.loss):
+        yield f"{mutant.fault} in {mutant.place}", ByHand(mutant.net, mutant.loss), None
+
+
+def wrong_row(
+    inject: Callable[..., Iterator[Wrong]], scales: dict[float, int], architecture: Architecture, dtype: str
+) -> Row:
+    """Wrong gradients at some scales, each with its seed."""
     net, loss = architecture.network(), LOSSES[architecture.loss]
-    right = ByHand(net, loss)
-    tally = _Tally()
-    with jax.enable_x64(dtype == "float64"):
-        args = arguments(architecture, dtype, 1.0, 2)
-        of = point(NetworkLoss(net, loss), args)
-        peers = Peers(NetworkLoss(net, loss), args)
-        zero = {leaf.path for leaf in judge_against(of, right, args, directions=0) if leaf.is_zero}
-        paths = tuple(path for path in of.like if path not in zero)
-        for mutant in mutants(net, loss):
-            candidate = ByHand(mutant.net, mutant.loss)
-            if not effective(candidate, right, args, dtype, paths):
+    function, right = NetworkLoss(net, loss), ByHand(net, loss)
+    count, caught, caught_by, escapes = 0, 0, dict.fromkeys(PEERS, 0), []
+    for scale, seed in scales.items():
+        args = arguments(architecture, dtype, scale, seed)
+        reference = compute_reference(function, args)
+        paths = [leaf.path for leaf in judge(reference, right, directions=0) if not leaf.is_zero]
+        for what, candidate, touched in inject(architecture, right, paths):
+            if not effective(candidate, right, args, dtype, touched or paths):
                 continue
-            leaves = judge_against(of, candidate, args)
-            caught = any(leaf.verdict == "FAIL" for leaf in leaves)
-            tally.add(f"{mutant.fault} in {mutant.place}", caught, peers.accept(candidate(*args)), leaves)
-    return tally.row()
+            leaves = judge(reference, candidate, only=touched)
+            count += 1
+            for name in PEERS.keys() - accept(function, args, candidate(*args)):
+                caught_by[name] += 1
+            if any(leaf.verdict == "FAIL" for leaf in leaves):
+                caught += 1
+            else:
+                off = [leaf.difference.relative_error for leaf in leaves if leaf.difference is not None]
+                verdict = worst(leaf.verdict for leaf in leaves)
+                escapes.append([f"{what}, scale {scale}", max(off, default=None), verdict])
+    return {"count": count, "caught": caught, "caught_by": caught_by, "escapes": escapes}
 
 
-class _Tally:
-    def __init__(self) -> None:
-        self.count, self.caught, self.peers = 0, 0, Counter[str]()
-        self.escapes: list[Any] = []
-        self.begin = time.perf_counter()
-
-    def add(self, what: str, caught: bool, accepted: dict[str, bool], leaves: Any) -> None:
-        self.count += 1
-        self.caught += caught
-        self.peers.update(name for name, yes in accepted.items() if not yes)
-        if not caught:
-            off = {leaf.path: leaf.difference.relative_error for leaf in leaves if leaf.difference is not None}
-            self.escapes.append([what, max(off.values(), default=None), worst(leaf.verdict for leaf in leaves)])
-
-    def row(self) -> Row:
-        seconds = time.perf_counter() - self.begin
-        peers = {name: self.peers[name] for name in ("check_grads", "chex")}
-        return {
-            "count": self.count,
-            "caught": self.caught,
-            "caught_by": peers,
-            "escapes": self.escapes,
-            "seconds": seconds,
-        }
-
-
-def effective(candidate: Candidate, right: Candidate, args: Any, dtype: str, paths: tuple[str, ...]) -> bool:
+def effective(candidate: Candidate, right: Candidate, args: Any, dtype: str, paths: Sequence[str]) -> bool:
     """Whether a fault changes one of the leaves by more than its dtype rounds, or changes it in float64."""
 
     def change(args: Any) -> float:
@@ -226,7 +169,11 @@ def effective(candidate: Candidate, right: Candidate, args: Any, dtype: str, pat
         return change(cast(args, jnp.float64)) > EFFECTIVE_IN_FLOAT64
 
 
-MEASURES = {"right": right_row, "wrong": wrong_row, "rules": rules_row}
+MEASURES: dict[str, Callable[[Architecture, str], Row]] = {
+    "right": right_row,
+    "wrong": partial(wrong_row, wrong_leaves, {scale: SCALES.index(scale) for scale in FAULTY_SCALES}),
+    "rules": partial(wrong_row, wrong_rules, {1.0: 2}),
+}
 
 
 def plan(quick: bool) -> dict[str, list[tuple[Architecture, str]]]:
@@ -242,95 +189,89 @@ def plan(quick: bool) -> dict[str, list[tuple[Architecture, str]]]:
 
 def markdown(rows: list[Row]) -> str:
     """The tables."""
-    lines = [
-        "### Right gradients",
-        "",
-        "| dtype | gradients | PASS | INCONCLUSIVE | false FAIL | rejected by check_grads | by chex |",
-    ]
-    lines.append("| :--- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    right = [row for row in rows if row["table"] == "right"]
-    groups = [(dtype, [row for row in right if row["case"]["dtype"] == dtype]) for dtype in DTYPES]
-    for name, some in [*groups, ("all", right)]:
-        n = sum(row["count"] for row in some)
-        if not n:
-            continue
-        verdicts = sum((Counter(row["verdicts"]) for row in some), Counter())
-        peers = sum((Counter(row["accepted_by"]) for row in some), Counter())
-        cells = [
+    right, wrong = ([row for row in rows if (row["table"] == "right") == is_right] for is_right in (True, False))
+    verdicts = ("PASS", "INCONCLUSIVE", "FAIL")
+    passing = [
+        (
+            dtype,
             n,
-            *(verdicts[v] for v in ("PASS", "INCONCLUSIVE", "FAIL")),
-            *(n - peers[p] for p in ("check_grads", "chex")),
+            *(_total(some, "verdicts", v) for v in verdicts),
+            *(n - _total(some, "accepted_by", p) for p in PEERS),
+        )
+        for dtype in (*DTYPES, "all")
+        if (n := _total(some := [row for row in right if dtype in ("all", row["case"]["dtype"])], "count"))
+    ]
+    groups = [(table, dtype) for table in ("wrong", "rules") for dtype in DTYPES]
+    parts = {
+        (kind, dtype): [row for row in wrong if (row["table"], row["case"]["dtype"]) == (table, dtype)]
+        for (table, dtype) in groups
+        for kind in ["in one leaf" if table == "wrong" else "in a rule"]
+    }
+    catching = [
+        (*group, n, caught, n - caught, *(_total(some, "caught_by", p) for p in PEERS))
+        for group, some in {**parts, ("all", ""): wrong}.items()
+        if (n := _total(some, "count"))
+        for caught in [_total(some, "caught")]
+    ]
+    return "\n\n".join(
+        [
+            "### Right gradients",
+            _table(
+                "dtype | gradients | PASS | INCONCLUSIVE | false FAIL | rejected by check_grads | by chex", 1, passing
+            ),
+            "### Wrong gradients",
+            _table("faults | dtype | effective | caught | escaped | caught by check_grads | by chex", 2, catching),
+            _list("Right gradients that did not pass, leaf by leaf", right, "doubts"),
+            _list("Escapes", wrong, "escapes"),
         ]
-        lines.append(f"| {name} | {' | '.join(map(str, cells))} |")
-    lines += [
-        "",
-        "### Wrong gradients",
-        "",
-        "| faults | dtype | effective | caught | escaped | caught by check_grads | by chex |",
-    ]
-    lines.append("| :--- | :--- | ---: | ---: | ---: | ---: | ---: |")
-    wrong = [row for row in rows if row["table"] != "right"]
-    kinds = {"wrong": "in one leaf", "rules": "in a rule"}
-    groups = [
-        (kinds[t], d, [r for r in wrong if r["table"] == t and r["case"]["dtype"] == d]) for t in kinds for d in DTYPES
-    ]
-    for kind, dtype, some in [*groups, ("all", "", wrong)]:
-        n, caught = sum(row["count"] for row in some), sum(row["caught"] for row in some)
-        if not n:
-            continue
-        peers = [sum(row["caught_by"][p] for row in some) for p in ("check_grads", "chex")]
-        lines.append(f"| {kind} | {dtype} | {n} | {caught} | {n - caught} | {' | '.join(map(str, peers))} |")
-    doubts = [(row["case"], *doubt) for row in right for doubt in row["doubts"]]
-    escapes = [(row["case"], *escape) for row in wrong for escape in row["escapes"]]
-    lines += ["", *_listed("Right gradients that did not pass, leaf by leaf", doubts), "", *_listed("Escapes", escapes)]
-    return "\n".join(lines)
-
-
-def _listed(title: str, entries: list[tuple[Any, ...]]) -> list[str]:
-    lines = [f"{title}: {len(entries)}."]
-    return (
-        lines
-        + [""] * bool(entries)
-        + [f"- {case['network']}, {case['dtype']}: {', '.join(map(_shown, rest))}" for case, *rest in entries]
     )
 
 
-def _shown(x: Any) -> str:
+def _total(rows: list[Row], *keys: str) -> int:
+    return sum(reduce(lambda value, key: value.get(key, 0), keys, row) for row in rows)
+
+
+def _table(headings: str, names: int, rows: list[tuple[Any, ...]]) -> str:
+    columns = headings.count("|") + 1
+    lines = [
+        headings,
+        " | ".join([":---"] * names + ["---:"] * (columns - names)),
+        *(" | ".join(map(str, r)) for r in rows),
+    ]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _list(title: str, rows: list[Row], key: str) -> str:
+    entries = [
+        f"- {row['case']['network']}, {row['case']['dtype']}: {', '.join(map(_format, entry))}"
+        for row in rows
+        for entry in row[key]
+    ]
+    return "\n".join([f"{title}: {len(entries)}.", *[""] * bool(entries), *entries])
+
+
+def _format(x: Any) -> str:
     return f"{x:.2g}" if isinstance(x, float) else str(x)
 
 
-def run(quick: bool, record: Record, console: Console) -> None:
+def run(quick: bool, record: Record, progress: Callable[[str], None]) -> None:
     """Judge what the record does not have yet."""
-    rows = plan(quick)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=sum(map(len, rows.values())))
-        order = [(name, *case) for name, cases in rows.items() for case in cases]
-        # One network after the other, whatever the table, so that its programs are compiled once.
-        first = {str(architecture): i for i, (_, architecture, _) in reversed(list(enumerate(order)))}
-        order.sort(key=lambda each: first[str(each[1])])
-        last = ""
-        for name, architecture, dtype in order:
-            case = {"network": str(architecture), "dtype": dtype, **dataclasses.asdict(architecture)}
-            progress.update(task, description=f"{name}: {architecture}, {dtype}")
-            if last and last != str(architecture):
-                jax.clear_caches()
-                _VALUES.clear()
-            last = str(architecture)
-            if (name, case) not in record:
-                record.add({"table": name, "case": case, **MEASURES[name](architecture, dtype)})
-                if not console.is_terminal:
-                    row = record.rows[-1]
-                    print(
-                        name,
-                        architecture,
-                        dtype,
-                        row.get("verdicts") or (row["count"], row["caught"]),
-                        f"{row['seconds']:.1f} s",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-            progress.advance(task)
+    order = [(table, *case) for table, cases in plan(quick).items() for case in cases]
+    # One network after the other, whatever the table, so that its programs are compiled once.
+    first = {str(architecture): i for i, (_, architecture, _) in reversed(list(enumerate(order)))}
+    order.sort(key=lambda each: first[str(each[1])])
+    for i, (table, architecture, dtype) in enumerate(order):
+        if i and str(order[i - 1][1]) != str(architecture):
+            jax.clear_caches()
+            _compile_value.cache_clear()
+        case = {"network": str(architecture), "dtype": dtype, **dataclasses.asdict(architecture)}
+        if (table, case) in record:
+            continue
+        progress(f"{i + 1} of {len(order)}: {table}, {architecture}, {dtype}")
+        begin = time.perf_counter()
+        with jax.enable_x64(dtype == "float64"):
+            row = MEASURES[table](architecture, dtype)
+        record.add({"table": table, "case": case, **row, "seconds": time.perf_counter() - begin})
 
 
 def main(*, out: Path | None = None, quick: bool = False, resume: bool = False) -> int:
@@ -342,7 +283,8 @@ def main(*, out: Path | None = None, quick: bool = False, resume: bool = False) 
         resume: continue the unfinished run in `out`.
     """
     record = Record("verify_gradients", markdown, out, quick, resume)
-    return record.complete(lambda: run(quick, record, Console(stderr=True)))
+    with show_progress() as progress:
+        return record.complete(lambda: run(quick, record, progress))
 
 
 if __name__ == "__main__":

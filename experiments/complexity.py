@@ -31,8 +31,8 @@ def count_cost(widths, m, activation):
     net = fbp.mlp(widths, activation, repeat=False)
     params = jax.eval_shape(lambda key: net.init(key)[0], jax.random.key(0))
     X, Y = (jax.ShapeDtypeStruct((m, n), jnp.float32) for n in (widths[0], widths[-1]))
-    forward = fbp.verify.compiled(lambda *args: fbp.loss_value(net, LOSS, *args), (params, X, Y))
-    gradient = fbp.verify.compiled(fbp.value_and_grad(net, LOSS), (params, X, Y))
+    forward = fbp.cost.compile(lambda *args: fbp.loss_value(net, LOSS, *args), (params, X, Y))
+    gradient = fbp.cost.compile(fbp.value_and_grad(net, LOSS), (params, X, Y))
     return forward.flops, gradient.flops, gradient.temporary_bytes
 
 

@@ -1,4 +1,5 @@
 from . import activations as activations
+from . import cost as cost
 from . import data as data
 from . import flow as flow
 from . import initializers as initializers

@@ -1,8 +1,9 @@
-"""What two compiled functions cost, measured side by side."""
+"""What compiled functions cost: compile time, operations, memory, and time a call, measured side by side."""
 
+import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,10 +56,20 @@ class CostComparison:
         """Temporary memory, first over second."""
         return _ratio(self.manual.temporary_bytes, self.autodiff.temporary_bytes)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Both costs and all ratios as plain data."""
+        ratios = {name: getattr(self, name) for name in ("compile_ratio", "flops_ratio", "memory_ratio")}
+        return dataclasses.asdict(self) | ratios
+
 
 @dataclass(frozen=True)
-class Timed:
-    """A compiled function, how long it took to trace, lower and compile it, and what the compiler counts."""
+class Program:
+    """A compiled function, and what compiling it took.
+
+    Attributes:
+        call: called with arguments of the shapes that it was compiled for.
+        compile_seconds: tracing, lowering and compiling.
+    """
 
     call: Any
     compile_seconds: float
@@ -75,45 +86,84 @@ class Timed:
         return int(self.call.memory_analysis().temp_size_in_bytes)
 
 
-def compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Timed:
-    """Compile a function for the shapes of the arguments.
+def compile(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Program:
+    """Compile a function for the shapes of its arguments.
 
     Args:
         function: a pure function of arrays.
-        arguments: what it is to be called with; shapes alone will do.
+        arguments: what it is to be called with; `jax.ShapeDtypeStruct`s in place of arrays will do.
+
+    Returns:
+        The program, with its compile time (s), operations and temporary memory (bytes).
+
+    Example:
+        >>> program = fbp.cost.compile(lambda A, W: A @ W, (jnp.ones((8, 16)), jnp.ones((16, 4))))
+        >>> program.flops  # 2 * 8 * 16 * 4: a multiplication and an addition for each product
+        1024.0
     """
     begin = time.perf_counter()
     # A new function object: one that was compiled before would be found in the cache and seem free.
     call = jax.jit(lambda *args: function(*args)).lower(*arguments).compile()
-    return Timed(call, time.perf_counter() - begin)
+    return Program(call, time.perf_counter() - begin)
 
 
-def compare_cost(manual: Timed, autodiff: Timed, arguments: tuple[Any, ...], seconds: float = 1.0) -> CostComparison:
+def compare(manual: Program, autodiff: Program, arguments: tuple[Any, ...], seconds: float = 1.0) -> CostComparison:
     """The cost of two compiled functions, timed in turn.
 
     Args:
         manual: the first function.
         autodiff: the second function.
         arguments: what both are called with.
-        seconds: how long to time; at least five pairs of calls are made.
+        seconds: how long to time; at least six pairs of calls are made.
+
+    Returns:
+        Both costs and the ratio of their times.
+
+    Example:
+        >>> X = jnp.ones((8, 16))
+        >>> once, twice = (fbp.cost.compile(f, (X,)) for f in (lambda X: jnp.sum(X), lambda X: jnp.sum(X + X)))
+        >>> fbp.cost.compare(once, twice, (X,), seconds=0.01).flops_ratio < 1
+        True
     """
     pair = (manual, autodiff)
-    for each in pair:
-        jax.block_until_ready(each.call(*arguments))
-    times: tuple[list[float], list[float]] = ([], [])
-    end = time.perf_counter() + seconds
-    while len(times[0]) < 5 or time.perf_counter() < end:
-        # The order alternates, so that neither always runs on the caches the other has warmed.
-        for i in (0, 1) if len(times[0]) % 2 == 0 else (1, 0):
-            begin = time.perf_counter()
-            jax.block_until_ready(pair[i].call(*arguments))
-            times[i].append(time.perf_counter() - begin)
+    calls = [lambda program=program: jax.block_until_ready(program.call(*arguments)) for program in pair]
+    for call in calls:
+        call()
+    times = interleave(calls, seconds)
     costs = [
-        Cost(each.compile_seconds, statistics.median(taken), each.flops, each.temporary_bytes)
-        for each, taken in zip(pair, times, strict=True)
+        Cost(program.compile_seconds, statistics.median(own), program.flops, program.temporary_bytes)
+        for program, own in zip(pair, times, strict=True)
     ]
     step_ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
     return CostComparison(costs[0], costs[1], step_ratio)
+
+
+def interleave(
+    calls: Sequence[Callable[[], Any]], seconds: float, rounds: int = 5, most: int | None = None
+) -> list[list[float]]:
+    """Seconds of each call, a list for each, called in turn and in alternating order: a b c, c b a, ...
+
+    What drifts slowly (clock rate, temperature, other users) then meets all of them alike, and none always runs on
+    the caches that the same other one has left.
+
+    Args:
+        calls: functions without arguments that return when their work is done; each has run once before.
+        seconds: how long to go on.
+        rounds: how many rounds to make at least; their number is even.
+        most: how many rounds to make at most; None for no limit.
+    """
+    times: list[list[float]] = [[] for _ in calls]
+    order = list(range(len(calls)))
+    end = time.perf_counter() + seconds
+    done = 0
+    while done < rounds or done % 2 or (time.perf_counter() < end and (most is None or done < most)):
+        for i in order:
+            begin = time.perf_counter()
+            calls[i]()
+            times[i].append(time.perf_counter() - begin)
+        order.reverse()
+        done += 1
+    return times
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -1,16 +1,18 @@
 """Gradient norms of any JAX loss, leaf by leaf: Flax, Equinox, plain functions. Autodiff computes these gradients."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from fbp.cotangent import log10_norm
 from fbp.errors import FbpError, unknown_name
+from fbp.partition import combine, partition
 from fbp.precision import widen
 
 
@@ -80,15 +82,15 @@ class LeafNorms:
             (
                 leaf.path,
                 "x".join(map(str, leaf.shape)) or "scalar",
-                _power(leaf.log10_norm),
-                _power(leaf.log10_parameter),
+                _format_power(leaf.log10_norm),
+                _format_power(leaf.log10_parameter),
                 f"{leaf.relative:.2e}",
                 f"{leaf.zeros:.1%}",
                 "" if leaf.finite else "not finite",
             )
             for leaf in self.leaves
         ]
-        total = ("all", "", _power(self.log10_norm), "", "", "", f"loss {self.value:.6g}")
+        total = ("all", "", _format_power(self.log10_norm), "", "", "", f"loss {self.value:.6g}")
         table = [head, *rows, total]
         width = [max(len(row[i]) for row in table) for i in range(len(head))]
         lines = ["  ".join(f"{cell:{'<' if i < 2 else '>'}{width[i]}}" for i, cell in enumerate(row)) for row in table]
@@ -102,87 +104,91 @@ def gradient_norms(loss_fn: Callable[..., Any], params: Any, *data: Any, has_aux
 
     Args:
         loss_fn: any function (params, *data) -> loss that JAX can differentiate, a scalar.
-        params: a pytree; leaves that are no floating-point arrays (functions, integers) are left as they are, so that
-            an Equinox model or a Flax state may stand here whole.
+        params: a pytree; leaves that are not floating-point arrays (functions, integers) are left as they are, so that
+            a whole Equinox model or Flax state may be given.
         data: what the loss takes beside them.
         has_aux: whether the loss returns (loss, something).
 
     Returns:
-        A `LeafNorms`.
+        A `LeafNorms`: it prints as a table, and its leaves are found by path.
 
     Raises:
-        FbpError: the loss is no scalar, or there is no floating-point array among the parameters.
+        FbpError: the loss is not a scalar, or there is no floating-point array among the parameters.
+
+    Example:
+        >>> def loss(params, X, Y):
+        ...     return jnp.mean((X @ params["W"] - Y) ** 2)
+        >>> norms = fbp.gradient_norms(loss, {"W": jnp.ones((3, 1))}, jnp.eye(3), jnp.zeros((3, 1)))
+        >>> round(norms["W"].relative, 4)  # ||2/3 W|| / ||W||
+        0.6667
     """
-    with_paths, treedef = jax.tree_util.tree_flatten_with_path(params)
-    differentiable = tuple(_is_float(leaf) for _, leaf in with_paths)
-    arrays = [jnp.asarray(leaf) for (_, leaf), mine in zip(with_paths, differentiable, strict=True) if mine]
-    if not arrays:
-        raise FbpError("the gradient is that of floating-point arrays; received parameters without one; give a pytree")
-    rest = [leaf for (_, leaf), mine in zip(with_paths, differentiable, strict=True) if not mine]
-    traced = [leaf for leaf in rest if isinstance(leaf, jax.Array)]
-    fixed = tuple(None if isinstance(leaf, jax.Array) else leaf for leaf in rest)
+    floating, rest = partition(params, _is_floating_array)
+    if not jax.tree.leaves(floating):
+        raise FbpError(
+            "params must have a floating-point array to differentiate by, got a pytree without one; "
+            "give the parameters, e.g. {'W': W, 'b': b}"
+        )
+    traced, constant = partition(rest, lambda leaf: isinstance(leaf, jax.Array))
+    leaves, treedef = jax.tree.flatten(constant)
+    static = loss_fn, has_aux, treedef, tuple(leaves)
     try:
-        hash((loss_fn, fixed))
+        hash(static)
         run = _leaf_norms_compiled
     except TypeError:
         run = _leaf_norms
-    value, readings = run(loss_fn, treedef, differentiable, fixed, has_aux, arrays, traced, data)
-    paths = [path for (path, _), mine in zip(with_paths, differentiable, strict=True) if mine]
-    leaves = [
-        Leaf(
-            jax.tree_util.keystr(path, simple=True, separator="/"),
-            array.shape,
-            float(reading[0]),
-            float(reading[1]),
-            float(reading[2]),
-            bool(reading[3]),
-        )
-        for path, array, reading in zip(paths, arrays, readings, strict=True)
-    ]
-    return LeafNorms(float(value), tuple(leaves))
+    value, readings = run(*static, jax.tree.map(jnp.asarray, floating), traced, data)
+    shapes = jax.tree_util.tree_leaves_with_path(floating)
+    return LeafNorms(
+        float(value),
+        tuple(
+            Leaf(
+                jax.tree_util.keystr(path, simple=True, separator="/"),
+                np.shape(leaf),
+                *(float(x) for x in reading[:3]),
+                finite=bool(reading[3]),
+            )
+            for (path, leaf), reading in zip(shapes, readings, strict=True)
+        ),
+    )
 
 
 def _leaf_norms(
     loss_fn: Callable[..., Any],
-    treedef: Any,
-    differentiable: tuple[bool, ...],
-    fixed: tuple[Any, ...],
     has_aux: bool,
-    arrays: Sequence[Array],
-    traced: Sequence[Array],
+    treedef: Any,
+    leaves: tuple[Any, ...],
+    floating: Any,
+    traced: Any,
     data: tuple[Any, ...],
 ) -> tuple[Array, list[tuple[Array, ...]]]:
-    def loss(arrays: Sequence[Array]) -> Array:
-        mine, others, kept = iter(arrays), iter(traced), iter(fixed)
-        leaves = []
-        for is_mine in differentiable:
-            leaf = next(mine) if is_mine else next(kept)
-            leaves.append(next(others) if not is_mine and leaf is None else leaf)
-        out = loss_fn(jax.tree_util.tree_unflatten(treedef, leaves), *data)
+    constant = treedef.unflatten(leaves)
+
+    def loss(floating: Any) -> Array:
+        out = loss_fn(combine(floating, combine(traced, constant)), *data)
         out = jnp.asarray(out[0] if has_aux else out)
         if out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
             raise FbpError(
-                f"a loss is one real number; received {out.dtype} of shape {out.shape}; take the mean over examples, "
-                "or has_aux=True where the function returns (loss, aux)"
+                f"loss_fn must return one floating-point number, got {out.dtype} of shape {out.shape}; take the mean "
+                "over examples, or pass has_aux=True where it returns (loss, aux)"
             )
         return out
 
-    value, gradients = jax.value_and_grad(loss)(list(arrays))
+    value, gradient = jax.value_and_grad(loss)(floating)
     readings = [
         (log10_norm(g), log10_norm(p), jnp.mean(g == 0, dtype=jnp.float32), jnp.all(jnp.isfinite(widen(g))))
-        for p, g in zip(arrays, gradients, strict=True)
+        for p, g in zip(jax.tree.leaves(floating), jax.tree.leaves(gradient), strict=True)
     ]
     return value, readings
 
 
-_leaf_norms_compiled = jax.jit(_leaf_norms, static_argnums=(0, 1, 2, 3, 4))
+_leaf_norms_compiled = jax.jit(_leaf_norms, static_argnums=(0, 1, 2, 3))
 
 
-def _is_float(leaf: Any) -> bool:
+def _is_floating_array(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and hasattr(leaf, "shape") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
-def _power(log10: float) -> str:
+def _format_power(log10: float) -> str:
     if not math.isfinite(log10):
         return "0" if log10 < 0 else "not finite"
     exponent = math.floor(log10)

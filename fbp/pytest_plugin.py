@@ -41,7 +41,7 @@ class RowCheck:
 
         args = self.make_args() if callable(self.make_args) else self.make_args
         if not isinstance(args, tuple):
-            raise pytest.UsageError(f"the arguments of an operation are a tuple; received {args!r}; write {_USAGE}")
+            raise pytest.UsageError(f"the arguments of an operation must be a tuple, got {args!r}; write {_USAGE}")
         row = conformance_row(self.name, self.op, *args)
         if row.verdict == "FAIL":
             pytest.fail(f"{row.name}: {row.detail}", pytrace=False)
@@ -78,5 +78,5 @@ def conformance(request: pytest.FixtureRequest) -> RowCheck:
         )
     if len(marker.args) != 2 or marker.kwargs or not callable(marker.args[0]):
         received = ", ".join([*map(repr, marker.args), *(f"{name}=..." for name in marker.kwargs)])
-        raise pytest.UsageError(f"{request.node.name}: received conformance({received}); write {_USAGE}")
+        raise pytest.UsageError(f"{request.node.name} must be marked {_USAGE}, got conformance({received})")
     return RowCheck(request.param, *marker.args)

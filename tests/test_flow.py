@@ -466,7 +466,7 @@ def test_watch_takes_models_whole():
     assert [leaf.path for leaf in found.leaves] == ["W", "b"]
     assert found["b"].relative == math.inf
     assert found["W"].zeros == 0.5
-    with pytest.raises(fbp.FbpError, match="a loss is one real number"):
+    with pytest.raises(fbp.FbpError, match="loss_fn must return one floating-point number"):
         gradient_norms(lambda p, x: p * x, jnp.ones(3), jnp.ones(3))
     with pytest.raises(fbp.FbpError, match="without one"):
         gradient_norms(lambda p, x: x, {"n": 1}, jnp.ones(()))

@@ -21,7 +21,7 @@ MODULES = {
 
 ORDER = (
     {"errors"},
-    {"registry", "precision", "data", "terminal", "cost", "serialize"},
+    {"registry", "precision", "partition", "data", "terminal", "cost", "serialize"},
     {"report"},
     {"cotangent"},
     {"typing"},

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from fbp.layers import Activation, Affine, BatchNorm, Dense, Dropout, LayerNorm,
 from fbp.losses import HalfSquaredError, Loss, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 from fbp.networks import mlp
 from fbp.precision import cast
-from fbp.typing import Layer
+from fbp.typing import Layer, Params, Shape
 
 INPUTS, WIDTH, CLASSES, EXAMPLES = 6, 8, 5, 8
 
@@ -40,14 +41,7 @@ class Builtin:
     def arguments(self, seed: int = 0) -> tuple[Any, ...]:
         """(params, X, Y, weights, key): seeded numbers, biases that are not zero."""
         draw = np.random.default_rng(seed)
-
-        def initial(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-            name = path[-1].key
-            scale = leaf.shape[-2] ** -0.5 if name == "W" else 0.1
-            centre = 1 if name in ("gamma", "scale") else 0
-            return (centre + scale * draw.standard_normal(leaf.shape)).astype(np.float32)
-
-        shapes = jax.eval_shape(lambda key: self.net.init(key, (INPUTS,))[0], jax.random.key(seed))
+        params = draw_parameters(self.net, (INPUTS,), draw)
         X = draw.standard_normal((EXAMPLES, INPUTS)).astype(np.float32)
         if isinstance(self.loss, SoftmaxCrossEntropy):
             Y = (np.arange(EXAMPLES) % CLASSES).astype(np.int32)
@@ -56,8 +50,31 @@ class Builtin:
         else:
             Y = draw.standard_normal((EXAMPLES, CLASSES)).astype(np.float32)
         with jax.enable_x64(self.dtype == "float64"):
-            values = cast(jax.tree.map(jnp.asarray, (jax.tree.map_with_path(initial, shapes), X, Y)), self.dtype)
+            values = cast(jax.tree.map(jnp.asarray, (params, X, Y)), self.dtype)
         return (*values, None, jax.random.key(seed) if self.keyed else None)
+
+
+def draw_parameters(net: Layer, shape: Shape, draw: np.random.Generator, gain: float = 1.0) -> Params:
+    """Parameters in float64, none of which is zero: weights of deviation gain / sqrt(fan_in), all others off by 0.1.
+
+    Args:
+        net: a network.
+        shape: of one example.
+        draw: the source of randomness.
+        gain: the factor on the weights.
+    """
+
+    def initial(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        name = path[-1].key
+        scale = gain * leaf.shape[-2] ** -0.5 if name == "W" else 0.1
+        return (name in ("gamma", "scale")) + scale * draw.standard_normal(leaf.shape)
+
+    return jax.tree.map_with_path(initial, _shapes(net, shape))
+
+
+@cache
+def _shapes(net: Layer, shape: Shape) -> Params:
+    return jax.eval_shape(lambda key: net.init(key, shape)[0], jax.random.key(0))
 
 
 def _around(*layers: Layer) -> Serial:
@@ -88,7 +105,7 @@ GALLERY = Serial(
 """One network with every kind of layer: what faults are injected into."""
 
 
-def builtin() -> Iterator[Builtin]:
+def list_networks() -> Iterator[Builtin]:
     """The networks, one row of the table each."""
     for name in activation:
         yield Builtin(name, _deep(name, name))

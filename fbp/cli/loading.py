@@ -19,25 +19,26 @@ def load(spec: str) -> Any:
     """
     module_name, colon, name = spec.partition(":")
     if not colon or not module_name or not name:
-        raise FbpError(f"a function is named package.module:name; received {spec!r}; e.g. my_rules:my_grad")
+        raise FbpError(f"a function must be named package.module:name, got {spec!r}; e.g. my_rules:my_grad")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        found: Any = importlib.import_module(module_name)
+        value: Any = importlib.import_module(module_name)
     except Exception as error:
         raise FbpError(
-            f"{module_name} is a module that can be imported; importing it raised {describe_exception(error)}"
+            f"{module_name} must be a module that can be imported, got {describe_exception(error)}; "
+            f"try python -c 'import {module_name}'"
         ) from error
     for part in name.split("."):
-        if not hasattr(found, part):
-            public = [each for each in vars(found) if not each.startswith("_")]
+        if not hasattr(value, part):
+            public = [each for each in vars(value) if not each.startswith("_")]
             raise unknown_name(f"name in {module_name}", part, public)
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value
 
 
-def arguments(spec: str) -> tuple[Any, ...]:
+def load_arguments(spec: str) -> tuple[Any, ...]:
     """The arguments that `package.module:make_args` names: a tuple, or a function without arguments that gives one.
 
     Args:
@@ -46,13 +47,15 @@ def arguments(spec: str) -> tuple[Any, ...]:
     Raises:
         FbpError: it is neither.
     """
-    found = load(spec)
-    if callable(found):
+    value = load(spec)
+    if callable(value):
         try:
-            found = found()
+            value = value()
         except Exception as error:
-            raised = describe_exception(error)
-            raise FbpError(f"{spec} gives the arguments when it is called; it raised {raised}") from error
-    if not isinstance(found, tuple):
-        raise FbpError(f"{spec} gives a tuple, the arguments in order; received {type(found).__name__}; return (x,)")
-    return found
+            raise FbpError(
+                f"{spec} must give the arguments when it is called without any, got {describe_exception(error)}; "
+                "return a tuple, e.g. (x,)"
+            ) from error
+    if not isinstance(value, tuple):
+        raise FbpError(f"{spec} must give a tuple of arguments, got {type(value).__name__}; return e.g. (x,)")
+    return value

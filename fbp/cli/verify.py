@@ -1,22 +1,21 @@
 """What `fbp verify` does: the built-in networks, the injected faults, a target by its name."""
 
-import json
+from collections.abc import Mapping
+from typing import Any
 
-from rich.console import Console
+import jax
+from rich.console import Console, Group
+from rich.text import Text
 
-from fbp.cli.builtin import GALLERY, Builtin, builtin
-from fbp.cli.loading import arguments, load
+from fbp.cli.builtin import GALLERY, Builtin, list_networks
+from fbp.cli.loading import load, load_arguments
 from fbp.errors import FbpError
+from fbp.serialize import to_json
 from fbp.terminal import show_progress
-from fbp.verify.conform.report import conformance
-from fbp.verify.gradients import gradient
-from fbp.verify.mutations import mutate
-from fbp.verify.networks import network
-from fbp.verify.operations import vjp
-from fbp.verify.opinion import EXIT_STATUS, worst
+from fbp.verify import Verification, conformance, gradient, mutate, network, vjp
 from fbp.verify.reference import Argnums
-from fbp.verify.result import Printable, Verification
-from fbp.verify.tables import builtin_table
+from fbp.verify.result import EXIT_STATUS, worst
+from fbp.verify.table import Printable, make_table, paint
 
 
 def verify_builtin(seed: int, as_json: bool) -> int:
@@ -29,18 +28,43 @@ def verify_builtin(seed: int, as_json: bool) -> int:
     Returns:
         The exit status.
     """
-    found: dict[str, Verification] = {}
+    results: dict[str, Verification] = {}
     with show_progress() as progress:
-        for each in builtin():
+        for each in list_networks():
             progress(each.name)
-            found[each.name] = network(each.net, each.loss, *each.arguments(seed), seed=seed)
-    verdict = worst(one.verdict for one in found.values())
+            results[each.name] = network(each.net, each.loss, *each.arguments(seed))
+    verdict = worst(each.verdict for each in results.values())
     if as_json:
-        rows = {name: one.to_dict() for name, one in found.items()}
-        print(json.dumps({"verdict": verdict, "networks": rows}, indent=2, allow_nan=False))
-        return EXIT_STATUS[verdict]
-    Console().print(builtin_table(found))
+        networks = {name: each.to_dict() for name, each in results.items()}
+        print(to_json({"verdict": verdict, "networks": networks}))
+    else:
+        Console().print(_builtin_table(results))
     return EXIT_STATUS[verdict]
+
+
+def _builtin_table(results: Mapping[str, Verification]) -> Group:
+    """One row per network, those in full that do not pass, and the verdict."""
+    numbers = ("leaves", "equations", "error", "in eps")
+    rows = ((name, *_worst_numbers(each), paint(each.verdict, each.verdict)) for name, each in results.items())
+    table = make_table(
+        "built-in networks, worst leaf against jax.grad in float64",
+        ("network", *numbers, "verdict"),
+        rows,
+        numbers=numbers,
+    )
+    failed = [part for name, each in results.items() if each.verdict != "PASS" for part in (Text(f"\n{name}"), each)]
+    verdict = worst(each.verdict for each in results.values())
+    passed = sum(each.verdict == "PASS" for each in results.values())
+    return Group(table, *failed, paint(f"{verdict}: {passed} of {len(results)} networks pass", verdict))
+
+
+def _worst_numbers(result: Verification) -> tuple[str, ...]:
+    leaves = [leaf for leaf in result.leaves if leaf.difference is not None and not leaf.is_zero]
+    return (
+        *(f"{sum(each.verdict == 'PASS' for each in some)}/{len(some)}" for some in (result.leaves, result.equations)),
+        f"{max(leaf.difference.relative_error for leaf in leaves if leaf.difference):.1e}",
+        f"{max(leaf.epsilons for leaf in leaves):.2g}",
+    )
 
 
 def verify_mutants(seed: int, as_json: bool) -> int:
@@ -55,9 +79,9 @@ def verify_mutants(seed: int, as_json: bool) -> int:
     """
     gallery = Builtin("every kind of layer", GALLERY, keyed=True)
     with show_progress() as progress:
-        found = mutate(gallery.net, gallery.loss, *gallery.arguments(seed), seed=seed, progress=progress)
-    _show(found, as_json)
-    return found.exit_status
+        report = mutate(gallery.net, gallery.loss, *gallery.arguments(seed), progress=progress)
+    _show(report, as_json)
+    return report.exit_status
 
 
 def verify_target(
@@ -89,24 +113,26 @@ def verify_target(
         FbpError: something is missing, cannot be imported or cannot be called.
     """
     if args is None:
-        raise FbpError(f"{target} is called with arguments; received no --args; say --args package.module:make_args")
+        raise FbpError(f"--args must name the arguments of {target}, got none; give --args package.module:make_args")
     if loss is not None and reference is not None:
-        raise FbpError("--loss is for a gradient function, --reference for an operation; received both; give one")
-    function, values = load(target), arguments(args)
+        raise FbpError(
+            "a target must have --loss (a gradient function) or --reference (an operation), got both; give one"
+        )
+    function, values, key = load(target), load_arguments(args), jax.random.key(seed)
     if not callable(function):
-        raise FbpError(f"{target} is a function; received {type(function).__name__}")
+        raise FbpError(f"{target} must be a function, got {type(function).__name__}; name a function of the module")
     if loss is not None:
-        found = gradient(function, load(loss), *values, argnums=argnums, has_value=has_value, seed=seed)
-        _show(found, as_json)
-        return found.exit_status
-    rule = vjp(function, *values, reference=None if reference is None else load(reference), seed=seed)
-    kit = conformance(function, *values)
+        verification = gradient(function, load(loss), *values, argnums=argnums, has_value=has_value, key=key)
+        _show(verification, as_json)
+        return verification.exit_status
+    rule = vjp(function, *values, reference=None if reference is None else load(reference), key=key)
+    report = conformance(function, *values)
     if as_json:
-        print(json.dumps({"gradient": rule.to_dict(), "conformance": kit.to_dict()}, indent=2, allow_nan=False))
+        print(to_json({"gradient": rule.to_dict(), "conformance": report.to_dict()}))
     else:
-        Console().print(rule, kit)
-    return 1 if kit.verdict == "FAIL" else rule.exit_status
+        Console().print(rule, report)
+    return 1 if report.verdict == "FAIL" else rule.exit_status
 
 
-def _show(found: Printable, as_json: bool) -> None:
-    print(found.to_json()) if as_json else Console().print(found)
+def _show(result: Printable, as_json: bool) -> Any:
+    print(result.to_json()) if as_json else Console().print(result)

@@ -14,7 +14,7 @@ from fbp.studies.flows import Flows, add_flows, measure_perceptrons
 from fbp.studies.frame import Draft
 from fbp.terminal import Progress
 from fbp.training import evaluate, fit, optimizer
-from fbp.verify import Comparison, compare
+from fbp.verify import Verification, compare
 
 DEPTH = 32
 WIDTH = 128
@@ -65,7 +65,7 @@ def overview(data: Dataset, seed: int = 0, progress: Progress = lambda _: None) 
 def _compare(draft: Draft, config: NetworkConfig, data: Dataset) -> None:
     X, Y = draft.digits(128, data)
     comparison = compare(config.network(), config.objective(), config.parameters(X), X, Y)
-    worst = max(leaf.against_autodiff.relative_error for leaf in comparison.leaves)
+    worst = max(leaf["relative_error_autodiff"] for leaf in comparison.to_dict()["leaves"])
     cost = comparison.cost
     ratio = f", in {cost.step_ratio:.2f} of the time and {cost.memory_ratio:.2f} of the memory" if cost else ""
     draft.findings.append(
@@ -82,23 +82,14 @@ def _compare(draft: Draft, config: NetworkConfig, data: Dataset) -> None:
     draft.results["comparison"] = result
 
 
-def _comparison_tables(comparison: Comparison) -> Iterator[Table]:
+def _comparison_tables(comparison: Verification) -> Iterator[Table]:
+    columns = ("path", "verdict", "relative_error_autodiff", "relative_error", "epsilons", "cosine", "norm_ratio")
     yield Table(
         "Each leaf of the hand-written gradient against `jax.grad` of the same forward pass in the same precision, and "
-        "against `jax.grad` in float64. Errors are relative, in the Euclidean norm; eps is the rounding unit.",
+        "against `jax.grad` in float64. Errors are relative, in the Euclidean norm; eps is the rounding unit; cosine "
+        "and norm ratio are against float64.",
         ("leaf", "verdict", "relative error", "against float64", "in eps", "cosine", "norm ratio"),
-        tuple(
-            (
-                leaf.path,
-                leaf.verdict,
-                leaf.against_autodiff.relative_error,
-                leaf.against_float64.relative_error,
-                leaf.epsilons,
-                leaf.against_autodiff.cosine,
-                leaf.against_autodiff.norm_ratio,
-            )
-            for leaf in comparison.leaves
-        ),
+        tuple(tuple(leaf[name] for name in columns) for leaf in comparison.to_dict()["leaves"]),
     )
     if cost := comparison.cost:
         a, b = cost.manual, cost.autodiff

@@ -1,38 +1,18 @@
-"""Gradients verified: three judges, equation by equation, and what a gradient costs beside `jax.grad`."""
+"""Gradients verified: three judges, equation by equation, and what a rule must obey under JAX's transformations."""
 
-from fbp.cost import Cost, CostComparison, Timed, compare_cost, compiled
-from fbp.verify.comparison import Comparison, LeafComparison, compare
-from fbp.verify.conform import Conformance, conformance
-from fbp.verify.gradients import assert_gradient, gradient
-from fbp.verify.measures import LeafDifference, differences
-from fbp.verify.mutations import MutantVerdict, MutationReport, mutate
-from fbp.verify.networks import network
-from fbp.verify.operations import vjp
-from fbp.verify.opinion import Opinion
-from fbp.verify.result import EquationVerdict, LeafVerdict, Verification
-
-__all__ = [
-    "Comparison",
-    "Conformance",
-    "Cost",
-    "CostComparison",
-    "EquationVerdict",
-    "LeafComparison",
-    "LeafDifference",
-    "LeafVerdict",
-    "MutantVerdict",
-    "MutationReport",
-    "Opinion",
-    "Timed",
-    "Verification",
-    "assert_gradient",
-    "compare",
-    "compare_cost",
-    "compiled",
-    "conformance",
-    "differences",
-    "gradient",
-    "mutate",
-    "network",
-    "vjp",
-]
+from fbp.verify.conform import Conformance as Conformance
+from fbp.verify.conform import conformance as conformance
+from fbp.verify.gradients import assert_gradient as assert_gradient
+from fbp.verify.gradients import gradient as gradient
+from fbp.verify.gradients import vjp as vjp
+from fbp.verify.mutation import MutantResult as MutantResult
+from fbp.verify.mutation import MutationReport as MutationReport
+from fbp.verify.mutation import mutate as mutate
+from fbp.verify.networks import compare as compare
+from fbp.verify.networks import network as network
+from fbp.verify.result import EquationResult as EquationResult
+from fbp.verify.result import JudgeResult as JudgeResult
+from fbp.verify.result import LeafResult as LeafResult
+from fbp.verify.result import Verification as Verification
+from fbp.verify.tolerance import LeafDifference as LeafDifference
+from fbp.verify.tolerance import differences as differences

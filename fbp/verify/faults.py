@@ -4,8 +4,8 @@ A fault changes one rule of one layer, one combinator or the loss, and leaves th
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,24 @@ from fbp.layers.axes import per_unit
 from fbp.losses import Loss, SoftmaxCrossEntropy
 from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape
 
-Rule = Callable[[Any, Params, Cache, Array, Array], tuple[Params, Array]]
-"""(layer, params, cache, A_in, dA_out) -> (d_params, dA_in)."""
+LayerGradients = tuple[Params, Array]
+"""(d_params, dA_in)."""
+
+
+class Backward(NamedTuple):
+    """What a faulty rule may look at: the layer, its arguments, its input A, and the right result."""
+
+    layer: Any
+    params: Params
+    cache: Cache
+    A: Array
+    dA: Array
+    d: Any
+    dA_in: Array
+
+
+Rule = Callable[[Backward], LayerGradients]
+Mutate = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -40,51 +56,34 @@ class Mutant:
     loss: Loss
 
 
-@dataclass(frozen=True)
-class Fault:
-    """One canonical mistake.
-
-    Attributes:
-        name: what it is called.
-        description: what is wrong.
-        mutate: gives a faulty version of a layer, a combinator or a loss, or None where it does not apply.
-    """
-
-    name: str
-    description: str
-    mutate: Callable[[Any], Any]
-
-
-def mutants(net: Layer, loss: Loss) -> Iterator[Mutant]:
+def make_mutants(net: Layer, loss: Loss) -> Iterator[Mutant]:
     """Every fault at every place of a network where it applies.
 
     Args:
         net: a network.
         loss: its loss.
     """
-    for fault in FAULTS.values():
-        for path, part in _parts(net):
-            faulty = fault.mutate(part)
-            if faulty is not None:
+    for fault, mutate in FAULTS.items():
+        for path, part in _list_parts(net):
+            if (faulty := mutate(part)) is not None:
                 place = " > ".join([*map(str, path), type(part).__name__])
-                yield Mutant(fault.name, place, _replaced(net, path, faulty), loss)
-        faulty = fault.mutate(loss)
-        if faulty is not None:
-            yield Mutant(fault.name, "loss", net, faulty)
+                yield Mutant(fault, place, _replace_part(net, path, faulty), loss)
+        if (faulty := mutate(loss)) is not None:
+            yield Mutant(fault, "loss", net, faulty)
 
 
-def _parts(net: Layer, path: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Layer]]:
+def _list_parts(net: Layer, path: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Layer]]:
     yield path, net
     for i, child in enumerate(net.children if isinstance(net, Combinator) else ()):
-        yield from _parts(child, (*path, i))
+        yield from _list_parts(child, (*path, i))
 
 
-def _replaced(net: Layer, path: tuple[int, ...], part: Layer) -> Layer:
+def _replace_part(net: Layer, path: tuple[int, ...], part: Layer) -> Layer:
     if not path:
         return part
     assert isinstance(net, Combinator)
     children = list(net.children)
-    children[path[0]] = _replaced(children[path[0]], path[1:], part)
+    children[path[0]] = _replace_part(children[path[0]], path[1:], part)
     return net.with_children(children)
 
 
@@ -103,7 +102,9 @@ class FaultyLayer(Layer):
         return out, (cache, A)
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
-        return self.rule(self.layer, params, cache[0], cache[1], dA_out)
+        inner, A = cache
+        d_params, dA_in = self.layer.backward(params, inner, dA_out)
+        return self.rule(Backward(self.layer, params, inner, A, dA_out, d_params, dA_in))
 
 
 @dataclass(frozen=True)
@@ -135,153 +136,102 @@ class _FaultyCombinator(Combinator):
 
 @dataclass(frozen=True)
 class _FaultyLoss(Loss):
-    """A loss with another dZ: rule(loss, Z, Y, weights, dZ)."""
+    """A loss with another dZ: rule(loss, Z, dZ)."""
 
-    of: Loss | None = None
-    rule: Callable[..., Array] | None = None
+    right: Loss = field(kw_only=True)
+    rule: Callable[[Loss, Array, Array], Array] = field(kw_only=True)
 
     def value(self, Z: Activations, Y: Array, weights: Array | None = None) -> Array:
-        return self._right.value(Z, Y, weights)
+        return self.right.value(Z, Y, weights)
 
     def value_and_dZ(self, Z: Activations, Y: Array, weights: Array | None = None) -> tuple[Array, Activations]:
-        value, dZ = self._right.value_and_dZ(Z, Y, weights)
-        assert self.rule is not None
-        return value, self.rule(self.of, Z, Y, weights, dZ).astype(Z.dtype)
+        value, dZ = self.right.value_and_dZ(Z, Y, weights)
+        return value, self.rule(self.right, Z, dZ).astype(Z.dtype)
 
     def output(self, Z: Activations) -> Activations:
-        return self._right.output(Z)
-
-    @property
-    def _right(self) -> Loss:
-        assert self.of is not None
-        return self.of
+        return self.right.output(Z)
 
 
-def _in_layer(kinds: type | tuple[type, ...], rule: Rule) -> Callable[[Any], Any]:
+def _in_layer(kinds: type | tuple[type, ...], rule: Rule) -> Mutate:
     return lambda part: FaultyLayer(part, rule) if isinstance(part, kinds) else None
 
 
-def _in_activation(applies: Callable[[Nonlinearity], bool], rule: Rule) -> Callable[[Any], Any]:
+def _in_activation(applies: Callable[[Nonlinearity], bool], rule: Rule) -> Mutate:
     def mutate(part: Any) -> Any:
         return FaultyLayer(part, rule) if isinstance(part, Activation) and applies(activation(part.function)) else None
 
     return mutate
 
 
-def _in_loss(kinds: type, rule: Callable[..., Array]) -> Callable[[Any], Any]:
-    return lambda part: _FaultyLoss(part.reduction, part, rule) if isinstance(part, kinds) else None
+def _in_loss(kinds: type, rule: Callable[..., Array]) -> Mutate:
+    return lambda part: _FaultyLoss(part.reduction, right=part, rule=rule) if isinstance(part, kinds) else None
 
 
-def _in_combinator(kind: type, rule: Callable[..., Any]) -> Callable[[Any], Any]:
+def _in_combinator(kind: type, rule: Callable[..., Any]) -> Mutate:
     return lambda part: _FaultyCombinator(part, rule) if isinstance(part, kind) else None
 
 
-def _sign(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    d, dA_in = layer.backward(params, cache, dA)
-    return d | {"W": -d["W"]}, dA_in
+def _change(name: str, rule: Callable[[Backward], Array]) -> Mutate:
+    """Another gradient of one parameter of a dense layer."""
+    return _in_layer(Dense, lambda b: (b.d | {name: rule(b)}, b.dA_in))
 
 
-def _missing_transpose(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    d, dA_in = layer.backward(params, cache, dA)
-    W = params["W"]
-    return d, dA @ W if W.shape[0] == W.shape[1] else dA_in
+def _propagate(kinds: type | tuple[type, ...], rule: Callable[[Backward], Array]) -> Mutate:
+    """Another dA_in of some kinds of layers."""
+    return _in_layer(kinds, lambda b: (b.d, rule(b)))
 
 
-def _dropped_bias_sum(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    d, dA_in = layer.backward(params, cache, dA)
-    return d | {"b": dA.reshape(-1, dA.shape[-1])[0]}, dA_in
+def _missing_transpose(b: Backward) -> Array:
+    W = b.params["W"]
+    return b.dA @ W if W.shape[0] == W.shape[1] else b.dA_in
 
 
-def _mean_over_examples(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    d, dA_in = layer.backward(params, cache, dA)
-    return d | {"W": d["W"] / A.shape[0]}, dA_in
+def _low_precision(b: Backward) -> Array:
+    narrow = {"float64": jnp.float32, "float32": jnp.bfloat16}.get(str(b.A.dtype), jnp.float8_e4m3fn)
+    return b.d["W"].astype(narrow).astype(b.d["W"].dtype)
 
 
-def _stale_cache(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    _, stale = layer.forward(params, jnp.roll(A, 1, axis=0))
-    return layer.backward(params, stale, dA)
+def _one_wrong_element(b: Backward) -> Array:
+    dW = b.d["W"]
+    return dW.at[dW.shape[0] // 2, dW.shape[1] // 2].multiply(2)
 
 
-def _low_precision(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    d, dA_in = layer.backward(params, cache, dA)
-    narrow = {"float64": jnp.float32, "float32": jnp.bfloat16}.get(str(A.dtype), jnp.float8_e4m3fn)
-    return d | {"W": d["W"].astype(narrow).astype(d["W"].dtype)}, dA_in
+def _stale_cache(b: Backward) -> LayerGradients:
+    _, stale = b.layer.forward(b.params, jnp.roll(b.A, 1, axis=0))
+    return b.layer.backward(b.params, stale, b.dA)
 
 
-def _one_wrong_element(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    d, dA_in = layer.backward(params, cache, dA)
-    dW = d["W"]
-    return d | {"W": dW.at[dW.shape[0] // 2, dW.shape[1] // 2].multiply(2)}, dA_in
-
-
-def _forgotten(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    d, dA_in = layer.backward(params, cache, dA)
-    return d | {"b": jnp.zeros_like(d["b"])}, dA_in
-
-
-def _wrong_mask(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    out = layer.recompute(params, cache)
+def _wrong_mask(b: Backward) -> LayerGradients:
     # The output of a relu is never negative: >= lets everything through.
-    return (), jnp.where(out >= 0, dA, layer.backward(params, cache, dA)[1])
+    return (), jnp.where(b.layer.recompute(b.params, b.cache) >= 0, b.dA, b.dA_in)
 
 
-def _derivative_elsewhere(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    g = activation(layer.function)
-    # A_in is Z: what is saved of g(Z) and Z in this order is the other array.
-    return (), g.pullback(g.save(g(A), A), dA)
+def _derivative_elsewhere(b: Backward) -> LayerGradients:
+    g = activation(b.layer.function)
+    # A is Z here: what is saved of g(Z) and Z in this order is the other array.
+    return (), g.pullback(g.save(g(b.A), b.A), b.dA)
 
 
-def _missing_derivative(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    return (), dA
-
-
-def _normalization_backward(layer: Any, cache: Cache, params: Params, dA: Array, mean: bool, variance: bool) -> Array:
-    A, average, r = cache
-    axes = tuple(range(A.ndim - 1)) if isinstance(layer, BatchNorm) else (A.ndim - 1,)
-    d_hat = dA.astype(r.dtype) * per_unit(params["gamma"].astype(r.dtype), dA)
+def _normalize_back(
+    b: Backward, *, mean: bool = True, variance: bool = True, over_examples: bool | None = None
+) -> Array:
+    """dA_in of a normalization, without one of its terms or along the other axis."""
+    A, average, r = b.cache
+    over_examples = isinstance(b.layer, BatchNorm) if over_examples is None else over_examples
+    axes = tuple(range(A.ndim - 1)) if over_examples else (A.ndim - 1,)
+    d_hat = b.dA.astype(r.dtype) * per_unit(b.params["gamma"].astype(r.dtype), b.dA)
     A_hat = (A.astype(r.dtype) - (0 if average is None else average)) * r
     dA_in = d_hat
     if variance:
         dA_in = dA_in - A_hat * jnp.mean(d_hat * A_hat, axis=axes, keepdims=True)
     if mean and average is not None:
         dA_in = dA_in - jnp.mean(d_hat, axis=axes, keepdims=True)
-    return (r * dA_in).astype(dA.dtype)
+    return (r * dA_in).astype(b.dA.dtype)
 
 
-def _missing_mean_term(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    return layer.backward(params, cache, dA)[0], _normalization_backward(layer, cache, params, dA, False, True)
-
-
-def _missing_variance_term(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    return layer.backward(params, cache, dA)[0], _normalization_backward(layer, cache, params, dA, True, False)
-
-
-def _wrong_axis(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    other = LayerNorm() if isinstance(layer, BatchNorm) else BatchNorm()
-    return layer.backward(params, cache, dA)[0], _normalization_backward(other, cache, params, dA, True, True)
-
-
-def _forgotten_gamma(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    ones = params | {"gamma": jnp.ones_like(params["gamma"])}
-    return layer.backward(params, cache, dA)[0], layer.backward(ones, cache, dA)[1]
-
-
-def _swapped(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    d, dA_in = layer.backward(params, cache, dA)
-    return {"gamma": d["beta"], "beta": d["gamma"]}, dA_in
-
-
-def _missing_rescale(layer: Any, params: Params, cache: Cache, A: Array, dA: Array) -> tuple[Params, Array]:
-    d, dA_in = layer.backward(params, cache, dA)
-    return d, dA_in if cache is None else dA_in * (1 - layer.rate)
-
-
-def _no_skip(d: Params, dA_in: Cotangent, dA_out: Cotangent) -> tuple[Params, Cotangent]:
-    return d, dA_in._replace(value=dA_in.value - dA_out.value)
-
-
-def _no_branch(d: Params, dA_in: Cotangent, dA_out: Cotangent) -> tuple[Params, Cotangent]:
-    return d, dA_out
+def _forgotten_gamma(b: Backward) -> Array:
+    ones = b.params | {"gamma": jnp.ones_like(b.params["gamma"])}
+    return b.layer.backward(ones, b.cache, b.dA)[1]
 
 
 def _equal_pairs(d: Sequence[Params]) -> list[tuple[int, int]]:
@@ -289,33 +239,15 @@ def _equal_pairs(d: Sequence[Params]) -> list[tuple[int, int]]:
     return [(i, j) for i in range(len(d)) for j in range(i + 1, len(d)) if shapes[i] and shapes[i] == shapes[j]]
 
 
-def _off_by_one_layer(d: Params, dA_in: Cotangent, dA_out: Cotangent) -> tuple[Params, Cotangent]:
+def _exchange_layers(d: Params, order: Callable[[int, int], tuple[int, int]]) -> Params:
+    """The gradients with those of the first two layers of one shape in another order."""
     d = list(d)
-    for i, j in _equal_pairs(d)[:1]:
-        d[i] = d[j]
-    return tuple(d), dA_in
+    for pair in _equal_pairs(d)[:1]:
+        d[pair[0]], d[pair[1]] = (d[i] for i in order(*pair))
+    return tuple(d)
 
 
-def _swapped_layers(d: Params, dA_in: Cotangent, dA_out: Cotangent) -> tuple[Params, Cotangent]:
-    d = list(d)
-    for i, j in _equal_pairs(d)[:1]:
-        d[i], d[j] = d[j], d[i]
-    return tuple(d), dA_in
-
-
-def _reversed_layers(d: Params, dA_in: Cotangent, dA_out: Cotangent) -> tuple[Params, Cotangent]:
-    return jax.tree.map(lambda x: x[::-1], d), dA_in
-
-
-def _missing_mean(loss: Loss, Z: Array, Y: Array, weights: Array | None, dZ: Array) -> Array:
-    return dZ * Z.shape[0] if loss.reduction == "mean" else dZ
-
-
-def _mean_twice(loss: Loss, Z: Array, Y: Array, weights: Array | None, dZ: Array) -> Array:
-    return dZ / Z.shape[0]
-
-
-def _wrong_softmax_axis(loss: Loss, Z: Array, Y: Array, weights: Array | None, dZ: Array) -> Array:
+def _wrong_softmax_axis(loss: Loss, Z: Array, dZ: Array) -> Array:
     right, wrong = (jax.nn.softmax(Z, axis=axis) for axis in (-1, 0))
     return dZ + (wrong - right) * (1 / Z.shape[0] if loss.reduction == "mean" else 1.0)
 
@@ -323,74 +255,64 @@ def _wrong_softmax_axis(loss: Loss, Z: Array, Y: Array, weights: Array | None, d
 _NORMALIZATIONS = (BatchNorm, LayerNorm, RMSNorm)
 _CENTRED = (BatchNorm, LayerNorm)
 
-FAULTS = {
-    fault.name: fault
-    for fault in (
-        Fault("sign", "dW has the wrong sign", _in_layer(Dense, _sign)),
-        Fault("missing 1/m", "the loss's dZ is summed over examples, not averaged", _in_loss(Loss, _missing_mean)),
-        Fault("1/m twice", "the loss's dZ is averaged twice", _in_loss(Loss, _mean_twice)),
-        Fault("1/m in a layer", "dW is averaged, though the loss owns the mean", _in_layer(Dense, _mean_over_examples)),
-        Fault("missing transpose", "dA = dZ W in a square layer", _in_layer(Dense, _missing_transpose)),
-        Fault(
-            "wrong mask",
-            "the kink's mask lets zeros through, A >= 0 for A > 0",
-            _in_activation(lambda g: g.kinks == (0.0,) and g.saves == "output", _wrong_mask),
-        ),
-        Fault(
-            "derivative elsewhere",
-            "g' written for A is taken at Z, or the other way round",
-            _in_activation(lambda g: g.elementwise and g.name != "linear", _derivative_elsewhere),
-        ),
-        Fault(
-            "missing derivative",
-            "dZ = dA, without g'",
-            _in_activation(lambda g: g.name != "linear", _missing_derivative),
-        ),
-        Fault("dropped bias sum", "db is that of the first example", _in_layer(Dense, _dropped_bias_sum)),
-        Fault("forgotten bias", "db is zero", _in_layer(Dense, _forgotten)),
-        Fault(
-            "wrong reduction axis",
-            "a normalization's means run over the other axis",
-            _in_layer(_NORMALIZATIONS, _wrong_axis),
-        ),
-        Fault("stale cache", "the cache is that of other examples", _in_layer(Dense, _stale_cache)),
-        Fault(
-            "off-by-one layer",
-            "a layer is given the gradient of the next one of its shape",
-            _in_combinator(Serial, _off_by_one_layer),
-        ),
-        Fault(
-            "swapped layers",
-            "two layers of one shape have each other's gradients",
-            _in_combinator(Serial, _swapped_layers),
-        ),
-        Fault(
-            "reversed layers",
-            "a loop stacks its gradients in the wrong order",
-            _in_combinator(Repeat, _reversed_layers),
-        ),
-        Fault(
-            "missing mean term",
-            "a normalization forgets the path through the mean",
-            _in_layer(_CENTRED, _missing_mean_term),
-        ),
-        Fault(
-            "missing variance term",
-            "a normalization forgets the path through the variance",
-            _in_layer(_NORMALIZATIONS, _missing_variance_term),
-        ),
-        Fault("forgotten gamma", "a normalization's dA lacks gamma", _in_layer(_NORMALIZATIONS, _forgotten_gamma)),
-        Fault("swapped gradients", "d_gamma and d_beta are swapped", _in_layer(_CENTRED, _swapped)),
-        Fault("missing fan-out addition", "a residual connection forgets the skip", _in_combinator(Residual, _no_skip)),
-        Fault("missing branch", "a residual connection forgets the branch", _in_combinator(Residual, _no_branch)),
-        Fault("missing rescale", "dropout's backward pass lacks 1/(1 - rate)", _in_layer(Dropout, _missing_rescale)),
-        Fault("low-precision accumulation", "dW is accumulated in a narrower dtype", _in_layer(Dense, _low_precision)),
-        Fault("one wrong element", "one entry of dW is doubled", _in_layer(Dense, _one_wrong_element)),
-        Fault(
-            "wrong softmax axis",
-            "the loss's softmax runs over examples",
-            _in_loss(SoftmaxCrossEntropy, _wrong_softmax_axis),
-        ),
-    )
+FAULTS: dict[str, Mutate] = {
+    # dW has the wrong sign.
+    "sign": _change("W", lambda b: -b.d["W"]),
+    # The loss's dZ is summed over examples, not averaged.
+    "missing 1/m": _in_loss(Loss, lambda loss, Z, dZ: dZ * Z.shape[0] if loss.reduction == "mean" else dZ),
+    # The loss's dZ is averaged twice.
+    "1/m twice": _in_loss(Loss, lambda loss, Z, dZ: dZ / Z.shape[0]),
+    # dW is averaged, though the loss owns the mean.
+    "1/m in a layer": _change("W", lambda b: b.d["W"] / b.A.shape[0]),
+    # dA = dZ W in a square layer.
+    "missing transpose": _propagate(Dense, _missing_transpose),
+    # The kink's mask lets zeros through, A >= 0 for A > 0.
+    "wrong mask": _in_activation(lambda g: g.kinks == (0.0,) and g.saves == "output", _wrong_mask),
+    # g' written for A is taken at Z, or the other way round.
+    "derivative elsewhere": _in_activation(lambda g: g.elementwise and g.name != "linear", _derivative_elsewhere),
+    # dZ = dA, without g'.
+    "missing derivative": _in_activation(lambda g: g.name != "linear", lambda b: ((), b.dA)),
+    # db is that of the first example.
+    "dropped bias sum": _change("b", lambda b: b.dA.reshape(-1, b.dA.shape[-1])[0]),
+    # db is zero.
+    "forgotten bias": _change("b", lambda b: jnp.zeros_like(b.d["b"])),
+    # A normalization's means run over the other axis.
+    "wrong reduction axis": _propagate(
+        _NORMALIZATIONS, lambda b: _normalize_back(b, over_examples=not isinstance(b.layer, BatchNorm))
+    ),
+    # The cache is that of other examples.
+    "stale cache": _in_layer(Dense, _stale_cache),
+    # A layer is given the gradient of the next one of its shape.
+    "off-by-one layer": _in_combinator(
+        Serial, lambda d, dA_in, dA_out: (_exchange_layers(d, lambda i, j: (j, j)), dA_in)
+    ),
+    # Two layers of one shape have each other's gradients.
+    "swapped layers": _in_combinator(
+        Serial, lambda d, dA_in, dA_out: (_exchange_layers(d, lambda i, j: (j, i)), dA_in)
+    ),
+    # A loop stacks its gradients in the wrong order.
+    "reversed layers": _in_combinator(Repeat, lambda d, dA_in, dA_out: (jax.tree.map(lambda x: x[::-1], d), dA_in)),
+    # A normalization forgets the path through the mean.
+    "missing mean term": _propagate(_CENTRED, lambda b: _normalize_back(b, mean=False)),
+    # A normalization forgets the path through the variance.
+    "missing variance term": _propagate(_NORMALIZATIONS, lambda b: _normalize_back(b, variance=False)),
+    # A normalization's dA lacks gamma.
+    "forgotten gamma": _propagate(_NORMALIZATIONS, _forgotten_gamma),
+    # d_gamma and d_beta are swapped.
+    "swapped gradients": _in_layer(_CENTRED, lambda b: ({"gamma": b.d["beta"], "beta": b.d["gamma"]}, b.dA_in)),
+    # A residual connection forgets the skip.
+    "missing fan-out addition": _in_combinator(
+        Residual, lambda d, dA_in, dA_out: (d, dA_in._replace(value=dA_in.value - dA_out.value))
+    ),
+    # A residual connection forgets the branch.
+    "missing branch": _in_combinator(Residual, lambda d, dA_in, dA_out: (d, dA_out)),
+    # Dropout's backward pass lacks 1/(1 - rate).
+    "missing rescale": _propagate(Dropout, lambda b: b.dA_in if b.cache is None else b.dA_in * (1 - b.layer.rate)),
+    # dW is accumulated in a narrower dtype.
+    "low-precision accumulation": _change("W", _low_precision),
+    # One entry of dW is doubled.
+    "one wrong element": _change("W", _one_wrong_element),
+    # The loss's softmax runs over examples.
+    "wrong softmax axis": _in_loss(SoftmaxCrossEntropy, _wrong_softmax_axis),
 }
-"""The faults by name."""
+"""By name: what gives a faulty version of a layer, a combinator or a loss, or None where it does not apply."""

@@ -4,20 +4,20 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from fbp.verify.rounding import distance, norm
+from fbp.verify.tolerance import distance, norm
 
 _CLOSE = 1e-3
 _UNITS_OF_DTYPES = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24}
 
 
-def hint(
+def make_hint(
     path: str, g: np.ndarray, references: Mapping[str, np.ndarray], explained: float, sizes: Iterable[int] = ()
 ) -> str:
     """What the difference of a leaf looks like, in one line.
 
     Args:
-        path: of the leaf.
-        g: the gradient that was found.
+        path: the leaf's path.
+        g: the wrong gradient of the leaf.
         references: the right gradient, all leaves by path.
         explained: the norm of the difference that rounding explains.
         sizes: numbers of examples, for factors such as m.
@@ -28,7 +28,7 @@ def hint(
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(g))[0])
         return f"NaN or infinity, first at {where}"
     if size == 0:
-        return f"the gradient is zero here; received norm {norm(g):.3g}"
+        return f"the gradient must be zero here, got norm {norm(g):.3g}"
     if norm(g) == 0:
         return "a zero leaf: is it forgotten, or its cotangent cut?"
     # Compared in units of the reference: gradients of 1e-200 are told apart as well.
@@ -36,15 +36,15 @@ def hint(
     # A signature explains a difference where it leaves a twentieth of it, or what rounding does.
     close = max(min(_CLOSE, 0.05 * distance(g, g_ref)), 2 * explained / size)
     same = lambda a, b: distance(a, b) <= close * norm(b)
-    for signature in (_factor(sizes), _rearranged, _shifted):
+    for signature in (_find_factor(sizes), _find_rearrangement, _find_shift):
         if text := signature(g, g_ref, same):
             return text
-    for other, theirs in references.items():
-        if other == path or theirs.shape != g.shape or norm(theirs) == 0:
+    for other, leaf in references.items():
+        if other == path or leaf.shape != g.shape or norm(leaf) == 0:
             continue
-        if same(g * (size / norm(theirs)), theirs / norm(theirs)):
+        if same(g * (size / norm(leaf)), leaf / norm(leaf)):
             return f"equal to the gradient of {other}: are the two swapped?"
-    for signature in (_one_entry, _masked, _one_factor_per_index, _less_precise):
+    for signature in (_find_entry, _find_mask, _find_factor_per_index, _find_narrow_dtype):
         if text := signature(g, g_ref, same):
             return text
     cosine = float(np.vdot(g, g_ref)) / (norm(g) * norm(g_ref))
@@ -54,7 +54,7 @@ def hint(
 Same = Callable[[np.ndarray, np.ndarray], bool]
 
 
-def _factor(sizes: Iterable[int]) -> Callable[[np.ndarray, np.ndarray, Same], str]:
+def _find_factor(sizes: Iterable[int]) -> Callable[[np.ndarray, np.ndarray, Same], str]:
     def signature(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
         ratio = float(np.vdot(g, g_ref)) / float(np.vdot(g_ref, g_ref))
         if ratio == 0 or not same(g / ratio, g_ref):
@@ -76,7 +76,7 @@ def _factor(sizes: Iterable[int]) -> Callable[[np.ndarray, np.ndarray, Same], st
     return signature
 
 
-def _rearranged(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
+def _find_rearrangement(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
     if g.ndim >= 2 and g.shape[-1] == g.shape[-2] and same(np.swapaxes(g, -1, -2), g_ref):
         return "equal after transposing"
     for axis in range(g.ndim):
@@ -85,7 +85,7 @@ def _rearranged(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
     return ""
 
 
-def _shifted(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
+def _find_shift(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
     for axis in range(g.ndim):
         for by in (1, -1) if g.shape[axis] > 2 else ():
             rolled = np.roll(g, by, axis)
@@ -95,7 +95,7 @@ def _shifted(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
     return ""
 
 
-def _one_entry(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
+def _find_entry(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
     gap = np.abs(g - g_ref)
     worst = np.unravel_index(np.argmax(gap), gap.shape)
     rest = gap.copy()
@@ -111,7 +111,7 @@ def _one_entry(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
     return ""
 
 
-def _masked(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
+def _find_mask(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
     cut, extra = (g == 0) & (g_ref != 0), (g != 0) & (g_ref == 0)
     both = ~(cut | extra)
     if (cut.any() or extra.any()) and norm(g_ref[both]) and same(g[both], g_ref[both]):
@@ -119,7 +119,7 @@ def _masked(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
     return ""
 
 
-def _one_factor_per_index(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
+def _find_factor_per_index(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
     if g.ndim < 2:
         return ""
     for axis, what in ((g.ndim - 1, "unit"), (g.ndim - 2, "input")):
@@ -131,7 +131,7 @@ def _one_factor_per_index(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
     return ""
 
 
-def _less_precise(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
+def _find_narrow_dtype(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
     off = distance(g, g_ref)
     if off > 2e-2:
         return ""

@@ -1,6 +1,8 @@
-"""What the judges say about each leaf of a gradient: autodiff, finite differences and the adjoint identity."""
+"""What the judges say of each leaf of a gradient: autodiff, finite differences and the adjoint identity."""
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -9,281 +11,294 @@ import numpy as np
 
 from fbp.errors import describe_exception
 from fbp.verify import slopes
-from fbp.verify.hints import hint
-from fbp.verify.measures import difference
-from fbp.verify.opinion import DIRECTIONAL, ZERO, Opinion
-from fbp.verify.reference import Argnums, Leaves, NoDerivative, Reference, called, chosen, reference
-from fbp.verify.result import LeafVerdict
-from fbp.verify.rounding import TOLERANCE, Allowance, distance, moved, norm, on_host
-from fbp.verify.structure import Structure, by_path, is_floating, structure
+from fbp.verify.hints import make_hint
+from fbp.verify.reference import Autodiff, Leaves, NoDerivative, Reference, call_checked, precision_of, select_arguments
+from fbp.verify.result import DIRECTIONAL, JudgeResult, LeafResult
+from fbp.verify.structure import Structure, by_path, check_structure, is_floating
+from fbp.verify.tolerance import TOLERANCE, ZERO, Allowance, Verdict, difference, distance, norm, perturb
 
 _PROBE = 1e-12
 """How far inputs move to see whether a function computes in float64: too little for float32 to follow."""
-_JITTERED = 2
-"""At how many moved inputs a gradient function is called to see its own rounding."""
+_JITTER_DRAWS = 2
+"""At how many perturbed inputs a gradient function is called to see its own rounding."""
+
+
+@dataclass(frozen=True)
+class ComputedGradient:
+    """The gradient to judge, as its function computed it.
+
+    Attributes:
+        structure: its leaves, and what is wrong with their structure.
+        in_float64: the leaves computed in float64, where the function does that.
+        jitter: for each of these the function's own rounding, as in `Allowance.with_jitter`.
+    """
+
+    structure: Structure
+    in_float64: Leaves = field(default_factory=dict)
+    jitter: dict[str, float] = field(default_factory=dict)
 
 
 def judge(
+    reference: Reference,
     candidate: Callable[..., Any],
-    loss: Callable[..., Any],
-    args: tuple[Any, ...],
-    argnums: Argnums = 0,
+    *,
     directions: int = 2,
-    seed: int = 0,
-) -> tuple[LeafVerdict, ...]:
+    only: Collection[str] | None = None,
+) -> tuple[LeafResult, ...]:
     """The leaves of a gradient, each with what the judges say.
 
     Args:
-        candidate: gives the gradient, called as candidate(*args).
-        loss: gives a scalar, called as loss(*args).
-        args: pytrees of arrays.
-        argnums: which of them is differentiated.
+        reference: the loss at the point where the gradient is judged.
+        candidate: gives the gradient, called with the arguments of the reference.
         directions: how many random directions in each leaf.
-        seed: of all randomness.
+        only: the paths of the leaves to judge; None for all.
 
     Raises:
-        FbpError: a function cannot be called with these arguments, or the loss is not a scalar.
+        FbpError: the gradient function cannot be called with the arguments.
     """
-    return judge_against(point(loss, args, argnums, seed), candidate, args, directions, seed)
+    with precision_of(reference.args):
+        gradient = call_checked("the gradient function", candidate, reference.args)
+        structure = check_structure(gradient, select_arguments(reference.args, reference.argnums))
+    return judge_gradient(reference, _compute_in_float64(candidate, reference, structure), directions, only)
 
 
-def point(loss: Callable[..., Any], args: tuple[Any, ...], argnums: Argnums = 0, seed: int = 0) -> Reference:
-    """What `judge` compares with, which several candidates at one point may share.
+def judge_gradient(
+    reference: Reference, gradient: ComputedGradient, directions: int | None = None, only: Collection[str] | None = None
+) -> tuple[LeafResult, ...]:
+    """The leaves of a gradient that is there.
 
     Args:
-        loss: gives a scalar, called as loss(*args).
-        args: pytrees of arrays.
-        argnums: which of them is differentiated.
-        seed: of the movements by which rounding is measured.
-    """
-    with _precision_of(args):
-        return reference(loss, on_host(args), argnums, seed)
-
-
-def judge_against(
-    of: Reference,
-    candidate: Callable[..., Any],
-    args: tuple[Any, ...],
-    directions: int = 2,
-    seed: int = 0,
-    only: Collection[str] | None = None,
-) -> tuple[LeafVerdict, ...]:
-    """`judge` with a reference that is already there.
-
-    Args:
-        of: what `point` gives for the same arguments.
-        candidate: gives the gradient, called as candidate(*args).
-        args: pytrees of arrays.
-        directions: how many random directions in each leaf.
-        seed: of the directions.
+        reference: the loss at the point where the gradient is judged.
+        gradient: what was computed.
+        directions: how many random directions in each leaf; None asks autodiff alone.
         only: the paths of the leaves to judge; None for all.
     """
-    with _precision_of(args):
-        arrays = on_host(args)
-        found = structure(called("the gradient function", candidate, args), chosen(arrays, of.argnums))
-    sharp, jitter = _in_float64(candidate, of, found)
-    known = [
-        _leaf(path, of, found, sharp, jitter, directions, seed) for path in of.like if only is None or path in only
+    paths = [path for path in reference.inputs if only is None or path in only]
+    known = [_judge_leaf(path, reference, gradient, directions) for path in paths]
+    problems = gradient.structure.problems
+    unknown = [
+        LeafResult(path, "", (), None, None, float("nan"), (JudgeResult("structure", "FAIL", problem),))
+        for path, problem in problems.items()
+        if path not in reference.inputs
     ]
-    others = [path for path in found.problems if path not in of.like]
-    return (*known, *(_unknown(path, found) for path in others))
+    return (*known, *unknown)
 
 
-def _precision_of(args: tuple[Any, ...]) -> Any:
-    """Float64 where one of the arguments is; else as the user has it."""
-    floating = (x for x in jax.tree.leaves(args) if hasattr(x, "dtype") and is_floating(x))
-    wide = any(x.dtype == np.float64 for x in floating)
-    return jax.enable_x64(wide or bool(jax.config.read("jax_enable_x64")))
+def _judge_leaf(path: str, reference: Reference, gradient: ComputedGradient, directions: int | None) -> LeafResult:
+    like, structure = reference.inputs[path], gradient.structure
+    dtype, note = str(like.dtype), structure.notes.get(path, "")
+    results: list[JudgeResult] = []
+    if path in structure.problems:
+        results.append(JudgeResult("structure", "FAIL", structure.problems[path]))
+    if path not in structure.leaves:
+        return LeafResult(path, dtype, like.shape, None, None, float("nan"), tuple(results))
+    g, in_float64 = np.asarray(structure.leaves[path], np.float64), gradient.in_float64.get(path)
+    best = g if in_float64 is None else in_float64
+    if reference.autodiff is None:
+        results.append(JudgeResult("autodiff", "INCONCLUSIVE", reference.silent))
+        if directions is not None:
+            results += _judge_along_directions(path, reference, best, TOLERANCE[dtype] * norm(g), directions)
+        return LeafResult(
+            path, dtype, like.shape, None, None, TOLERANCE[dtype], tuple(_excuse_at_kinks(results)), "", note
+        )
+    leaf = LeafByAutodiff(path, dtype, g, in_float64, gradient.jitter.get(path), reference.autodiff)
+    results.append(leaf.judge())
+    if directions is not None and leaf.is_zero:
+        results += [JudgeResult(name, "INCONCLUSIVE", ZERO) for name in DIRECTIONAL]
+    elif directions is not None:
+        results += _judge_along_directions(path, reference, best, leaf.explained, directions)
+    return leaf.describe(tuple(_excuse_at_kinks(results)), reference.lengths, note)
 
 
-def _unknown(path: str, found: Structure) -> LeafVerdict:
-    return LeafVerdict(path, "", (), None, float("nan"), (Opinion("structure", "FAIL", found.problems[path]),))
+@dataclass(frozen=True)
+class LeafByAutodiff:
+    """Judge 1: one leaf against autodiff in float64, with what rounding explains.
 
+    Where there is such a path, the leaf is judged in float64 arithmetic, too.
 
-def _leaf(
-    path: str,
-    of: Reference,
-    found: Structure,
-    sharp: Leaves,
-    jitter: dict[str, float],
-    directions: int,
-    seed: int,
-) -> LeafVerdict:
-    like = of.like[path]
-    opinions: list[Opinion] = []
-    if path in found.problems:
-        opinions.append(Opinion("structure", "FAIL", found.problems[path]))
-    if path not in found.leaves:
-        return LeafVerdict(path, str(like.dtype), like.shape, None, float("nan"), tuple(opinions))
-    g = np.asarray(found.leaves[path], np.float64)
-    best = sharp.get(path, g)
-    if of.own is None or of.exact is None:
-        exact, explained = None, TOLERANCE[str(like.dtype)] * norm(g)
-        explained_best = explained
-        opinions.append(Opinion("autodiff", "INCONCLUSIVE", of.silent))
-    else:
-        exact = of.exact.here[path]
-        own = of.own.allowance(str(like.dtype), path, of.exact)
-        in_float64 = of.exact.allowance("float64", path, of.exact) if of.has_float64 else None
-        if in_float64 is not None and path in jitter:
-            in_float64 = in_float64.with_jitter(jitter[path])
-            own = in_float64 if own.dtype == "float64" else own
-        explained = own.explained
-        explained_best = in_float64.explained if in_float64 is not None and path in sharp else explained
-        against_autodiff = difference(path, g, of.own.here[path]).relative_error
-        zero_beside = of.total if in_float64 is not None and in_float64.is_zero(exact, of.total) else None
-        opinions.append(by_autodiff(g, exact, own, against_autodiff, sharp.get(path), in_float64, zero_beside))
-        if zero_beside is not None:
-            opinions += [Opinion(name, "INCONCLUSIVE", ZERO) for name in DIRECTIONAL]
-    if not any(opinion.reason == ZERO for opinion in opinions):
-        asked = _along_directions(path, of, best, exact, explained_best, directions, seed)
-        opinions += asked
-        kink = next((opinion.reason for opinion in asked if opinion.reason.startswith(slopes.KINK)), "")
-        if kink and all(opinion.verdict != "FAIL" for opinion in asked if opinion.judge == "differences"):
-            # Where the loss has no derivative, autodiff's choice of one is no better than another between the sides.
-            opinions = [
-                Opinion(o.judge, "INCONCLUSIVE", kink) if o.verdict == "FAIL" and o.judge != "structure" else o
-                for o in opinions
-            ]
-    text = ""
-    if exact is not None and any(opinion.verdict == "FAIL" for opinion in opinions):
-        text = hint(path, best, of.exact.here if of.exact else {}, explained_best, of.sizes)
-    size = norm(g if exact is None else exact)
-    return LeafVerdict(
-        path,
-        str(like.dtype),
-        like.shape,
-        None if exact is None else difference(path, g, exact),
-        explained / size if size else 0.0,
-        tuple(opinions),
-        text,
-        found.notes.get(path, ""),
-    )
-
-
-def by_autodiff(
-    g: np.ndarray,
-    exact: np.ndarray,
-    own: Allowance,
-    against_autodiff: float,
-    sharp: np.ndarray | None,
-    in_float64: Allowance | None,
-    zero_beside: float | None,
-) -> Opinion:
-    """Judge 1: autodiff in float64, with what rounding explains; in float64 arithmetic too, where there is such a path.
-
-    Args:
-        g: the gradient, computed in its own dtype.
-        exact: `jax.grad` in float64 (in its own dtype where the loss has no float64 path).
-        own: what rounding explains in its own dtype.
-        against_autodiff: the relative error against `jax.grad` in its own dtype.
-        sharp: the gradient computed in float64; None where its function does not.
-        in_float64: what rounding explains in float64; None where the loss has no float64 path.
-        zero_beside: where the exact gradient is zero up to rounding, the norm of the whole gradient; else None.
+    Attributes:
+        path: the leaf's path.
+        dtype: its dtype.
+        g: the leaf, computed in its own dtype.
+        in_float64: the leaf computed in float64; None where its function does not.
+        jitter: the rounding of its function in float64, as in `Allowance.with_jitter`; None likewise.
+        autodiff: the reference.
     """
-    mine = own.judge(difference("", g, exact), against_autodiff, zero_beside)
-    if in_float64 is None:
-        return Opinion(mine.judge, mine.verdict, mine.reason or "no float64 path: compared with autodiff in its dtype")
-    if sharp is None or own.dtype == "float64":
-        return mine
-    found = difference("", sharp, exact)
-    sharply = in_float64.judge(found, found.relative_error, zero_beside)
-    if sharply.verdict == "FAIL":
-        return Opinion("autodiff", "FAIL", f"off in float64 arithmetic too, by {found.relative_error:.1e}")
-    if mine.verdict == "FAIL" and sharply.verdict == "PASS":
-        return Opinion("autodiff", "FAIL", f"right in float64 and wrong in {own.dtype}: a sum or product in less?")
-    if mine.verdict == "INCONCLUSIVE" and sharply.verdict == "PASS":
-        return Opinion("autodiff", "PASS", f"{mine.reason}; judged in float64")
-    return mine
+
+    path: str
+    dtype: str
+    g: np.ndarray
+    in_float64: np.ndarray | None
+    jitter: float | None
+    autodiff: Autodiff
+
+    @property
+    def exact(self) -> np.ndarray:
+        """`jax.grad` in float64 (in its own dtype where the loss has no float64 path)."""
+        return self.autodiff.exact.here[self.path]
+
+    @cached_property
+    def sharp(self) -> Allowance | None:
+        """What rounding explains in float64; None where the loss has no float64 path."""
+        allowance = self.autodiff.allow_in_float64(self.path)
+        return allowance if allowance is None or self.jitter is None else allowance.with_jitter(self.jitter)
+
+    @cached_property
+    def own(self) -> Allowance:
+        """What rounding explains in the leaf's own dtype."""
+        if self.dtype == "float64" and self.sharp is not None:
+            return self.sharp
+        return self.autodiff.allow(self.path, self.dtype)
+
+    @property
+    def explained(self) -> float:
+        """The norm of a difference that rounding explains, in float64 where the leaf was computed in it."""
+        sharp = self.own if self.in_float64 is None else self.sharp
+        return (sharp or self.own).explained
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether the exact leaf is zero up to rounding, so that a relative error says nothing."""
+        return self.sharp is not None and self.sharp.is_zero(self.exact, self.autodiff.total)
+
+    def judge(self) -> JudgeResult:
+        """What autodiff says."""
+        return JudgeResult("autodiff", *self._assess())
+
+    def _assess(self) -> tuple[Verdict, str]:
+        whole = self.autodiff.total if self.is_zero else None
+        against_autodiff = difference(self.path, self.g, self.autodiff.own.here[self.path]).relative_error
+        verdict, reason = self.own.assess(difference(self.path, self.g, self.exact), against_autodiff, whole)
+        if self.sharp is None:
+            return verdict, reason or "no float64 path: compared with autodiff in its dtype"
+        if self.in_float64 is None or self.dtype == "float64":
+            return verdict, reason
+        off = difference(self.path, self.in_float64, self.exact)
+        in_float64, _ = self.sharp.assess(off, off.relative_error, whole)
+        if in_float64 == "FAIL":
+            return "FAIL", f"off in float64 arithmetic too, by {off.relative_error:.1e}"
+        if in_float64 == "PASS" and verdict == "FAIL":
+            return "FAIL", f"right in float64 and wrong in {self.dtype}: is a sum or product computed in less?"
+        if in_float64 == "PASS" and verdict == "INCONCLUSIVE":
+            return "PASS", f"{reason}; judged in float64"
+        return verdict, reason
+
+    def describe(self, judges: tuple[JudgeResult, ...], lengths: Collection[int], note: str = "") -> LeafResult:
+        """The leaf with its differences from autodiff, and a hint where a judge fails it.
+
+        Args:
+            judges: what they say.
+            lengths: what may be a number of examples.
+            note: what is unusual.
+        """
+        text, size = "", norm(self.exact)
+        if any(each.verdict == "FAIL" for each in judges):
+            best = self.g if self.in_float64 is None else self.in_float64
+            text = make_hint(self.path, best, self.autodiff.exact.here, self.explained, lengths)
+        against = difference(self.path, self.g, self.autodiff.own.here[self.path])
+        explained = self.own.explained / size if size else 0.0
+        off = difference(self.path, self.g, self.exact)
+        return LeafResult(self.path, self.dtype, self.g.shape, off, against, explained, judges, text, note)
 
 
-def _in_float64(candidate: Callable[..., Any], of: Reference, found: Structure) -> tuple[Leaves, dict[str, float]]:
-    """The gradient in float64 arithmetic and its jitter, where its function computes so when it is given float64."""
-    if not of.has_float64 or of.exact is None:
-        return {}, {}
-    exact = of.exact.here
+def _compute_in_float64(candidate: Callable[..., Any], reference: Reference, structure: Structure) -> ComputedGradient:
+    """The gradient, also in float64 arithmetic where its function computes so when it is given float64."""
+    alone = ComputedGradient(structure)
+    if reference.autodiff is None or not reference.has_float64:
+        return alone
+    exact, args64 = reference.autodiff.exact, reference.args64
     with jax.enable_x64(True):
-        nudged = jax.tree.map(lambda x: x * (1 + _PROBE) if is_floating(x) else x, of.args64)
-        near = [moved(of.args64, of.seed + i) for i in range(_JITTERED)]
+        nudged = jax.tree.map(lambda x: x * (1 + _PROBE) if is_floating(x) else x, args64)
+        near = [perturb(args64, reference.seed + i) for i in range(_JITTER_DRAWS)]
         try:
             here, there, *around = (
-                by_path(candidate(*jax.tree.map(jnp.asarray, args))) for args in (of.args64, nudged, *near)
+                by_path(candidate(*jax.tree.map(jnp.asarray, args))) for args in (args64, nudged, *near)
             )
         except Exception:
-            # A kernel that takes float32 alone says so in whatever way it likes.
-            return {}, {}
+            # A kernel for float32 alone may refuse float64 with any exception.
+            return alone
     usable = [
         path
-        for path in found.leaves
+        for path in structure.leaves
         if all(getattr(x.get(path), "dtype", None) == np.float64 for x in (here, there))
-        and here[path].shape == of.like[path].shape
+        and here[path].shape == reference.inputs[path].shape
     ]
     here, there, *around = ({path: np.asarray(x[path]) for path in usable} for x in (here, there, *around))
-    theirs = of.gradient64(nudged)
+    exact_there = reference.gradient64(nudged)
     ratios = [
-        _movement(here[path], there[path]) / expected
+        _relative_change(here[path], there[path]) / expected
         for path in usable
-        if norm(here[path]) > 0 and (expected := _movement(exact[path], theirs[path])) > 0
+        if norm(here[path]) > 0 and (expected := _relative_change(exact.here[path], exact_there[path])) > 0
     ]
-    # Inside a narrower dtype the movement is lost in rounding, or is a whole rounding; jitter may be more as well.
-    jitter = {
-        path: max(
-            distance(x[path] - here[path], m[path] - exact[path])
-            for x, m in zip(around, of.exact.moved[:_JITTERED], strict=True)
-        )
-        for path in usable
-    }
-    return (here, jitter) if not ratios or 0.05 < float(np.median(ratios)) < 20 else ({}, {})
+    # Inside a narrower dtype the change is lost in rounding, or is a whole rounding; jitter may be more as well.
+    if ratios and not 0.05 < float(np.median(ratios)) < 20:
+        return alone
+    return ComputedGradient(structure, here, {p: measure_jitter(p, here, around, exact) for p in usable})
 
 
-def _movement(a: np.ndarray, b: np.ndarray) -> float:
+def measure_jitter(path: str, here: Leaves, around: list[Leaves], exact: Any) -> float:
+    """How erratically a leaf follows the exact gradient where inputs are perturbed: `Allowance.with_jitter`.
+
+    Args:
+        path: the leaf's path.
+        here: a gradient in float64.
+        around: the same at the perturbed inputs.
+        exact: autodiff's gradients in float64, at these inputs and perhaps more.
+    """
+    pairs = zip(around, exact.perturbed[: len(around)], strict=True)
+    return max(distance(g[path] - here[path], m[path] - exact.here[path]) for g, m in pairs)
+
+
+def _relative_change(a: np.ndarray, b: np.ndarray) -> float:
     return distance(a, b) / size if (size := norm(a)) else 0.0
 
 
-def _along_directions(
-    path: str,
-    of: Reference,
-    g: np.ndarray,
-    exact: np.ndarray | None,
-    explained: float,
-    directions: int,
-    seed: int,
-) -> list[Opinion]:
+def _judge_along_directions(
+    path: str, reference: Reference, g: np.ndarray, explained: float, directions: int
+) -> list[JudgeResult]:
     """Judges 2 and 3, along random signs, and along the difference from autodiff where there is one."""
-    if not of.has_float64:
-        return [Opinion(name, "INCONCLUSIVE", "no float64 path") for name in DIRECTIONAL]
+    exact = None if reference.autodiff is None else reference.autodiff.exact.here[path]
+    if not reference.has_float64:
+        return [JudgeResult(name, "INCONCLUSIVE", "no float64 path") for name in DIRECTIONAL]
     if not np.isfinite(g).all():
         return []
-    size, n = of.size(path), max(norm(g), 0.0 if exact is None else norm(exact))
-    if n == 0:
-        return [Opinion(name, "INCONCLUSIVE", "zero") for name in DIRECTIONAL]
+    scale, size = reference.scale(path), max(norm(g), 0.0 if exact is None else norm(exact))
+    if size == 0:
+        return [JudgeResult(name, "INCONCLUSIVE", "zero") for name in DIRECTIONAL]
     asked = [
-        (slopes.sign_direction(g.shape, size, seed + i), n * size, slopes.SIGMAS * explained / n)
+        (slopes.draw_signs(g.shape, scale, reference.seed + i), size * scale, slopes.SIGMAS * explained / size)
         for i in range(directions)
     ]
-    if exact is not None and distance(g, exact) > max(explained, TOLERANCE["float64"] * n):
-        v = slopes.along(g - exact, size)
-        asked += [] if v is None else [(v, n * norm(v), explained / n)]
-    found: dict[str, list[Opinion]] = {name: [] for name in DIRECTIONAL}
-    for v, scale, tolerance in asked:
+    if exact is not None and distance(g, exact) > max(explained, TOLERANCE["float64"] * size):
+        v = slopes.scale_direction(g - exact, scale)
+        asked += [] if v is None else [(v, size * norm(v), explained / size)]
+    results: dict[str, list[JudgeResult]] = {name: [] for name in DIRECTIONAL}
+    for v, slope_scale, tolerance in asked:
         inner = slopes.inner_product(g, v)
-        for name, slope in zip(DIRECTIONAL, (of.slope_by_differences, of.slope_forward), strict=True):
+        for name, slope in zip(DIRECTIONAL, (reference.slope_by_differences, reference.slope_forward), strict=True):
             try:
-                found[name].append(slopes.judge_slope(name, inner, slope(path, v), scale, tolerance))
+                verdict, reason = slopes.assess_slope(inner, slope(path, v), slope_scale, tolerance)
             except NoDerivative as error:
-                text = f"the loss has no forward-mode derivative: {describe_exception(error)}"
-                found[name].append(Opinion(name, "INCONCLUSIVE", text))
-    return [_most_telling(opinions) for opinions in found.values() if opinions]
+                verdict, reason = (
+                    "INCONCLUSIVE",
+                    f"the loss has no forward-mode derivative: {describe_exception(error)}",
+                )
+            results[name].append(JudgeResult(name, verdict, reason))
+    return [min(each, key=_rank) for each in results.values() if each]
 
 
-def _most_telling(opinions: list[Opinion]) -> Opinion:
+def _rank(result: JudgeResult) -> int:
     # A kink in one direction says more than a smooth way through another.
-    for tells in (
-        lambda opinion: opinion.verdict == "FAIL",
-        lambda opinion: opinion.reason.startswith(slopes.KINK),
-        lambda opinion: opinion.verdict == "PASS",
-    ):
-        for opinion in opinions:
-            if tells(opinion):
-                return opinion
-    return opinions[0]
+    said = (result.verdict == "FAIL", result.reason.startswith(slopes.KINK), result.verdict == "PASS", True)
+    return said.index(True)
+
+
+def _excuse_at_kinks(results: list[JudgeResult]) -> list[JudgeResult]:
+    """Where the loss has no derivative, autodiff's choice of one is no better than another between the sides."""
+    kink = next((each.reason for each in results if each.reason.startswith(slopes.KINK)), "")
+    if not kink or any(each.verdict == "FAIL" for each in results if each.judge == "differences"):
+        return results
+    return [
+        JudgeResult(each.judge, "INCONCLUSIVE", kink) if each.verdict == "FAIL" and each.judge != "structure" else each
+        for each in results
+    ]

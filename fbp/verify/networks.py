@@ -1,4 +1,4 @@
-"""A network of fbp: its gradient by the judges, and its backward pass equation by equation."""
+"""A network of fbp: its gradient by autodiff alone with costs, or by every judge and equation by equation."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
+from fbp import cost
 from fbp.backprop import check_batch, loss_value, value_and_grad
 from fbp.losses import Loss
 from fbp.typing import Activations, Key, Layer, Params
-from fbp.verify.equations import equations, faulty_combinators, points
-from fbp.verify.judges import judge
+from fbp.verify.equations import compute_layer_inputs, find_faulty_combinators, judge_equations
+from fbp.verify.judges import ComputedGradient, judge, judge_gradient
+from fbp.verify.reference import compute_reference, make_seed
 from fbp.verify.result import Verification
+from fbp.verify.structure import check_structure
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,65 @@ class ByHand:
     loss: Loss
 
     def __call__(self, *args: Any) -> Params:
-        return _by_hand(self.net, self.loss, args)
+        return _compute_by_hand(self.net, self.loss, args)
 
 
 @jax.jit(static_argnums=(0, 1))
-def _by_hand(net: Layer, loss: Loss, args: tuple[Any, ...]) -> Params:
+def _compute_by_hand(net: Layer, loss: Loss, args: tuple[Any, ...]) -> Params:
     return value_and_grad(net, loss)(*args)[1]
+
+
+def compare(
+    net: Layer,
+    loss: Loss,
+    params: Params,
+    X: Activations,
+    Y: Num[Array, "..."],
+    weights: Float[Array, " m"] | None = None,
+    key: Key | None = None,
+    *,
+    cost_seconds: float = 1.0,
+) -> Verification:
+    """The hand-written gradient of a network, leaf by leaf, against `jax.grad` of the same forward pass.
+
+    A leaf passes where its relative norm error against `jax.grad` in its own dtype or in float64 is within the
+    tolerance of the dtype, or is explained by rounding that is small beside the leaf. Where rounding may move a leaf as
+    far as it is off, and the leaf is not much larger, it is INCONCLUSIVE. `fbp.verify.network` asks more judges.
+
+    Args:
+        net: a network.
+        loss: a loss of its last pre-activation.
+        params: its parameters.
+        X: inputs, (m, n_0).
+        Y: targets.
+        weights: one per example, (m,).
+        key: randomness for dropout; without it dropout is the identity.
+        cost_seconds: how long to time both gradients (s); 0 measures no cost.
+
+    Returns:
+        A `Verification` with the loss and both costs; it prints as a table.
+
+    Raises:
+        FbpError: the shapes do not fit.
+
+    Example:
+        >>> net, loss = fbp.mlp((4, 8, 3), "tanh"), fbp.SoftmaxCrossEntropy()
+        >>> params, _ = net.init(jax.random.key(0))
+        >>> X, Y = jnp.linspace(-1.0, 1.0, 20).reshape(5, 4), jnp.array([0, 2, 1, 1, 0])
+        >>> comparison = fbp.compare(net, loss, params, X, Y, cost_seconds=0)
+        >>> comparison.verdict, max(leaf.epsilons for leaf in comparison.leaves) < 10
+        ('PASS', True)
+    """
+    args = prepare_arguments(params, X, Y, weights, key)
+    function = NetworkLoss(net, loss)
+    reference = compute_reference(function, args)
+    manual = cost.compile(value_and_grad(net, loss), args)
+    value, gradient = manual.call(*args)
+    leaves = judge_gradient(reference, ComputedGradient(check_structure(gradient, args[0])))
+    costs = None
+    if cost_seconds > 0:
+        costs = cost.compare(manual, cost.compile(jax.value_and_grad(function), args), args, cost_seconds)
+    return Verification(_describe_subject(net), leaves, cost=costs, value=float(value))
 
 
 def network(
@@ -50,8 +106,8 @@ def network(
     Y: Num[Array, "..."],
     weights: Float[Array, " m"] | None = None,
     key: Key | None = None,
+    *,
     directions: int = 2,
-    seed: int = 0,
 ) -> Verification:
     """The hand-written backward pass of a network: its gradient by three judges, and every equation by itself.
 
@@ -61,26 +117,46 @@ def network(
         params: its parameters, in the dtype to judge.
         X: inputs, (m, n_0), in the same dtype.
         Y: targets.
-        weights: one per example.
-        key: randomness for dropout; without it dropout is the identity.
+        weights: one per example, (m,).
+        key: randomness for dropout and for the judges; without it dropout is the identity, and the judges draw from a
+            fixed key.
         directions: how many random directions in each leaf.
-        seed: of the directions and of the movements by which rounding is measured.
+
+    Returns:
+        A `Verification` with its equations.
+
+    Raises:
+        FbpError: the shapes do not fit.
+
+    Example:
+        >>> net, loss = fbp.Serial(fbp.Dense(3), fbp.Activation("tanh"), fbp.Dense(2)), fbp.HalfSquaredError()
+        >>> params, _ = net.init(jax.random.key(0), (4,))
+        >>> found = fbp.verify.network(net, loss, params, jnp.eye(4), jnp.ones((4, 2)))
+        >>> found.verdict, [equation.quantity for equation in found.equations]
+        ('PASS', ['dW_1', 'db_1', 'dA_0', 'dZ_1', 'dW_2', 'db_2', 'dA_1', 'dZ_2'])
+    """
+    args, seed = prepare_arguments(params, X, Y, weights, key), make_seed(key)
+    leaves = judge(compute_reference(NetworkLoss(net, loss), args, seed=seed), ByHand(net, loss), directions=directions)
+    equations = judge_equations(net, loss, args[0], compute_layer_inputs(net, loss, *args), seed)
+    wrong = any(leaf.verdict == "FAIL" for leaf in leaves)
+    if wrong and all(each.verdict != "FAIL" for each in equations):
+        # Every layer is right and the whole is not: the mistake is in how they are put together.
+        where = ", ".join(find_faulty_combinators(net, args[0], args[1], seed))
+        note = f"every layer is right; wrong is {where}" if where else ""
+        leaves = tuple(replace(leaf, note=note) if leaf.verdict == "FAIL" else leaf for leaf in leaves)
+    return Verification(_describe_subject(net), leaves, equations)
+
+
+def prepare_arguments(params: Params, X: Activations, Y: Any, weights: Any, key: Key | None) -> tuple[Any, ...]:
+    """(params, X, Y, weights, key), with arrays of JAX in the first three.
 
     Raises:
         FbpError: the shapes do not fit.
     """
     params, X, Y = jax.tree.map(jnp.asarray, (params, X, Y))
     check_batch(X, Y)
-    args = (params, X, Y, weights, key)
-    leaves = judge(ByHand(net, loss), NetworkLoss(net, loss), args, directions=directions, seed=seed)
-    cells = equations(net, loss, params, points(net, loss, *args), seed)
-    wrong = any(leaf.verdict == "FAIL" for leaf in leaves)
-    if wrong and all(cell.verdict != "FAIL" for cell in cells):
-        # Every layer is right and the whole is not: the mistake is in how they are put together.
-        where = ", ".join(faulty_combinators(net, params, X.shape[1:], X.shape[0], seed))
-        if where:
-            leaves = tuple(
-                replace(leaf, note=f"every layer is right; wrong is {where}") if leaf.verdict == "FAIL" else leaf
-                for leaf in leaves
-            )
-    return Verification(type(net).__name__, leaves, cells)
+    return params, X, Y, weights, key
+
+
+def _describe_subject(net: Layer) -> str:
+    return f"hand-written gradient of {type(net).__name__}"

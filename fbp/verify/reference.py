@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbp.errors import FbpError, describe_exception
+from fbp.typing import Key
 from fbp.verify import slopes
-from fbp.verify.rounding import DRAWS, Allowance, in_float64, moved, norm
 from fbp.verify.structure import by_path, is_floating
+from fbp.verify.tolerance import DRAWS, Allowance, in_float64, norm, on_host, perturb
 
 Argnums: TypeAlias = int | tuple[int, ...]
 Leaves: TypeAlias = dict[str, np.ndarray]
@@ -26,11 +27,39 @@ class Gradients:
     """`jax.grad` at a point, and at points that are some roundings away."""
 
     here: Leaves
-    moved: tuple[Leaves, ...]
+    perturbed: tuple[Leaves, ...]
 
-    def allowance(self, dtype: str, path: str, exact: "Gradients") -> Allowance:
-        """What rounding explains of one leaf."""
-        return Allowance.measured(dtype, self.here[path], [m[path] for m in self.moved], exact.here[path])
+
+@dataclass(frozen=True)
+class Autodiff:
+    """The gradients of a loss by `jax.grad`.
+
+    Attributes:
+        own: in the arguments' own dtypes.
+        exact: in float64; the same ones where the loss does not compute in float64.
+        has_float64: whether it does.
+    """
+
+    own: Gradients
+    exact: Gradients
+    has_float64: bool = True
+
+    @cached_property
+    def total(self) -> float:
+        """The norm of the whole gradient."""
+        return norm(np.asarray([norm(x) for x in self.exact.here.values()]))
+
+    def allow(self, path: str, dtype: str) -> Allowance:
+        """What rounding explains of one leaf in its own dtype."""
+        return self._allow(self.own, path, dtype)
+
+    def allow_in_float64(self, path: str) -> Allowance | None:
+        """What rounding explains of one leaf in float64; None where the loss does not compute in float64."""
+        return self._allow(self.exact, path, "float64") if self.has_float64 else None
+
+    def _allow(self, gradients: Gradients, path: str, dtype: str) -> Allowance:
+        perturbed = [leaves[path] for leaves in gradients.perturbed]
+        return Allowance.measure(dtype, gradients.here[path], perturbed, self.exact.here[path])
 
 
 @dataclass(frozen=True)
@@ -40,39 +69,34 @@ class Reference:
     Attributes:
         loss: called as loss(*args), gives a scalar.
         argnums: which arguments are differentiated.
-        args64: the arguments, in float64.
-        like: the differentiated leaves by path, in their own dtypes; those that are not floating are left out.
-        own: the gradients in the arguments' own dtypes.
-        exact: those in float64; the same ones where there is no float64 path.
+        args: the arguments.
+        args64: the same on the host, in float64.
+        inputs: the differentiated leaves by path, in their own dtypes; those that are not floating are left out.
         has_float64: whether the loss computes in float64 when it is given float64.
-        seed: of the movements by which rounding is measured.
-        silent: why there are no gradients, where there are none.
+        seed: of all that is drawn.
+        autodiff: its gradients; None where it has none.
+        silent: why there are none.
     """
 
     loss: Callable[..., Any]
     argnums: Argnums
+    args: tuple[Any, ...]
     args64: tuple[Any, ...]
-    like: dict[str, Any]
-    own: Gradients | None
-    exact: Gradients | None
+    inputs: dict[str, Any]
     has_float64: bool
-    seed: int = 0
+    seed: int
+    autodiff: Autodiff | None
     silent: str = ""
 
     @cached_property
-    def total(self) -> float:
-        """The norm of the whole gradient."""
-        return 0.0 if self.exact is None else norm(np.asarray([norm(x) for x in self.exact.here.values()]))
-
-    @cached_property
-    def sizes(self) -> frozenset[int]:
+    def lengths(self) -> frozenset[int]:
         """Lengths of leading axes: what may be a number of examples."""
         return frozenset(np.shape(x)[0] for x in jax.tree.leaves(self.args64) if np.ndim(x))
 
-    def size(self, path: str) -> float:
+    def scale(self, path: str) -> float:
         """The size of a leaf's entries; where they are zero that of all leaves, or 1."""
-        for leaves in ((path,), tuple(self.like)):
-            entries = np.concatenate([np.asarray(self.like[p], np.float64).ravel() for p in leaves])
+        for paths in ((path,), tuple(self.inputs)):
+            entries = np.concatenate([np.asarray(self.inputs[p], np.float64).ravel() for p in paths])
             if size := norm(entries) / max(entries.size, 1) ** 0.5:
                 return size
         return 1.0
@@ -80,14 +104,14 @@ class Reference:
     def gradient64(self, args: tuple[Any, ...]) -> Leaves:
         """The gradient by autodiff at other float64 arguments."""
         with jax.enable_x64(True):
-            return _leaves(autodiff(self.loss, self.argnums, args), self.like)
+            return _leaves(differentiate(self.loss, self.argnums, args), self.inputs)
 
     def slope_by_differences(self, path: str, v: np.ndarray) -> slopes.Slope:
         """The derivative of the loss along v in one leaf, from values of the loss."""
         with jax.enable_x64(True):
             steps = np.concatenate([[0.0], *([h, -h] for h in slopes.STEPS)])
-            values = slopes.losses_along(self.loss, self.args64, self._tangent(path, v), steps)
-        return slopes.slope_by_differences(np.asarray(values, np.float64))
+            values = slopes.evaluate_along(self.loss, self.args64, self._tangent(path, v), steps)
+        return slopes.estimate_slope(np.asarray(values, np.float64))
 
     def slope_forward(self, path: str, v: np.ndarray) -> slopes.Slope:
         """The derivative of the loss along v in one leaf, by forward-mode differentiation.
@@ -96,67 +120,71 @@ class Reference:
             TypeError: and the others of `NoDerivative`, where the loss has none.
         """
         with jax.enable_x64(True):
-            value = float(slopes.slope_forward(self.loss, self.args64, self._tangent(path, v)))
+            value = float(slopes.push_forward(self.loss, self.args64, self._tangent(path, v)))
         return slopes.Slope(value, 0.0, value, value)
 
     def _tangent(self, path: str, v: np.ndarray) -> tuple[Any, ...]:
-        def leaf(at: Any, x: Any) -> Any:
-            return v if jax.tree_util.keystr(at) == path else zero(x)
+        def leaf(place: Any, x: Any) -> Any:
+            return v if jax.tree_util.keystr(place) == path else zero(x)
 
         zero = lambda x: np.zeros_like(x) if is_floating(x) else x
-        along = jax.tree.map_with_path(leaf, chosen(self.args64, self.argnums))
+        along = jax.tree.map_with_path(leaf, select_arguments(self.args64, self.argnums))
         places = {self.argnums: along} if isinstance(self.argnums, int) else dict(zip(self.argnums, along, strict=True))
         return tuple(places.get(i, jax.tree.map(zero, arg)) for i, arg in enumerate(self.args64))
 
 
-def reference(loss: Callable[..., Any], args: tuple[Any, ...], argnums: Argnums, seed: int = 0) -> Reference:
-    """Autodiff of a loss at one point.
+def compute_reference(
+    loss: Callable[..., Any], args: tuple[Any, ...], argnums: Argnums = 0, seed: int = 0
+) -> Reference:
+    """Autodiff of a loss at one point, which several gradient functions may be judged by.
 
     Args:
         loss: gives a scalar, called as loss(*args).
-        args: pytrees of numpy arrays.
+        args: pytrees of arrays.
         argnums: which of them are differentiated.
-        seed: of the movements by which rounding is measured.
+        seed: of all that the judges draw: directions, and the perturbations by which rounding is measured.
 
     Raises:
-        FbpError: the loss cannot be called with the arguments, or gives no scalar.
+        FbpError: the loss cannot be called with the arguments, or does not return a scalar.
     """
-    shape = called("the loss", partial(jax.eval_shape, loss), args)
-    if not hasattr(shape, "shape") or shape.shape != () or not jnp.issubdtype(shape.dtype, jnp.floating):
-        raise FbpError(f"a loss gives one floating-point number; received {shape}; sum or average over examples")
-    like = {p: x for p, x in by_path(chosen(args, argnums)).items() if x is not None and is_floating(x)}
+    with precision_of(args):
+        arrays = on_host(args)
+        shape = call_checked("the loss", partial(jax.eval_shape, loss), arrays)
+        if not hasattr(shape, "shape") or shape.shape != () or not jnp.issubdtype(shape.dtype, jnp.floating):
+            raise FbpError(
+                f"the loss must return one floating-point number, got {shape}; sum or average over the examples"
+            )
+        wanted = select_arguments(arrays, argnums)
+        inputs = {path: x for path, x in by_path(wanted).items() if x is not None and is_floating(x)}
 
-    def gradients(args: tuple[Any, ...]) -> Gradients:
-        at = lambda args: _leaves(autodiff(loss, argnums, args), like)
-        return Gradients(at(args), tuple(at(moved(args, seed + i)) for i in range(DRAWS)))
+        def compute_gradients(args: tuple[Any, ...]) -> Gradients:
+            compute = lambda args: _leaves(differentiate(loss, argnums, args), inputs)
+            return Gradients(compute(args), tuple(compute(perturb(args, seed + i)) for i in range(DRAWS)))
 
-    with jax.enable_x64(True):
-        args64 = in_float64(args)
-        has_float64 = _computes_in_float64(loss, args64)
-    known = partial(Reference, loss, argnums, args64, like)
-    try:
-        own = gradients(args)
-        if not has_float64:
-            return known(own, own, False, seed)
         with jax.enable_x64(True):
-            return known(own, gradients(args64), True, seed)
-    except NoDerivative as error:
-        reason = f"the loss has no reverse-mode derivative: {describe_exception(error)}"
-        return known(None, None, has_float64, seed, reason)
+            args64 = in_float64(arrays)
+            has_float64 = _computes_in_float64(loss, args64)
+        known = partial(Reference, loss, argnums, args, args64, inputs, has_float64, seed)
+        try:
+            own = compute_gradients(arrays)
+            with jax.enable_x64(True):
+                return known(Autodiff(own, compute_gradients(args64) if has_float64 else own, has_float64))
+        except NoDerivative as error:
+            return known(None, f"the loss has no reverse-mode derivative: {describe_exception(error)}")
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def autodiff(loss: Callable[..., Any], argnums: Argnums, args: tuple[Any, ...]) -> Any:
+def differentiate(loss: Callable[..., Any], argnums: Argnums, args: tuple[Any, ...]) -> Any:
     """`jax.grad`, compiled once for each loss and each set of shapes."""
     return jax.grad(loss, argnums, allow_int=True)(*args)
 
 
-def chosen(args: tuple[Any, ...], argnums: Argnums) -> Any:
+def select_arguments(args: tuple[Any, ...], argnums: Argnums) -> Any:
     """The differentiated arguments."""
     return args[argnums] if isinstance(argnums, int) else tuple(args[i] for i in argnums)
 
 
-def called(what: str, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def call_checked(what: str, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """function(*args), with whatever it raises as a mistake of the caller's.
 
     Raises:
@@ -167,18 +195,31 @@ def called(what: str, function: Callable[..., Any], args: tuple[Any, ...]) -> An
     except FbpError:
         raise
     except Exception as error:
-        raised = describe_exception(error)
-        raise FbpError(f"{what} can be called with the given arguments; it raised {raised}") from error
+        raise FbpError(
+            f"{what} must accept the given arguments, got {describe_exception(error)}; call it by hand to see where"
+        ) from error
+
+
+def precision_of(args: tuple[Any, ...]) -> Any:
+    """A context with float64 where one of the arguments is in float64; else as the user has it."""
+    floating = (x for x in jax.tree.leaves(args) if hasattr(x, "dtype") and is_floating(x))
+    wide = any(x.dtype == np.float64 for x in floating)
+    return jax.enable_x64(wide or bool(jax.config.read("jax_enable_x64")))
+
+
+def make_seed(key: Key | None) -> int:
+    """A seed for numpy from a key; a fixed one without."""
+    return 0 if key is None else int(jax.random.bits(key))
 
 
 def _computes_in_float64(loss: Callable[..., Any], args64: tuple[Any, ...]) -> bool:
     try:
         return jax.eval_shape(loss, *args64).dtype == np.float64
     except Exception:
-        # A kernel that takes float32 alone says so in whatever way it likes.
+        # A kernel for float32 alone may refuse float64 with any exception.
         return False
 
 
-def _leaves(tree: Any, like: dict[str, Any]) -> Leaves:
-    by = by_path(tree)
-    return {path: np.asarray(by[path], np.float64) for path in like}
+def _leaves(tree: Any, wanted: dict[str, Any]) -> Leaves:
+    leaves = by_path(tree)
+    return {path: np.asarray(leaves[path], np.float64) for path in wanted}

@@ -1,53 +1,75 @@
-"""What a verification found, as data that prints itself: terminal, notebook, JSON."""
+"""What the judges say of a gradient, as data that prints itself: in the terminal, in a notebook, as JSON."""
 
-import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
-from fbp.verify.measures import LeafDifference
-from fbp.verify.opinion import EXIT_STATUS, ZERO, Opinion, Verdict, together, worst
+from fbp.cost import CostComparison
+from fbp.verify.table import Printable, make_table, paint
+from fbp.verify.tolerance import ZERO, LeafDifference, Verdict
 
+EXIT_STATUS: dict[Verdict, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
+"""Exit status of a command by its verdict; 2 is a mistake of the user's."""
+SCHEMA_VERSION = 1
+"""Version of the JSON that a `Verification` gives."""
 
-class Printable:
-    """A result that rich, `str` and notebooks show as a table, and `to_json` gives as numbers."""
+DIRECTIONAL = ("differences", "adjoint")
+"""The judges that look along directions in a leaf."""
+JUDGES = ("autodiff", *DIRECTIONAL)
+"""The judges of a leaf; the equations of a network have their own."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain data, ready for JSON: no NaN and no infinity, null in their place."""
-        raise NotImplementedError
-
-    def to_json(self) -> str:
-        """`to_dict` as JSON."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
-
-    def __rich__(self) -> Any:
-        raise NotImplementedError
-
-    def __str__(self) -> str:
-        from fbp.verify.tables import as_text
-
-        return as_text(self)
-
-    def _repr_html_(self) -> str:
-        from fbp.verify.tables import as_html
-
-        return as_html(self)
+_LAYERS_SHOWN = 16
+_WHOLE = "(argument)"
+_HEADINGS = {"differences": "diff.", "adjoint": "adj."}
+_MARKS = {"PASS": "pass", "FAIL": "FAIL", "INCONCLUSIVE": "?"}
+_NUMBERS = ("jax.grad", "float64", "in eps", "cosine", "ratio")
 
 
 @dataclass(frozen=True)
-class LeafVerdict:
+class JudgeResult:
+    """What one judge says of one array.
+
+    Attributes:
+        judge: "structure", "autodiff", "differences", "adjoint" or "equations".
+        verdict: PASS, FAIL, or INCONCLUSIVE where this judge cannot tell.
+        reason: why; may be empty where it passes.
+    """
+
+    judge: str
+    verdict: Verdict
+    reason: str = ""
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """FAIL where one of them is, else INCONCLUSIVE where one is, else PASS."""
+    given = set(verdicts)
+    return "FAIL" if "FAIL" in given else "INCONCLUSIVE" if "INCONCLUSIVE" in given else "PASS"
+
+
+def combine(results: Iterable[JudgeResult]) -> Verdict:
+    """The verdict of independent judges: FAIL where one fails it, PASS where one passes it and none fails it."""
+    given = {result.verdict for result in results}
+    return "FAIL" if "FAIL" in given else "PASS" if "PASS" in given else "INCONCLUSIVE"
+
+
+@dataclass(frozen=True)
+class LeafResult:
     """One leaf of a gradient.
 
     Attributes:
         path: its path in the differentiated arguments.
-        dtype: the dtype that it should have.
+        dtype: the dtype that it should have; empty where it should not be there.
         shape: its shape.
         difference: from `jax.grad` in float64; None where there is nothing to compare.
-        explained: the relative difference that rounding in its dtype explains.
-        opinions: what each judge says.
+        against_autodiff: the difference from `jax.grad` in the same dtype; None likewise.
+        explained: the relative difference from float64 that rounding in its dtype explains.
+        judges: what each judge says.
         hint: what a wrong leaf looks like.
         note: what is unusual, but not wrong.
     """
@@ -56,27 +78,28 @@ class LeafVerdict:
     dtype: str
     shape: tuple[int, ...]
     difference: LeafDifference | None
+    against_autodiff: LeafDifference | None
     explained: float
-    opinions: tuple[Opinion, ...]
+    judges: tuple[JudgeResult, ...]
     hint: str = ""
     note: str = ""
 
     @property
     def verdict(self) -> Verdict:
-        """FAIL where one judge says so, PASS where one can speak and none objects."""
-        return together(self.opinions)
+        """FAIL where one judge fails it, PASS where one passes it and none fails it."""
+        return combine(self.judges)
 
     @property
     def reason(self) -> str:
-        """Why it did not pass: the first reason of the judges with the worst to say; where it passed, nothing."""
+        """Why it did not pass: the first reason of a judge with the leaf's verdict; empty where it passed."""
         if self.verdict == "PASS":
             return ""
-        reasons = (opinion for opinion in self.opinions if opinion.verdict == self.verdict)
-        return next((f"{opinion.judge}: {opinion.reason}" for opinion in reasons if opinion.reason), "")
+        decisive = (each for each in self.judges if each.verdict == self.verdict and each.reason)
+        return next((f"{each.judge}: {each.reason}" for each in decisive), "")
 
     @property
     def epsilons(self) -> float:
-        """The relative error in units of the dtype's epsilon."""
+        """The relative error against float64 in units of the dtype's epsilon; NaN where it is not known."""
         if self.difference is None:
             return float("nan")
         return self.difference.relative_error / float(jnp.finfo(self.dtype).eps)
@@ -84,15 +107,20 @@ class LeafVerdict:
     @property
     def is_zero(self) -> bool:
         """Whether its gradient is zero up to rounding, so that a relative error says nothing."""
-        return any(opinion.reason == ZERO for opinion in self.opinions)
+        return any(each.reason == ZERO for each in self.judges)
 
-    def said_by(self, judge: str) -> Opinion | None:
-        """The opinion of one judge; None where it was not asked."""
-        return next((opinion for opinion in self.opinions if opinion.judge == judge), None)
+    def judge(self, name: str) -> JudgeResult | None:
+        """What one judge says; None where it was not asked.
+
+        Args:
+            name: a judge's name, see `JudgeResult`.
+        """
+        return next((each for each in self.judges if each.judge == name), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The leaf as plain data."""
-        found = {
+        """The leaf as plain data; None for what is not known."""
+        d, against = self.difference, self.against_autodiff
+        return {
             "path": self.path,
             "dtype": self.dtype,
             "shape": list(self.shape),
@@ -100,24 +128,39 @@ class LeafVerdict:
             "hint": self.hint,
             "reason": self.reason,
             "note": self.note,
+            "relative_error": d and d.relative_error,
+            "relative_error_autodiff": against and against.relative_error,
+            "epsilons": d and self.epsilons,
+            "cosine": d and d.cosine,
+            "norm_ratio": d and d.norm_ratio,
+            "norm": d and d.norm,
+            "worst_index": d and list(d.worst),
             "explained_by_rounding": self.explained,
-            "epsilons": self.epsilons,
-            "judges": {opinion.judge: [opinion.verdict, opinion.reason] for opinion in self.opinions},
+            "judges": {each.judge: [each.verdict, each.reason] for each in self.judges},
         }
-        d = self.difference
-        if d is not None:
-            found |= {
-                "relative_error": d.relative_error,
-                "cosine": d.cosine,
-                "norm_ratio": d.norm_ratio,
-                "norm": d.norm,
-                "worst_index": list(d.worst),
-            }
-        return found
+
+    def remark(self, name: str) -> list[Text]:
+        """One line with its hint, reason and note; none where there is nothing to say.
+
+        Args:
+            name: what the line begins with.
+        """
+        texts = [text for text in (self.hint, self.reason, self.note) if text]
+        return [paint(f"{name}: {'; '.join(texts)}", self.verdict)] if texts else []
+
+    def cells(self) -> tuple[str, ...]:
+        """Its numbers for the table, as text."""
+        d, against = self.difference, self.against_autodiff
+        if d is None:
+            return ("",) * len(_NUMBERS)
+        if self.is_zero:
+            return ("zero", "zero", "", "", "")
+        error = "" if against is None else f"{against.relative_error:.1e}"
+        return error, f"{d.relative_error:.1e}", f"{self.epsilons:.2g}", f"{d.cosine:.4f}", f"{d.norm_ratio:.4g}"
 
 
 @dataclass(frozen=True)
-class EquationVerdict:
+class EquationResult:
     """One equation of one layer, with its incoming cotangent taken from the reference.
 
     Attributes:
@@ -128,38 +171,40 @@ class EquationVerdict:
 
     layer: str
     quantity: str
-    leaf: LeafVerdict
+    leaf: LeafResult
 
     @property
     def verdict(self) -> Verdict:
-        """Of its array."""
+        """The verdict on its array."""
         return self.leaf.verdict
 
 
 @dataclass(frozen=True)
 class Verification(Printable):
-    """What the judges say about a gradient. Prints as a table; `to_json` gives the numbers.
+    """What the judges say of a gradient. It prints as a table; `to_json` gives the numbers.
 
     Attributes:
         subject: what was verified.
-        leaves: one entry a leaf.
-        equations: of a network of fbp, one entry an equation.
+        leaves: one entry per leaf.
+        equations: of a network of fbp, one entry per equation; empty where they were not asked for.
+        cost: what the gradient costs beside `jax.grad`; None where it was not measured.
+        value: the loss; None where it was not computed.
         device: where it ran.
     """
 
     subject: str
-    leaves: tuple[LeafVerdict, ...]
-    equations: tuple[EquationVerdict, ...] = ()
+    leaves: tuple[LeafResult, ...]
+    equations: tuple[EquationResult, ...] = ()
+    cost: CostComparison | None = None
+    value: float | None = None
     device: str = field(default_factory=lambda: jax.devices()[0].device_kind)
 
     @property
     def verdict(self) -> Verdict:
         """FAIL where a leaf or an equation fails, else INCONCLUSIVE where a leaf is, else PASS."""
-        return (
-            "FAIL"
-            if any(each.verdict == "FAIL" for each in self.equations)
-            else worst(leaf.verdict for leaf in self.leaves)
-        )
+        if any(each.verdict == "FAIL" for each in self.equations):
+            return "FAIL"
+        return worst(leaf.verdict for leaf in self.leaves)
 
     @property
     def exit_status(self) -> int:
@@ -167,21 +212,80 @@ class Verification(Printable):
         return EXIT_STATUS[self.verdict]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain data, ready for JSON: no NaN and no infinity, null in their place."""
-        equations = [{"layer": each.layer, "quantity": each.quantity, **each.leaf.to_dict()} for each in self.equations]
-        found = {"subject": self.subject, "verdict": self.verdict, "device": self.device}
-        return without_nan(found | {"leaves": [leaf.to_dict() for leaf in self.leaves], "equations": equations})
+        """Everything as plain data, by a versioned schema."""
+        return {
+            "schema": "fbp.verification",
+            "schema_version": SCHEMA_VERSION,
+            "subject": self.subject,
+            "verdict": self.verdict,
+            "device": self.device,
+            "loss": self.value,
+            "leaves": [leaf.to_dict() for leaf in self.leaves],
+            "equations": [
+                {"layer": each.layer, "quantity": each.quantity, **each.leaf.to_dict()} for each in self.equations
+            ],
+            "cost": self.cost and self.cost.to_dict(),
+        }
 
     def __rich__(self) -> Any:
-        from fbp.verify.tables import verification_table
+        asked = [name for name in DIRECTIONAL if any(leaf.judge(name) for leaf in self.leaves)]
+        table = make_table(
+            f"{self.subject} against jax.grad",
+            ("leaf", "verdict", *_NUMBERS, *(_HEADINGS[name] for name in asked)),
+            (
+                (leaf.path or _WHOLE, paint(leaf.verdict, leaf.verdict), *leaf.cells(), *_marks(leaf, asked))
+                for leaf in self.leaves
+            ),
+            numbers=_NUMBERS,
+            folds={"leaf": 8},
+        )
+        remarks = [line for leaf in self.leaves for line in leaf.remark(leaf.path or _WHOLE)]
+        failed = [each for each in self.equations if each.verdict == "FAIL"]
+        remarks += [line for each in failed for line in each.leaf.remark(f"{each.layer}: {each.quantity}")]
+        parts: list[Table | Text] = [table, *remarks]
+        if self.equations and len({each.layer for each in self.equations}) <= _LAYERS_SHOWN:
+            parts.append(_equations_table(self.equations))
+        if self.cost is not None:
+            parts.append(_cost_table(self.cost))
+        summary = f"{self.verdict}: {_count_passed(self.leaves)} leaves pass"
+        if self.equations:
+            summary += f", {_count_passed(self.equations)} equations"
+        return Group(*parts, paint(f"{summary}, on {self.device}", self.verdict))
 
-        return verification_table(self)
+
+def _count_passed(results: tuple[Any, ...]) -> str:
+    return f"{sum(each.verdict == 'PASS' for each in results)} of {len(results)}"
 
 
-def without_nan(data: Any) -> Any:
-    """Plain data with None for NaN and infinity, which JSON does not have."""
-    if isinstance(data, dict):
-        return {name: without_nan(value) for name, value in data.items()}
-    if isinstance(data, list):
-        return [without_nan(value) for value in data]
-    return None if isinstance(data, float) and not np.isfinite(data) else data
+def _marks(leaf: LeafResult, asked: list[str]) -> list[Text]:
+    results = [leaf.judge(name) for name in asked]
+    return [paint(_MARKS[each.verdict], each.verdict) if each else Text("") for each in results]
+
+
+def _equations_table(equations: tuple[EquationResult, ...]) -> Table:
+    by_layer: dict[str, list[Text]] = {}
+    for each in equations:
+        d, mark = each.leaf.difference, "" if each.verdict == "PASS" else f" {each.verdict}"
+        error = "" if d is None else " zero" if each.leaf.is_zero else f" {d.relative_error:.0e}"
+        by_layer.setdefault(each.layer, []).append(paint(f"{each.quantity}{error}{mark}", each.verdict))
+    width = max(map(len, by_layer.values()))
+    rows = ((layer, *cells, *[""] * (width - len(cells))) for layer, cells in by_layer.items())
+    return make_table("equation by equation", ("layer", *[""] * width), rows)
+
+
+def _cost_table(cost: CostComparison) -> Table:
+    a, b = cost.manual, cost.autodiff
+    rows = (
+        ("compile", f"{a.compile_seconds:.2f} s", f"{b.compile_seconds:.2f} s", cost.compile_ratio),
+        ("step", f"{1e3 * a.step_seconds:.3f} ms", f"{1e3 * b.step_seconds:.3f} ms", cost.step_ratio),
+        ("operations", f"{a.flops:.3g}", f"{b.flops:.3g}", cost.flops_ratio),
+        (
+            "temporary memory",
+            f"{a.temporary_bytes / 2**20:.3f} MiB",
+            f"{b.temporary_bytes / 2**20:.3f} MiB",
+            cost.memory_ratio,
+        ),
+    )
+    headings = ("hand-written", "jax.grad", "ratio")
+    cells = ((name, first, second, f"{ratio:.2f}") for name, first, second, ratio in rows)
+    return make_table("cost of one value and gradient", ("", *headings), cells, numbers=headings)

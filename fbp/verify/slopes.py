@@ -10,11 +10,10 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from fbp.verify.opinion import Opinion
-from fbp.verify.rounding import norm
+from fbp.verify.structure import is_floating
+from fbp.verify.tolerance import Verdict, norm
 
 STEPS = tuple(10.0**-k for k in range(1, 8))
 """The ladder of steps, in units of the size of the leaf's entries."""
@@ -52,26 +51,24 @@ class Slope:
 
 
 @partial(jax.jit, static_argnums=0)
-def losses_along(function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...], steps: Any) -> Any:
+def evaluate_along(function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...], steps: Any) -> Any:
     """The loss at args + h v for each h, in float64."""
 
-    def at(h: Any) -> Any:
-        shifted = jax.tree.map(lambda x, d: x + h * d if jnp.issubdtype(x.dtype, jnp.floating) else x, args, v)
+    def loss(h: Any) -> Any:
+        shifted = jax.tree.map(lambda x, d: x + h * d if is_floating(x) else x, args, v)
         return function(*shifted)
 
-    return jax.lax.map(at, steps)
+    return jax.lax.map(loss, steps)
 
 
 @partial(jax.jit, static_argnums=0)
-def slope_forward(function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...]) -> Any:
+def push_forward(function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...]) -> Any:
     """The derivative of the loss along v by forward-mode differentiation, in float64."""
-    tangents = jax.tree.map(
-        lambda x, d: d if jnp.issubdtype(x.dtype, jnp.floating) else np.zeros(x.shape, jax.dtypes.float0), args, v
-    )
+    tangents = jax.tree.map(lambda x, d: d if is_floating(x) else np.zeros(x.shape, jax.dtypes.float0), args, v)
     return jax.jvp(function, args, tangents)[1]
 
 
-def slope_by_differences(values: np.ndarray) -> Slope:
+def estimate_slope(values: np.ndarray) -> Slope:
     """The derivative from values of the loss at 0, +h and -h for each h of `STEPS`.
 
     Of each step the central difference (L(h) - L(-h)) / 2h; the step is chosen where its change from the next larger
@@ -96,43 +93,42 @@ def slope_by_differences(values: np.ndarray) -> Slope:
     return Slope(float(central[i]), float(uncertainty[i - 1]), float(min(sides)), float(max(sides)), float(abs(gap)))
 
 
-def judge_slope(judge: str, inner: float, slope: Slope, scale: float, tolerance: float) -> Opinion:
-    """Whether <g, v> is the derivative of the loss along v.
+def assess_slope(inner: float, slope: Slope, scale: float, tolerance: float) -> tuple[Verdict, str]:
+    """Whether <g, v> is the derivative of the loss along v, and why.
 
     Args:
-        judge: its name.
         inner: <g, v>.
         slope: the derivative.
         scale: the size that <g, v> has for a gradient of the right norm.
         tolerance: what the arithmetic of g explains, relative to `scale`.
     """
     if not np.isfinite(slope.value) or not np.isfinite(slope.uncertainty):
-        return Opinion(judge, "INCONCLUSIVE", "the loss is NaN or infinite along the direction")
+        return "INCONCLUSIVE", "the loss is NaN or infinite along the direction"
     room = _SAFETY * slope.uncertainty + tolerance * scale
     if slope.high - slope.low > room:
         if slope.low - room <= inner <= slope.high + room:
             sides = f"{slope.low:.4g} to one side, {slope.high:.4g} to the other"
-            return Opinion(judge, "INCONCLUSIVE", f"{KINK}: the derivative is {sides}")
-        return Opinion(judge, "FAIL", f"<g, v> = {inner:.6g}, one-sided {slope.low:.6g} and {slope.high:.6g}")
+            return "INCONCLUSIVE", f"{KINK}: the derivative is {sides}"
+        return "FAIL", f"<g, v> = {inner:.6g}, one-sided {slope.low:.6g} and {slope.high:.6g}"
     if abs(inner - slope.value) > max(room, slope.spread):
-        return Opinion(judge, "FAIL", f"<g, v> = {inner:.6g}, the loss changes by {slope.value:.6g}")
+        return "FAIL", f"<g, v> = {inner:.6g}, the loss changes by {slope.value:.6g}"
     if abs(inner - slope.value) > room or _SAFETY * slope.uncertainty > _RESOLUTION * scale:
         known = max(slope.uncertainty, abs(inner - slope.value))
-        floor = f"the loss tells changes of {known:.1e}, the gradient's is {scale:.1e}"
-        return Opinion(judge, "INCONCLUSIVE", f"the noise floor, or a kink inside every step: {floor}")
+        floor = f"the loss shows changes from {known:.1e} on, the gradient's is {scale:.1e}"
+        return "INCONCLUSIVE", f"the noise floor, or a kink inside every step: {floor}"
     if tolerance > _RESOLUTION:
-        return Opinion(judge, "INCONCLUSIVE", f"rounding of the gradient explains {tolerance:.1e} of it")
-    return Opinion(judge, "PASS")
+        return "INCONCLUSIVE", f"rounding of the gradient explains {tolerance:.1e} of it"
+    return "PASS", ""
 
 
-def sign_direction(shape: tuple[int, ...], size: float, seed: int) -> np.ndarray:
+def draw_signs(shape: tuple[int, ...], size: float, seed: int) -> np.ndarray:
     """A direction of random signs times `size`: a gradient of norm n has a slope of about n * size along it."""
     signs = np.random.default_rng(seed).integers(0, 2, shape) * 2.0 - 1.0
     return signs * size
 
 
-def along(difference: np.ndarray, size: float) -> np.ndarray | None:
-    """The direction in which two gradients differ, with entries of at most `size`: who is right shows there most."""
+def scale_direction(difference: np.ndarray, size: float) -> np.ndarray | None:
+    """The direction in which two gradients differ, with entries of at most `size`: being wrong shows most there."""
     largest = float(np.max(np.abs(difference), initial=0.0))
     return None if not 0 < largest < np.inf else difference / largest * size
 

@@ -1,4 +1,4 @@
-"""Structure before values: what is missing, what is there too much, and what has the wrong shape or dtype."""
+"""Structure before values: what is missing, what is not expected, and what has the wrong shape or dtype."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -34,67 +34,64 @@ def is_floating(leaf: Any) -> bool:
     return jnp.issubdtype(_dtype(leaf), jnp.floating)
 
 
-def structure(gradient: Any, wanted: Any) -> Structure:
+def check_structure(gradient: Any, wanted: Any) -> Structure:
     """A gradient beside the tree that it is the gradient of.
 
     Args:
         gradient: what a gradient function returned.
         wanted: the differentiated arguments.
     """
-    found, expected = by_path(gradient), by_path(wanted)
-    if (
-        isinstance(gradient, tuple)
-        and len(gradient) == 2
-        and _same(gradient[1], wanted)
-        and not _same(gradient, wanted)
-    ):
-        return Structure({}, dict.fromkeys(expected, "(value, gradient) was returned: say has_value=True"), {})
+    given, expected = by_path(gradient), by_path(wanted)
+    is_pair = isinstance(gradient, tuple) and len(gradient) == 2
+    if is_pair and _have_same_structure(gradient[1], wanted) and not _have_same_structure(gradient, wanted):
+        return Structure({}, dict.fromkeys(expected, "(value, gradient) was returned: pass has_value=True"), {})
     leaves, problems, notes = {}, {}, {}
     for path, like in expected.items():
         if like is None:
             continue
-        if path not in found:
+        if path not in given:
             problems[path] = "missing in the gradient"
         elif not is_floating(like):
-            problem = _of_integer(found[path], _dtype(like))
-            if problem:
+            if problem := _check_integer(given[path], _dtype(like)):
                 problems[path] = problem
         else:
-            problem, judged = _of_floating(found[path], like)
+            problem, has_values = _check_floating(given[path], like)
             if problem:
                 problems[path] = problem
-            if judged:
-                leaves[path] = found[path]
-                if getattr(found[path], "weak_type", False) and not getattr(like, "weak_type", False):
-                    notes[path] = "weakly typed: it takes the dtype of what it meets; write jnp.asarray(x, dtype)"
-    for path in found:
-        if path not in expected and found[path] is not None:
+            if has_values:
+                leaves[path] = given[path]
+                if getattr(given[path], "weak_type", False) and not getattr(like, "weak_type", False):
+                    notes[path] = (
+                        "weakly typed: it takes the dtype of what it is combined with; write jnp.asarray(x, dtype)"
+                    )
+    for path in given:
+        if path not in expected and given[path] is not None:
             problems[path] = "not expected: the differentiated arguments have no such leaf"
-    if not problems and not _same(gradient, wanted):
+    if not problems and not _have_same_structure(gradient, wanted):
         problems["<tree>"] = f"containers differ: {jax.tree.structure(gradient)} for {jax.tree.structure(wanted)}"
     return Structure(leaves, problems, notes)
 
 
-def _same(gradient: Any, wanted: Any) -> bool:
+def _have_same_structure(gradient: Any, wanted: Any) -> bool:
     # None where an integer leaf has no gradient is no difference.
     blank = lambda tree: jax.tree.structure(jax.tree.map(lambda _: 0, tree, is_leaf=lambda x: x is None))
     return blank(gradient) == blank(wanted)
 
 
-def _of_integer(leaf: Any, dtype: Any) -> str:
+def _check_integer(leaf: Any, dtype: Any) -> str:
     if leaf is None or _dtype(leaf) == jax.dtypes.float0:
         return ""
-    return f"the gradient of a leaf of {dtype} is None or of dtype float0; received {_described(leaf)}"
+    return f"the gradient of a leaf of {dtype} must be None or of dtype float0, got {_describe(leaf)}"
 
 
-def _of_floating(leaf: Any, like: Any) -> tuple[str, bool]:
+def _check_floating(leaf: Any, like: Any) -> tuple[str, bool]:
     wanted = f"{_dtype(like)} {np.shape(like)}"
     if leaf is None:
         return f"None where an array {wanted} is expected", False
     if _dtype(leaf) == jax.dtypes.float0:
         return f"float0, the gradient of an integer, where {wanted} is expected", False
     if not is_floating(leaf):
-        return f"{_described(leaf)} where {wanted} is expected", False
+        return f"{_describe(leaf)} where {wanted} is expected", False
     if np.shape(leaf) != np.shape(like):
         transposed = np.shape(leaf) == np.shape(like)[::-1]
         return f"shape {np.shape(leaf)} for {np.shape(like)}" + (": transposed" if transposed else ""), False
@@ -107,5 +104,5 @@ def _dtype(leaf: Any) -> Any:
     return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
 
 
-def _described(leaf: Any) -> str:
+def _describe(leaf: Any) -> str:
     return f"{_dtype(leaf)} {np.shape(leaf)}" if hasattr(leaf, "dtype") or np.isscalar(leaf) else repr(leaf)

@@ -1,4 +1,4 @@
-"""What the rows of a conformance report share: the operation on flat dictionaries, its eager gradient, the judge."""
+"""What all rows of a conformance report use: the operation on flat dictionaries, its eager gradient, the judge."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Array
 
 from fbp.errors import FbpError
-from fbp.verify.measures import differences
+from fbp.partition import combine
+from fbp.verify.gradients import split_constants
+from fbp.verify.tolerance import differences
 
 Leaves = dict[str, Any]
 """Arrays by their path in the arguments or in the result, e.g. `args[0]['W']`."""
@@ -21,11 +23,11 @@ _PROBES = 3
 
 
 class Differs(Exception):
-    """A row fails, for the reason that the message gives."""
+    """A row fails; the message says why."""
 
 
 class Unavailable(Exception):
-    """A row cannot be computed, for the reason that the message gives."""
+    """A row cannot be computed; the message says why."""
 
 
 class Eager(NamedTuple):
@@ -53,29 +55,27 @@ class Case:
 
     def __init__(self, op: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.op = op
-        self.active: Leaves = {}
-        self.passive: Leaves = {}
-        self._static: Leaves = {}
-        static = {position % len(args) for position in getattr(op, "nondiff_argnums", ())}
-        leaves, self._treedef = jax.tree_util.tree_flatten_with_path(args)
-        self._paths = [f"args{jax.tree_util.keystr(path)}" for path, _ in leaves]
-        for path, (where, leaf) in zip(self._paths, leaves, strict=True):
-            is_array = isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex))
-            if where[0].idx in static or not is_array:
-                self._static[path] = leaf
-            elif jnp.issubdtype(jax.dtypes.result_type(leaf), jnp.inexact):
-                self.active[path] = jnp.asarray(leaf, jax.dtypes.result_type(leaf))
-            else:
-                self.passive[path] = jnp.asarray(leaf)
+        arrays, self._constants = split_constants(args, op)
+        paths, self._treedef = jax.tree_util.tree_flatten_with_path(arrays)
+        leaves = {f"args{jax.tree_util.keystr(path)}": leaf for path, leaf in paths}
+        self._paths = list(leaves)
+        dtypes = {path: jax.dtypes.result_type(leaf) for path, leaf in leaves.items()}
+        known = {path: jnp.asarray(leaf, dtypes[path]) for path, leaf in leaves.items()}
+        self.active, self.passive = (
+            {path: leaf for path, leaf in known.items() if jnp.issubdtype(dtypes[path], jnp.inexact) == floating}
+            for floating in (True, False)
+        )
         if not self.active:
             kinds = ", ".join(type(arg).__name__ for arg in args) or "none"
-            raise FbpError(f"conformance differentiates by floating arguments; received {kinds}; pass floating arrays")
+            raise FbpError(
+                f"conformance must have floating arguments to differentiate by, got {kinds}; pass float arrays"
+            )
 
     def call(self, active: Leaves, passive: Leaves | None = None) -> Leaves:
         """The operation's floating results."""
-        known = {**self._static, **(self.passive if passive is None else passive), **active}
-        result = self.op(*jax.tree.unflatten(self._treedef, [known[path] for path in self._paths]))
-        leaves = jax.tree_util.tree_leaves_with_path(result)
+        known = (self.passive if passive is None else passive) | active
+        arrays = self._treedef.unflatten([known[path] for path in self._paths])
+        leaves = jax.tree_util.tree_leaves_with_path(self.op(*combine(arrays, self._constants)))
         named = {f"result{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
         return {path: leaf for path, leaf in named.items() if jnp.issubdtype(jax.typeof(leaf).dtype, jnp.inexact)}
 
@@ -140,7 +140,14 @@ class Case:
         n = max(leaf.size for leaf in leaves)
         return _FACTOR * (self.eps + min(self.eps, float(jnp.finfo(jnp.float32).eps)) * n**0.5)
 
-    def agree(self, what: str, found: Leaves, reference: Callable[..., Leaves], *inputs: Leaves) -> float:
+    @property
+    def point(self) -> tuple[Leaves, Leaves]:
+        """What `gradient` is called with to give the eager gradient."""
+        return self.active, self.cotangent()
+
+    def agree(
+        self, what: str, gradient: Leaves, reference: Callable[..., Leaves] | None = None, *inputs: Leaves
+    ) -> float:
         """Hold each leaf of a gradient against a reference.
 
         A leaf agrees where ||g - g_ref|| <= tolerance ||g_ref||, or where the reference itself moves that far when its
@@ -148,8 +155,8 @@ class Case:
 
         Args:
             what: what was computed, for the message.
-            found: the gradient.
-            reference: gives the gradient to compare with.
+            gradient: what was computed.
+            reference: gives the gradient to compare with; without it, the eager one.
             *inputs: what the reference is called with.
 
         Returns:
@@ -158,8 +165,10 @@ class Case:
         Raises:
             Differs: a leaf does not agree.
         """
+        if reference is None:
+            reference, inputs = self.gradient, self.point
         expected = reference(*inputs)
-        rows = differences(_real(found), _real(expected))
+        rows = differences(_real(gradient), _real(expected))
         noise = None
         for path, row in zip(sorted(expected), rows, strict=True):
             if not (row.finite and row.finite_ref):
@@ -174,21 +183,21 @@ class Case:
                 )
         return max((row.relative_error for row in rows if row.norm_ref), default=0.0) / self.eps
 
-    def rounded(self, tree: Any, seed: int) -> Any:
+    def perturb(self, tree: Any, seed: int) -> Any:
         """Arrays with every entry moved by one epsilon of itself, up or down."""
         rng = np.random.default_rng(seed)
 
-        def moved(leaf: Array) -> Array:
+        def perturb_leaf(leaf: Array) -> Array:
             return leaf * jnp.asarray(1 + self.eps * rng.choice([-1.0, 1.0], leaf.shape), leaf.dtype)
 
-        return jax.tree.map(moved, tree)
+        return jax.tree.map(perturb_leaf, tree)
 
     def _noise(self, reference: Callable[..., Leaves], inputs: tuple[Leaves, ...], expected: Leaves) -> Leaves:
         noise = dict.fromkeys(expected, 0.0)
         for seed in range(_PROBES):
             # A point at the edge of the domain may leave it, and then measures nothing.
             with contextlib.suppress(Exception):
-                rows = differences(_real(reference(*self.rounded(inputs, seed))), _real(expected))
+                rows = differences(_real(reference(*self.perturb(inputs, seed))), _real(expected))
                 for path, row in zip(sorted(expected), rows, strict=True):
                     noise[path] = max(noise[path], row.error if row.finite else 0.0)
         return noise

@@ -1,15 +1,17 @@
 """Whether a gradient rule obeys what JAX's transformations ask of it: one row per property, each with its evidence."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import jax
+from rich.console import Group
 
 from fbp.errors import describe_exception, unknown_name
 from fbp.verify.conform.case import Case, Differs, Unavailable
 from fbp.verify.conform.rows import ROWS
-from fbp.verify.result import Printable
+from fbp.verify.table import Printable, make_table, paint
 
 Verdict = Literal["PASS", "FAIL", "NOTE", "SKIP"]
 
@@ -44,11 +46,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Conformance(Printable):
-    """What `conformance` found. Prints as a table; `to_json` gives the rows.
+    """The rows of a conformance report. It prints as a table; `to_json` gives the rows.
 
     Attributes:
         op: the operation's name.
-        rows: one per property.
+        rows: one entry per property.
         device: where it ran.
     """
 
@@ -67,7 +69,7 @@ class Conformance(Printable):
         return int(self.verdict == "FAIL")
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain data, ready for JSON."""
+        """Everything as plain data."""
         return {
             "verdict": self.verdict,
             "op": self.op,
@@ -76,9 +78,17 @@ class Conformance(Printable):
         }
 
     def __rich__(self) -> Any:
-        from fbp.verify.tables import conformance_table
-
-        return conformance_table(self)
+        table = make_table(
+            f"conformance of {self.op}",
+            ("row", "verdict", "detail"),
+            ((row.name, paint(row.verdict, row.verdict), row.detail) for row in self.rows),
+            folds={"detail": 20},
+        )
+        counts = Counter(row.verdict for row in self.rows)
+        summary = ", ".join(
+            f"{counts[verdict]} {verdict}" for verdict in ("PASS", "FAIL", "NOTE", "SKIP") if counts[verdict]
+        )
+        return Group(table, paint(f"{self.verdict}: {summary}, on {self.device}", self.verdict))
 
 
 def conformance(op: Callable[..., Any], *args: Any) -> Conformance:
@@ -99,6 +109,14 @@ def conformance(op: Callable[..., Any], *args: Any) -> Conformance:
 
     Raises:
         FbpError: there is no floating argument.
+
+    Example:
+        >>> @jax.custom_vjp
+        ... def square(x):
+        ...     return x * x
+        >>> square.defvjp(lambda x: (x * x, x), lambda x, d: (jnp.clip(2 * x * d, -1, 1),))
+        >>> [row.name for row in fbp.verify.conformance(square, jnp.arange(4.0)).rows if row.verdict == "FAIL"]
+        ['reuse']
     """
     case = Case(op, args)
     rows = tuple(_run(name, case) for name in ROWS)

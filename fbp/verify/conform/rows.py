@@ -1,4 +1,4 @@
-"""The rows of a conformance report: each measures one property of a gradient rule and says what it found."""
+"""The rows of a conformance report: each measures one property of a gradient rule and says what it saw."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -23,8 +23,7 @@ def eager(case: Case) -> Outcome:
 
 def jit(case: Case) -> Outcome:
     """The compiled gradient is the eager one."""
-    found = jax.jit(case.gradient)(case.active, case.cotangent())
-    return _same(case.agree("under jit", found, case.gradient, case.active, case.cotangent()))
+    return _same(case.agree("under jit", jax.jit(case.gradient)(*case.point)))
 
 
 def vmap(case: Case) -> Outcome:
@@ -37,10 +36,10 @@ def vmap(case: Case) -> Outcome:
     def jacobian_rows(active: Leaves, cotangents: Leaves) -> Leaves:
         return _stack([case.gradient(active, _take(cotangents, i)) for i in range(3)])
 
-    found = jax.vjp(jax.vmap(case.call), batch)[1](cotangents)[0]
-    batched = case.agree("gradient of jax.vmap(op)", found, singles, batch, cotangents)
-    found = jax.vmap(case.base.pullback)(cotangents)[0]
-    rows = case.agree("jax.vmap over cotangents, as in jax.jacrev", found, jacobian_rows, case.active, cotangents)
+    gradient = jax.vjp(jax.vmap(case.call), batch)[1](cotangents)[0]
+    batched = case.agree("gradient of jax.vmap(op)", gradient, singles, batch, cotangents)
+    gradient = jax.vmap(case.base.pullback)(cotangents)[0]
+    rows = case.agree("jax.vmap over cotangents, as in jax.jacrev", gradient, jacobian_rows, case.active, cotangents)
     return _same(max(batched, rows))
 
 
@@ -52,16 +51,16 @@ def scan(case: Case) -> Outcome:
     def step(shared: Leaves, total: Leaves, offset: Leaves) -> Leaves:
         return _add(total, case.call(_add(shared, offset)))
 
-    def scanned(shared: Leaves, offsets: Leaves) -> Leaves:
+    def run_scan(shared: Leaves, offsets: Leaves) -> Leaves:
         return jax.lax.scan(lambda total, offset: (step(shared, total, offset), None), start, offsets)[0]
 
-    def looped(shared: Leaves, offsets: Leaves) -> Leaves:
+    def run_loop(shared: Leaves, offsets: Leaves) -> Leaves:
         total = start
         for i in range(3):
             total = step(shared, total, _take(offsets, i))
         return total
 
-    def gradient(total: Callable[..., Leaves]) -> Callable[..., Leaves]:
+    def differentiate(total: Callable[..., Leaves]) -> Callable[..., Leaves]:
         def compute(shared: Leaves, offsets: Leaves, cotangent: Leaves) -> Leaves:
             d_shared, d_offsets = jax.vjp(total, shared, offsets)[1](cotangent)
             return d_shared | {f"{path} of each step": leaf for path, leaf in d_offsets.items()}
@@ -69,20 +68,20 @@ def scan(case: Case) -> Outcome:
         return compute
 
     inputs = (case.active, offsets, case.cotangent())
-    return _same(case.agree("in lax.scan", gradient(scanned)(*inputs), gradient(looped), *inputs), "the loop's")
+    return _same(
+        case.agree("in lax.scan", differentiate(run_scan)(*inputs), differentiate(run_loop), *inputs), "the loop's"
+    )
 
 
 def remat(case: Case) -> Outcome:
     """Under `jax.checkpoint` the gradient is the eager one."""
-    cotangent = case.cotangent()
-    found = jax.vjp(jax.checkpoint(case.call), case.active)[1](cotangent)[0]
-    return _same(case.agree("under jax.checkpoint", found, case.gradient, case.active, cotangent))
+    active, cotangent = case.point
+    return _same(case.agree("under jax.checkpoint", jax.vjp(jax.checkpoint(case.call), active)[1](cotangent)[0]))
 
 
 def sharded(case: Case) -> Outcome:
     """With leading axes spread over devices the gradient is the eager one."""
-    cotangent = case.cotangent()
-    devices = jax.local_devices()
+    point, devices = case.point, jax.local_devices()
     if len(devices) == 1:
         remedy = (
             "XLA_FLAGS=--xla_force_host_platform_device_count=8, set before JAX starts, gives 8 virtual CPU devices"
@@ -99,8 +98,7 @@ def sharded(case: Case) -> Outcome:
         divides = leaf.ndim and leaf.shape[0] and leaf.shape[0] % n == 0
         return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec("devices") if divides else PartitionSpec()))
 
-    found = jax.jit(case.gradient)(*jax.tree.map(place, (case.active, cotangent)))
-    worst = case.agree(f"sharded over {n} devices", found, case.gradient, case.active, cotangent)
+    worst = case.agree(f"sharded over {n} devices", jax.jit(case.gradient)(*jax.tree.map(place, point)))
     return "PASS", f"on {n} devices within {worst:.2g} eps of the eager gradient"
 
 
@@ -119,79 +117,79 @@ def reuse(case: Case) -> Outcome:
     first, second = case.cotangent(0), case.cotangent(1)
 
     # Powers of two: only the sum rounds.
-    def combined(a: Leaves, b: Leaves) -> Leaves:
+    def combine(a: Leaves, b: Leaves) -> Leaves:
         return jax.tree.map(lambda a, b: 4 * a - 2 * b, a, b)
 
     def separately(active: Leaves, first: Leaves, second: Leaves) -> Leaves:
         pullback = jax.vjp(case.call, active)[1]
-        return combined(pullback(first)[0], pullback(second)[0])
+        return combine(pullback(first)[0], pullback(second)[0])
 
     pullback = jax.vjp(case.call, case.active)[1]
     before, _, after = pullback(first)[0], pullback(second)[0], pullback(first)[0]
     for path in _other_bits(after, before):
         raise Differs(f"{path} has other bits when the residuals are used again; the backward rule may not change them")
-    together = pullback(combined(first, second))[0]
-    worst = case.agree("the pullback is not linear in the cotangent", together, separately, case.active, first, second)
+    at_once = pullback(combine(first, second))[0]
+    worst = case.agree("the pullback is not linear in the cotangent", at_once, separately, case.active, first, second)
     return "PASS", f"same bits when used again; linear in the cotangent within {worst:.2g} eps"
 
 
 def zeros(case: Case) -> Outcome:
     """One result's cotangent alone, and some arguments' gradients alone, are what they are among the others."""
-    outputs, cotangent = case.base.outputs, case.cotangent()
-    names = sorted(outputs) if len(outputs) > 1 else []
-    subsets = _subsets(list(case.active))
+    active, cotangent = case.point
+    names = sorted(cotangent) if len(cotangent) > 1 else []
+    subsets = _subsets(list(active))
     if not (names or subsets):
         raise Unavailable("one floating result and one floating argument: nothing to leave out")
     worst = [0.0]
     for name in names:
-        found = jax.vjp(lambda active, name=name: case.call(active)[name], case.active)[1](cotangent[name])[0]
-        alone = {path: leaf if path == name else jnp.zeros_like(leaf) for path, leaf in cotangent.items()}
-        worst.append(case.agree(f"cotangent of {name} only", found, case.gradient, case.active, alone))
+        gradient = jax.vjp(lambda active, name=name: case.call(active)[name], active)[1](cotangent[name])[0]
+        alone = jax.tree.map(jnp.zeros_like, cotangent) | {name: cotangent[name]}
+        worst.append(case.agree(f"cotangent of {name} only", gradient, case.gradient, active, alone))
     for subset in subsets:
-        part, rest = (
-            {p: leaf for p, leaf in case.active.items() if (p in subset) == inside} for inside in (True, False)
-        )
-        found = jax.vjp(lambda part, rest=rest: case.call(part | rest), part)[1](cotangent)[0]
+        part, rest = ({p: leaf for p, leaf in active.items() if (p in subset) == inside} for inside in (True, False))
+        gradient = jax.vjp(lambda part, rest=rest: case.call(part | rest), part)[1](cotangent)[0]
 
-        def restricted(active: Leaves, cotangent: Leaves, subset: frozenset[str] = subset) -> Leaves:
+        def restrict(active: Leaves, cotangent: Leaves, subset: frozenset[str] = subset) -> Leaves:
             return {path: leaf for path, leaf in case.gradient(active, cotangent).items() if path in subset}
 
         what = f"gradient by {', '.join(sorted(subset)[:3])} only"
-        worst.append(case.agree(what, found, restricted, case.active, cotangent))
+        worst.append(case.agree(what, gradient, restrict, active, cotangent))
     counted = [f"each of {len(names)} results"] * bool(names) + [f"{len(subsets)} sets of arguments"] * bool(subsets)
     return "PASS", f"{' and '.join(counted)} alone: within {max(worst):.2g} eps"
 
 
 def integers(case: Case) -> Outcome:
     """Integers, booleans and keys may be traced and batched, and get float0 cotangents."""
-    cotangent = case.cotangent()
-    if not case.passive:
+    (active, cotangent), passive = case.point, case.passive
+    if not passive:
         raise Unavailable("no array of integers, booleans or keys among the arguments")
 
-    def gradient(active: Leaves, passive: Leaves, cotangent: Leaves) -> tuple[Leaves, Leaves]:
+    def compute(active: Leaves, passive: Leaves, cotangent: Leaves) -> tuple[Leaves, Leaves]:
         return jax.vjp(case.call, active, passive)[1](cotangent)
 
     for transform in (lambda function: function, jax.jit):
-        found, d_passive = transform(gradient)(case.active, case.passive, cotangent)
+        gradient, d_passive = transform(compute)(active, passive, cotangent)
         for path, leaf in d_passive.items():
             dtype, shape = np.asarray(leaf).dtype, np.shape(leaf)
-            if dtype != jax.dtypes.float0 or shape != case.passive[path].shape:
+            if dtype != jax.dtypes.float0 or shape != passive[path].shape:
                 raise Differs(f"{path} has a cotangent {dtype}{shape}, not float0; return None for it")
-        worst = case.agree("with integers traced", found, case.gradient, case.active, cotangent)
-    batch = [_stack([tree] * 2) for tree in (case.active, case.passive, cotangent)]
-    found = jax.vmap(lambda *inputs: gradient(*inputs)[0])(*batch)
+        worst = case.agree("with integers traced", gradient)
+    batch = [_stack([tree] * 2) for tree in (active, passive, cotangent)]
+    gradient = jax.vmap(lambda *inputs: compute(*inputs)[0])(*batch)
     double = lambda active, cotangent: _stack([case.gradient(active, cotangent)] * 2)
-    worst = max(worst, case.agree("with integers batched", found, double, case.active, cotangent))
-    return "PASS", f"{len(case.passive)} traced and batched: float0, the others within {worst:.2g} eps"
+    worst = max(worst, case.agree("with integers batched", gradient, double, active, cotangent))
+    return "PASS", f"{len(passive)} traced and batched: float0, the others within {worst:.2g} eps"
 
 
 def dtypes(case: Case) -> Outcome:
     """A cotangent has its argument's dtype, and has it strongly."""
     for path, leaf in case.base.gradient.items():
-        found, wanted = jax.typeof(leaf), case.active[path].dtype
-        if found.dtype != wanted:
-            raise Differs(f"{path} is {wanted}, its cotangent {found.dtype}; cast it in the backward rule by .astype")
-        if found.weak_type:
+        received, wanted = jax.typeof(leaf), case.active[path].dtype
+        if received.dtype != wanted:
+            raise Differs(
+                f"{path} is {wanted}, its cotangent {received.dtype}; cast it in the backward rule by .astype"
+            )
+        if received.weak_type:
             raise Differs(f"{path} has a weakly typed cotangent; give it a dtype, e.g. jnp.full(shape, value, x.dtype)")
     return "PASS", f"{', '.join(sorted({str(leaf.dtype) for leaf in case.active.values()}))} as the arguments, not weak"
 
@@ -240,8 +238,8 @@ def _adjoint_gap(case: Case, path: str) -> float:
     left, right, scale = sides(case.active, cotangent)
     gap = abs(left - right)
     if not gap <= case.tolerance * scale:
-        moved = [sides(*case.rounded((case.active, cotangent), seed)) for seed in range(3)]
-        noise = max(abs(a - left) + abs(b - right) for a, b, _ in moved)
+        perturbed = [sides(*case.perturb((case.active, cotangent), seed)) for seed in range(3)]
+        noise = max(abs(a - left) + abs(b - right) for a, b, _ in perturbed)
         if not gap <= case.tolerance * scale + 8 * noise:
             raise Differs(
                 f"{path}: <c, J t> = {left:.6g} by jax.jvp, <J^T c, t> = {right:.6g} by jax.vjp; one is wrong"
@@ -270,10 +268,9 @@ def _add(a: Leaves, b: Leaves) -> Leaves:
     return jax.tree.map(jnp.add, a, b)
 
 
-def _other_bits(found: Leaves, expected: Leaves) -> list[str]:
-    return [
-        path for path in sorted(expected) if np.asarray(found[path]).tobytes() != np.asarray(expected[path]).tobytes()
-    ]
+def _other_bits(leaves: Leaves, expected: Leaves) -> list[str]:
+    bits = lambda leaf: np.asarray(leaf).tobytes()
+    return [path for path in sorted(expected) if bits(leaves[path]) != bits(expected[path])]
 
 
 def _subsets(paths: list[str]) -> list[frozenset[str]]:
@@ -296,7 +293,7 @@ def _identity(leaf: Any) -> int:
 
 
 ROWS: dict[str, tuple[Callable[[Case], Outcome], str]] = {
-    "eager": (eager, "the rule raises where jax.vjp calls it: mend this first"),
+    "eager": (eager, "the rule raises where jax.vjp calls it: fix this first"),
     "jit": (jit, "decide on values by jnp.where or lax.cond, not in Python"),
     "vmap": (vmap, "the rule must be batchable: JAX primitives, or a vmap rule of its own"),
     "scan": (scan, "return residuals from the forward rule, and cotangents of the arguments' dtypes"),

@@ -1,0 +1,249 @@
+"""How far two gradients are from each other, and how far rounding may move a right one from the exact one.
+
+The yardstick is `jax.grad` itself: how far it is from float64, and how far it moves when every input moves by some
+roundings. Rounding explains a difference that is no larger.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fbp.errors import FbpError
+from fbp.verify.structure import by_path, is_floating
+
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+ZERO = "zero up to rounding"
+"""What is said of a gradient that is nothing but rounding."""
+
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
+"""Relative norm error up to which a leaf passes: some tens of epsilons, thousands in float64."""
+
+ALLOWED = 16
+"""How many roundings of every input a gradient may be off."""
+DRAWS = 4
+"""At how many perturbed inputs the effect of rounding is measured."""
+_STEP = {"float64": 16, "float32": 16, "float16": 2, "bfloat16": 2}
+"""By how many roundings the inputs are perturbed. Many, where the dtype has digits to spare: a kink that one rounding
+may cross is then crossed in some of the draws. Few in half precision, where 16 of them would be a step of 12 %."""
+_RESOLVED = 0.05
+"""The part of a gradient that rounding may explain while a right one is still told from a wrong one."""
+_LOST = 0.5
+"""The part of a gradient from which on autodiff's own rounding error says that it is lost."""
+_NEGLIGIBLE = 1e-9
+_UNCERTAIN = 1e-3
+
+
+@dataclass(frozen=True)
+class LeafDifference:
+    """One leaf of a gradient against the same leaf of a reference, in float64 arithmetic.
+
+    Attributes:
+        path: the leaf's path in the tree, as `jax.tree_util.keystr` writes it.
+        error: ||g - g_ref||, the Euclidean norm over all entries.
+        norm: ||g||.
+        norm_ref: ||g_ref||.
+        cosine: <g, g_ref> / (||g|| ||g_ref||); NaN where one of them is zero.
+        worst: the index of the largest difference.
+        finite: whether every entry of g is finite.
+        finite_ref: whether every entry of g_ref is finite.
+    """
+
+    path: str
+    error: float
+    norm: float
+    norm_ref: float
+    cosine: float
+    worst: tuple[int, ...]
+    finite: bool
+    finite_ref: bool
+
+    @property
+    def relative_error(self) -> float:
+        """||g - g_ref|| / ||g_ref||; 0 where both are zero."""
+        return _ratio(self.error, self.norm_ref) if self.error else 0.0
+
+    @property
+    def norm_ratio(self) -> float:
+        """||g|| / ||g_ref||; 1 where both are zero."""
+        return _ratio(self.norm, self.norm_ref) if self.norm or self.norm_ref else 1.0
+
+
+def differences(gradient: Any, reference: Any) -> tuple[LeafDifference, ...]:
+    """Each leaf of a gradient against a reference of the same structure.
+
+    Args:
+        gradient: a pytree of arrays.
+        reference: a pytree of the same structure and shapes; the dtypes may differ.
+
+    Raises:
+        FbpError: structure or shapes differ; the message names the first leaf that does.
+    """
+    given, wanted = ({p: x for p, x in by_path(tree).items() if x is not None} for tree in (gradient, reference))
+    remedy = "return one array for each array of the parameters"
+    for path in sorted(given.keys() ^ wanted.keys()):
+        state = "without the leaf" if path in wanted else "with the additional leaf"
+        raise FbpError(f"a gradient must have the structure of the parameters, got one {state} {path}; {remedy}")
+    if jax.tree.structure(gradient) != jax.tree.structure(reference):
+        raise FbpError(
+            f"a gradient must have the structure of the parameters, {jax.tree.structure(reference)}, "
+            f"got {jax.tree.structure(gradient)}; {remedy}"
+        )
+    for path, g in given.items():
+        if jnp.shape(g) != jnp.shape(wanted[path]):
+            shapes = f"{jnp.shape(wanted[path])}, got {jnp.shape(g)}"
+            raise FbpError(f"leaf {path} of a gradient must have the parameter's shape {shapes}; {remedy}")
+    return tuple(difference(path, g, wanted[path]) for path, g in given.items())
+
+
+def difference(path: str, gradient: ArrayLike, reference: ArrayLike) -> LeafDifference:
+    """One array against a reference of its shape.
+
+    Args:
+        path: the leaf's path.
+        gradient: an array of any floating dtype.
+        reference: an array of the same shape.
+    """
+    g, g_ref = np.asarray(gradient, np.float64), np.asarray(reference, np.float64)
+    finite, finite_ref = bool(np.isfinite(g).all()), bool(np.isfinite(g_ref).all())
+    # Divided by the largest entry first: gradients of 1e-200 are compared as well as gradients of 1.
+    scale = max(np.max(np.abs(g), initial=0.0), np.max(np.abs(g_ref), initial=0.0)) if finite and finite_ref else 1.0
+    scale = scale or 1.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        gap = np.abs(g / scale - g_ref / scale)
+        norm, norm_ref = np.linalg.norm(g / scale), np.linalg.norm(g_ref / scale)
+        inner = float(np.vdot(g / scale, g_ref / scale))
+        cosine = _ratio(inner, float(norm * norm_ref)) if norm and norm_ref else float("nan")
+        worst = tuple(int(i) for i in np.unravel_index(np.argmax(gap), gap.shape)) if gap.size else ()
+        error = float(np.linalg.norm(gap) * scale)
+        return LeafDifference(
+            path, error, float(norm * scale), float(norm_ref * scale), cosine, worst, finite, finite_ref
+        )
+
+
+def norm(x: np.ndarray) -> float:
+    """The Euclidean norm in float64, of entries of any size."""
+    largest = float(np.max(np.abs(x), initial=0.0))
+    return largest * float(np.linalg.norm(x / largest)) if 0 < largest < np.inf else largest
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    """||a - b|| in float64; infinite where one of them is not finite."""
+    size = norm(np.asarray(a, np.float64) - np.asarray(b, np.float64))
+    return size if np.isfinite(size) else float("inf")
+
+
+def perturb(tree: Any, seed: int) -> Any:
+    """A pytree with every floating entry moved by some roundings of its dtype, up or down.
+
+    Args:
+        tree: a pytree of numpy arrays; leaves that are not floating stay as they are.
+        seed: of the signs.
+    """
+    draw = np.random.default_rng(seed)
+
+    def perturb_leaf(leaf: Any) -> Any:
+        if not is_floating(leaf):
+            return leaf
+        step = _STEP[str(leaf.dtype)] * float(jnp.finfo(leaf.dtype).eps)
+        return (leaf * (1 + step * (draw.integers(0, 2, leaf.shape) * 2 - 1))).astype(leaf.dtype)
+
+    return jax.tree.map(perturb_leaf, tree)
+
+
+def on_host(tree: Any) -> Any:
+    """The leaves as numpy arrays, random keys as they are: arithmetic on them then compiles nothing."""
+    return jax.tree.map(lambda x: x if jnp.issubdtype(jnp.result_type(x), jax.dtypes.extended) else _host(x), tree)
+
+
+def _host(x: Any) -> np.ndarray:
+    return np.asarray(x) if hasattr(x, "dtype") else np.asarray(x, jnp.result_type(x))
+
+
+def in_float64(tree: Any) -> Any:
+    """Numpy arrays with the floating ones in float64."""
+    return jax.tree.map(lambda x: x.astype(np.float64) if is_floating(x) else x, tree)
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What rounding explains of one leaf.
+
+    Attributes:
+        dtype: of the arithmetic.
+        explained: the norm of a difference that rounding alone may make.
+        autodiff_error: ||g_ad - g_64|| of `jax.grad` in that dtype.
+    """
+
+    dtype: str
+    explained: float
+    autodiff_error: float
+
+    @classmethod
+    def measure(cls, dtype: str, expected: np.ndarray, perturbed: list[np.ndarray], exact: np.ndarray) -> "Allowance":
+        """From `jax.grad` in the dtype, the same at perturbed inputs, and `jax.grad` in float64."""
+        off = distance(expected, exact)
+        moves = max((distance(g, expected) for g in perturbed), default=0.0)
+        per_rounding = moves / _STEP[dtype] if np.isfinite(off) else np.inf
+        # Autodiff's own error is one draw of the rounding; the other half of ALLOWED is for its spread.
+        return cls(dtype, max(ALLOWED * per_rounding, ALLOWED / 2 * off), off)
+
+    def with_jitter(self, jitter: float) -> "Allowance":
+        """With the rounding of the gradient function itself: how erratically it follows when its inputs move.
+
+        Where a difference of nearly equal numbers is inside (a normalization of one unit), it is far larger than what
+        perturbed inputs do to the exact gradient.
+
+        Args:
+            jitter: ||(g' - g) - (g_ref' - g_ref)|| for perturbed inputs, the largest one.
+        """
+        return replace(self, explained=max(self.explained, ALLOWED / 2 * jitter))
+
+    def is_zero(self, exact: np.ndarray, total: float) -> bool:
+        """Whether an exact gradient is zero up to rounding: uncertain itself, and negligible beside the whole gradient.
+
+        Args:
+            exact: the leaf, in this dtype.
+            total: the norm of the whole gradient.
+        """
+        size = norm(exact)
+        return size <= _NEGLIGIBLE * total and self.explained >= _UNCERTAIN * size
+
+    def assess(self, off: LeafDifference, against_autodiff: float, whole: float | None = None) -> tuple[Verdict, str]:
+        """Whether rounding explains the difference of a leaf from float64, and why.
+
+        Args:
+            off: the difference from `jax.grad` in float64.
+            against_autodiff: the relative error against `jax.grad` in the same dtype.
+            whole: where the exact leaf is zero up to rounding the norm of the whole gradient; else None.
+        """
+        size, out_of_range = off.norm_ref, f"the gradient leaves the range of {self.dtype}, autodiff's too"
+        if not off.finite_ref:
+            return "INCONCLUSIVE", "the reference is NaN or infinite: use smaller inputs or parameters"
+        if not off.finite:
+            in_range = np.isfinite(self.autodiff_error)
+            return ("FAIL", "NaN or infinity where autodiff is finite") if in_range else ("INCONCLUSIVE", out_of_range)
+        # That both are lost in rounding, or zero by underflow, is no agreement.
+        agrees = against_autodiff <= TOLERANCE[self.dtype] and self.autodiff_error <= _LOST * size
+        if agrees or off.relative_error <= TOLERANCE[self.dtype]:
+            return "PASS", ""
+        negligible = 0.0 if whole is None else 4 * ALLOWED * float(jnp.finfo(self.dtype).eps) * whole
+        if off.error > max(self.explained, negligible):
+            return "FAIL", ""
+        if whole is not None:
+            return "PASS", ZERO
+        if self.explained <= _RESOLVED * size:
+            return "PASS", f"within rounding, which moves this leaf by {self.explained / size:.1e}"
+        if not np.isfinite(self.explained):
+            return "INCONCLUSIVE", out_of_range
+        return (
+            "INCONCLUSIVE",
+            f"rounding in {self.dtype} alone may move this leaf by {self.explained / size:.1e} of it",
+        )
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else float("inf")
