@@ -50,12 +50,6 @@ MAY_DIFFERENTIATE = {
     "leaf_norms": "it measures losses that are not ours",
 }
 
-UNCONVERTED = {
-    *("verify", "report", "studies", "cli", "flow", "theory"),
-    *("config", "terminal", "leaf_norms", "cost", "pytest_plugin"),
-}
-"""Rooms whose error messages and import circles are not judged yet."""
-
 each_module = pytest.mark.parametrize("name", [name for name in sorted(MODULES) if name != "__init__"])
 
 
@@ -111,14 +105,11 @@ def imported_modules(name):
 
 def test_no_module_imports_itself_in_a_circle():
     """Nor inside functions, nor behind TYPE_CHECKING."""
-    judged = [name for name in MODULES if name.split("/")[0] not in UNCONVERTED]
-    assert list(graphlib.TopologicalSorter({name: set(imported_modules(name)) for name in judged}).static_order())
+    assert list(graphlib.TopologicalSorter({name: set(imported_modules(name)) for name in MODULES}).static_order())
 
 
 @each_module
 def test_an_error_says_what_must_hold_what_was_received_and_what_to_do(name):
-    if name.split("/")[0] in UNCONVERTED:
-        pytest.skip("not converted yet")
     for node in ast.walk(tree_of(name)):
         is_error = isinstance(node, ast.Call) and ast.unparse(node.func) in ("FbpError", "Diverged")
         if is_error and node.args and isinstance(node.args[0], ast.Constant | ast.JoinedStr):
