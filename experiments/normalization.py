@@ -50,7 +50,7 @@ def normalization(draft: Draft) -> None:
         flow = fbp.flow.measure(net, X=X, seeds=seeds)
         batch = EXAMPLES if asked["norm"] == "batch" else None
         theory = fbp.theory.propagation("relu", 2**0.5, depth=depth, batch=batch, **asked)
-        # Mean-field theory predicts the mean of ||dZ||^2; the interval is that of its root, in decades.
+        # Mean-field theory predicts the mean of ‖dZ‖^2; the interval is that of its root, in decades.
         measured = flow.interval("dZ", mean="arithmetic")
         last = depth
         low, value, high = (x[: last + 1] - measured.mean[last] for x in measured)

@@ -11,6 +11,10 @@ Progress = Callable[[str], None]
 """Takes one line about what happens next."""
 
 
+def no_progress(line: str) -> None:
+    """Show nothing."""
+
+
 def run(name: str, command: Callable[[], object], interrupted: str = "nothing was written") -> int:
     """Call a command and turn its end into an exit status.
 

@@ -16,14 +16,14 @@ from fbp.report.write import SCHEMA, SCHEMA_VERSION
 from fbp.serialize import to_json
 from fbp.studies.flows import flow_figure
 from fbp.studies.frame import Draft
-from fbp.terminal import Progress
+from fbp.terminal import Progress, no_progress
 
 QUICK: dict[str, Any] = {"depths": (5, 10), "width": 64, "seeds": 8}
 """The sizes of a small grid, for a first look."""
 
 
 def run_flow(
-    plan: Plan, out: str | os.PathLike[str] = "flow", resume: bool = False, progress: Progress = lambda _: None
+    plan: Plan, out: str | os.PathLike[str] = "flow", resume: bool = False, progress: Progress = no_progress
 ) -> Report:
     """Measure a grid, write its folder, and return the report.
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from fbp.data import Dataset, load
 from fbp.report import Block, Report, Section, check_target, plain, write
-from fbp.terminal import Progress, run, show_progress
+from fbp.terminal import Progress, no_progress, run, show_progress
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Draft:
     title: str
     question: str
     quick: bool = False
-    progress: Progress = lambda _: None
+    progress: Progress = no_progress
     seed: int = 0
     setting: dict[str, Any] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
@@ -111,7 +111,7 @@ class Study:
     question: str
     fill: Callable[[Draft], None]
 
-    def report(self, quick: bool = False, progress: Progress = lambda _: None) -> Report:
+    def report(self, quick: bool = False, progress: Progress = no_progress) -> Report:
         """Run the study.
 
         Args:

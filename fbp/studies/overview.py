@@ -12,7 +12,7 @@ from fbp.data import Dataset
 from fbp.report import Curve, Figure, Report, Table, Text, curves, digits, number
 from fbp.studies.flows import Flows, add_flows, measure_perceptrons
 from fbp.studies.frame import Draft
-from fbp.terminal import Progress
+from fbp.terminal import Progress, no_progress
 from fbp.training import evaluate, fit, optimizer
 from fbp.verify import Verification, compare
 
@@ -27,7 +27,7 @@ _BY_INITIALIZATION = ("normal(0.01)", "lecun_normal", "glorot_normal", "he_norma
 _BY_ACTIVATION = (*_BY_DEPTH, ("gelu", "he_normal"), ("selu", "lecun_normal"))
 
 
-def overview(data: Dataset, seed: int = 0, progress: Progress = lambda _: None) -> Report:
+def overview(data: Dataset, seed: int = 0, progress: Progress = no_progress) -> Report:
     """Compare, train and measure, and say what was found.
 
     Args:
