@@ -108,7 +108,7 @@ def agreement(activation: str, depth: int, width: int) -> dict[str, float]:
         limit = 4 / (len(X) * width) if name == "saturated" else 1 / width if name == "dead" else 1e-3
         if (missing != np.isnan(value)).any() or not errors[name] <= limit:
             raise FbpError(
-                f"both sides measure the same; received {name} of {activation}, depth {depth}, {errors[name]:.2g} "
+                f"both sides must measure the same, got {name} of {activation}, depth {depth}, {errors[name]:.2g} "
                 f"apart, more than {limit:.2g}, or missing on one side; mend flow_torch.py"
             )
     return errors

@@ -146,7 +146,7 @@ def jackknife(
     samples = np.asarray(samples, np.float64)
     networks = len(samples)
     if networks < 2:
-        raise ValueError(f"an interval needs at least two networks; received {networks}")
+        raise ValueError(f"an interval must be that of at least two networks, got {networks}; draw more")
     groups = np.array_split(np.arange(networks), min(networks, blocks))
     left_out = np.array([statistic(np.delete(samples, group, axis=0)) for group in groups])
     n = len(groups)

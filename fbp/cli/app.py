@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Group, Parameter
 
 from fbp.config import NetworkConfig
-from fbp.errors import FbpError
+from fbp.errors import FbpError, check_count
 
 if TYPE_CHECKING:
     from fbp.data import Dataset
@@ -157,8 +157,7 @@ def compare(
     from fbp.verify import compare
 
     data = _data(data_dir, network)
-    if batch_size < 1:
-        raise FbpError(f"a batch has at least one example; received --batch-size {batch_size}; take 128")
+    check_count("--batch-size", batch_size)
     with jax.enable_x64(dtype == "float64"):
         X, Y = (jax.numpy.asarray(x[:batch_size]) for x in (data.train_X, data.train_Y))
         Y = network.targets(Y)
@@ -220,10 +219,10 @@ def verify(
     if target is None:
         given = [name for name, value in (("--loss", loss), ("--args", args), ("--reference", reference)) if value]
         if given:
-            raise FbpError(f"{given[0]} belongs to a target; received none; e.g. fbp verify my_rules:my_grad ...")
+            raise FbpError(f"{given[0]} must come with a target, got none; e.g. fbp verify my_rules:my_grad ...")
         return verify_mutants(seed, json) if mutate else verify_builtin(seed, json)
     if mutate:
-        raise FbpError(f"--mutate injects faults into the built-in network; received the target {target}; leave it out")
+        raise FbpError(f"--mutate must stand without a target, got {target}; leave it out")
     chosen = argnums[0] if len(argnums) == 1 else argnums
     return verify_target(target, loss, args, reference, chosen, has_value, seed, json)
 

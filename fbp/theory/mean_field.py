@@ -171,6 +171,11 @@ def mean_field(activation: str | Nonlinearity, sigma_w: float, sigma_b: float = 
 
     Raises:
         FbpError: the activation is unknown or softmax, a number is out of range, or the lengths do not settle.
+
+    Example:
+        >>> field = fbp.theory.mean_field("tanh", sigma_w=2.0, sigma_b=0.05**0.5)
+        >>> field.phase, round(field.chi_1, 4), round(field.q_star, 4)  # Poole et al. (2016)
+        ('chaotic', 1.3424, 2.1955)
     """
     found = elementwise(activation)
     check_sigmas(sigma_w, sigma_b)

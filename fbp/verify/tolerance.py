@@ -94,8 +94,10 @@ def differences(gradient: Any, reference: Any) -> tuple[LeafDifference, ...]:
         )
     for path, g in given.items():
         if jnp.shape(g) != jnp.shape(wanted[path]):
-            shapes = f"{jnp.shape(wanted[path])}, got {jnp.shape(g)}"
-            raise FbpError(f"leaf {path} of a gradient must have the parameter's shape {shapes}; {remedy}")
+            raise FbpError(
+                f"leaf {path} of a gradient must have the parameter's shape {jnp.shape(wanted[path])}, "
+                f"got {jnp.shape(g)}; {remedy}"
+            )
     return tuple(difference(path, g, wanted[path]) for path, g in given.items())
 
 
