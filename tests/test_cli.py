@@ -2,9 +2,11 @@
 
 import gzip
 import json
+import re
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,6 +49,16 @@ def test_compare_prints_a_table_and_passes(run):
     assert status == 0
     assert "[2]['W']" in out
     assert "PASS: 4 of 4 leaves pass" in out
+
+
+def test_the_readme_shows_what_compare_prints(run):
+    def words(text):
+        # Numbers depend on the machine; paths, headings, rules and verdicts do not.
+        return [re.findall(r"\[\d\]\S*|[^\W\d_]{2,}|─+", line) for line in text.splitlines() if line.strip()]
+
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```text\n(.*?)```", readme, re.DOTALL)
+    assert words(run("compare")[1]) == words(shown)
 
 
 def test_compare_as_json(run):

@@ -83,9 +83,9 @@ def test_cited_names_exist():
     assert sorted(name for name in cited if pydoc.locate(name) is None) == []
 
 
-@pytest.mark.parametrize("page", DERIVATIONS, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=name_page)
 def test_paths_of_the_code_exist(page):
-    named = re.findall(r"`((?:fbp|tests)/[\w./]+)`", page.read_text())
+    named = re.findall(r"`((?:fbp|tests|docs|experiments)/[\w./]+)`", page.read_text())
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
