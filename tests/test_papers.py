@@ -141,7 +141,9 @@ class TestNetworks:
 @pytest.mark.slow
 def test_the_script(tmp_path):
     """Every published row is there, with its interval and its verdict, and theory agrees with the networks."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    # Its programs compile as fast as those of the suite, for one device.
+    flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
+    environment = {**os.environ, "XLA_FLAGS": flags}
     command = [sys.executable, str(EXPERIMENTS / "papers.py"), "--quick", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
