@@ -21,6 +21,7 @@ import fbp
 from fbp.errors import FbpError
 from fbp.flow.grids import Plan
 from fbp.flow.measurement import standard_inputs
+from fbp.flow.sampling import Draw, sample_normals
 
 try:
     import flow_torch
@@ -83,19 +84,18 @@ def agreement(activation: str, depth: int, width: int) -> dict[str, float]:
     """
     assert flow_torch is not None
     net = fbp.mlp((width,) * (depth + 1), activation, "he_normal")
-    key = jax.random.split(jax.random.key(0), 1)[0]
     X = standard_inputs(net, 0)
-    flow = fbp.flow.measure(net, X=X, seeds=1)
-    params, shape = net.init(key, X.shape[1:])
-    dZ = jax.random.normal(key, (len(X), *shape))
+    params = fbp.flow.sample_parameters(net, X.shape[1:], networks=1)
+    dZ = sample_normals(Draw.COTANGENTS, range(1), X.shape, 0)
+    flow = fbp.flow.read_networks(net, params, X[None], dZ)
     theirs = flow_torch.network(activation, "he_normal", depth, width)
     dense = [layer for layer in theirs if isinstance(layer, torch.nn.Linear)]
     ours = [p for p in params if p]
     with torch.no_grad():
         for layer, p in zip(dense, ours, strict=True):
-            layer.weight.copy_(torch.tensor(np.asarray(p["W"]).T))
-            layer.bias.copy_(torch.tensor(np.asarray(p["b"])))
-    found = flow_torch.measure(theirs, torch.tensor(np.asarray(X)), torch.tensor(np.asarray(dZ)), everything=True)
+            layer.weight.copy_(torch.tensor(p["W"][0].T))
+            layer.bias.copy_(torch.tensor(p["b"][0]))
+    found = flow_torch.measure(theirs, torch.tensor(X), torch.tensor(dZ[0]), everything=True)
     errors = {}
     for name, value in found._asdict().items():
         mine = flow.values(name)[0, 0]
