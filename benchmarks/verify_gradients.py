@@ -11,8 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial, reduce
-from pathlib import Path
+from functools import lru_cache, partial
 from typing import Any
 
 import chex
@@ -20,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.test_util import check_grads
-from results import Record, Row, start
+from results import Row, Task, start
+from sections import Column, group, section
 from verify_grid import DTYPES, FAULTS, LOSSES, SCALES, Architecture, architectures, arguments
 
 from fbp.precision import cast
-from fbp.terminal import show_progress
 from fbp.verify.equations import compute_layer_inputs, judge_equations
 from fbp.verify.faults import make_mutants
 from fbp.verify.judges import judge
@@ -67,7 +66,7 @@ class WithFault:
 def accept(function: NetworkLoss, args: tuple[Any, ...], gradient: Any) -> list[str]:
     """The names of the other checkers that accept a gradient as that of the loss."""
     leaves, treedef = jax.tree.flatten(args[0])
-    value = lambda *leaves: _compile_value(function)(treedef.unflatten(leaves), *args[1:])
+    value = lambda *leaves: jax.jit(function)(treedef.unflatten(leaves), *args[1:])
     given = jax.tree.leaves(gradient)
     loss = jax.custom_vjp(value)
     loss.defvjp(lambda *leaves: (value(*leaves), None), lambda _, d: tuple((d * g).astype(g.dtype) for g in given))
@@ -80,11 +79,6 @@ PEERS: dict[str, Callable[..., None]] = {
 }
 
 
-@cache
-def _compile_value(loss: NetworkLoss) -> Callable[..., Any]:
-    return jax.jit(loss)
-
-
 def _passes(check: Callable[[], None]) -> bool:
     try:
         check()
@@ -93,16 +87,24 @@ def _passes(check: Callable[[], None]) -> bool:
     return True
 
 
+@lru_cache(maxsize=1)
+def prepare(architecture: Architecture) -> tuple[NetworkLoss, ByHand]:
+    """The loss of a network and its hand-written gradient; compiled programs of the network before are dropped."""
+    jax.clear_caches()
+    net, loss = architecture.network(), LOSSES[architecture.loss]
+    return NetworkLoss(net, loss), ByHand(net, loss)
+
+
 def right_row(architecture: Architecture, dtype: str) -> Row:
     """The hand-written gradient at every scale, and the equations at the scale of He."""
-    net, loss = architecture.network(), LOSSES[architecture.loss]
-    function, right = NetworkLoss(net, loss), ByHand(net, loss)
+    function, right = prepare(architecture)
     verdicts, accepted, doubts = Counter[str](), Counter[str](), []
     for seed, scale in enumerate(SCALES):
         args = arguments(architecture, dtype, scale, seed)
         results = [(leaf.path, leaf) for leaf in judge(compute_reference(function, args), right)]
         if seed == SCALES.index(1.0):
-            equations = judge_equations(net, loss, args[0], compute_layer_inputs(net, loss, *args))
+            layer_inputs = compute_layer_inputs(right.net, right.loss, *args)
+            equations = judge_equations(right.net, right.loss, args[0], layer_inputs)
             results += [(f"{each.layer} {each.quantity}", each.leaf) for each in equations if each.verdict == "FAIL"]
         verdicts[worst(leaf.verdict for _, leaf in results)] += 1
         doubts += [[scale, name, leaf.verdict, leaf.reason] for name, leaf in results if leaf.verdict != "PASS"]
@@ -132,8 +134,7 @@ def wrong_row(
     inject: Callable[..., Iterator[Wrong]], scales: dict[float, int], architecture: Architecture, dtype: str
 ) -> Row:
     """Wrong gradients at some scales, each with its seed."""
-    net, loss = architecture.network(), LOSSES[architecture.loss]
-    function, right = NetworkLoss(net, loss), ByHand(net, loss)
+    function, right = prepare(architecture)
     count, caught, caught_by, escapes = 0, 0, dict.fromkeys(PEERS, 0), []
     for scale, seed in scales.items():
         args = arguments(architecture, dtype, scale, seed)
@@ -169,6 +170,7 @@ def effective(candidate: Candidate, right: Candidate, args: Any, dtype: str, pat
         return change(cast(args, jnp.float64)) > EFFECTIVE_IN_FLOAT64
 
 
+KINDS = {"wrong": "in one leaf", "rules": "in a rule"}
 MEASURES: dict[str, Callable[[Architecture, str], Row]] = {
     "right": right_row,
     "wrong": partial(wrong_row, wrong_leaves, {scale: SCALES.index(scale) for scale in FAULTY_SCALES}),
@@ -176,69 +178,70 @@ MEASURES: dict[str, Callable[[Architecture, str], Row]] = {
 }
 
 
-def plan(quick: bool) -> dict[str, list[tuple[Architecture, str]]]:
-    """What is judged: for each table, networks and dtypes."""
+def tasks(quick: bool) -> list[Task]:
+    """What is judged, one network after the other, whatever the table, so that its programs are compiled once."""
     every = architectures(4 if quick else ARCHITECTURES)
     small = [a for a in every if 2 <= a.depth <= 4 and 3 <= a.width <= 64][: 1 if quick else RULES_OF]
-    return {
-        "right": [(a, dtype) for a in every for dtype in DTYPES],
-        "wrong": [(a, dtype) for a in every for dtype in DTYPES],
-        "rules": [(a, dtype) for a in small for dtype in ("float32", "bfloat16")],
-    }
+    return [
+        Task(
+            table,
+            {"network": str(architecture), "dtype": dtype, **dataclasses.asdict(architecture)},
+            f"{table}, {architecture}, {dtype}",
+            partial(measure, table, architecture, dtype),
+        )
+        for architecture in every
+        for table, dtypes in (("right", DTYPES), ("wrong", DTYPES), ("rules", ("float32", "bfloat16")))
+        if table != "rules" or architecture in small
+        for dtype in dtypes
+    ]
+
+
+def measure(table: str, architecture: Architecture, dtype: str) -> Row:
+    """One row, and how long it took."""
+    begin = time.perf_counter()
+    with jax.enable_x64(dtype == "float64"):
+        row = MEASURES[table](architecture, dtype)
+    return {**row, "seconds": time.perf_counter() - begin}
 
 
 def markdown(rows: list[Row]) -> str:
     """The tables."""
-    right, wrong = ([row for row in rows if (row["table"] == "right") == is_right] for is_right in (True, False))
-    verdicts = ("PASS", "INCONCLUSIVE", "FAIL")
-    passing = [
-        (
-            dtype,
-            n,
-            *(_total(some, "verdicts", v) for v in verdicts),
-            *(n - _total(some, "accepted_by", p) for p in PEERS),
-        )
-        for dtype in (*DTYPES, "all")
-        if (n := _total(some := [row for row in right if dtype in ("all", row["case"]["dtype"])], "count"))
-    ]
-    groups = [(table, dtype) for table in ("wrong", "rules") for dtype in DTYPES]
-    parts = {
-        (kind, dtype): [row for row in wrong if (row["table"], row["case"]["dtype"]) == (table, dtype)]
-        for (table, dtype) in groups
-        for kind in ["in one leaf" if table == "wrong" else "in a rule"]
+    right = [row for row in rows if row["table"] == "right"]
+    wrong = [row for row in rows if row["table"] != "right"]
+    passing = {**group(right, lambda row: row["case"]["dtype"]), "all": right}
+    catching = {**group(wrong, lambda row: (KINDS[row["table"]], row["case"]["dtype"])), ("all", ""): wrong}
+    passing_columns: dict[str, Column] = {
+        "dtype": lambda each: each[0],
+        "gradients": lambda each: _total(each[1], "count"),
+        **{
+            heading: lambda each, verdict=verdict: _total(each[1], "verdicts", verdict)
+            for heading, verdict in (("PASS", "PASS"), ("INCONCLUSIVE", "INCONCLUSIVE"), ("false FAIL", "FAIL"))
+        },
+        **{
+            heading: lambda each, peer=peer: _total(each[1], "count") - _total(each[1], "accepted_by", peer)
+            for heading, peer in (("rejected by check_grads", "check_grads"), ("by chex", "chex"))
+        },
     }
-    catching = [
-        (*group, n, caught, n - caught, *(_total(some, "caught_by", p) for p in PEERS))
-        for group, some in {**parts, ("all", ""): wrong}.items()
-        if (n := _total(some, "count"))
-        for caught in [_total(some, "caught")]
+    catching_columns: dict[str, Column] = {
+        "faults": lambda each: each[0][0],
+        "dtype": lambda each: each[0][1],
+        "effective": lambda each: _total(each[1], "count"),
+        "caught": lambda each: _total(each[1], "caught"),
+        "escaped": lambda each: _total(each[1], "count") - _total(each[1], "caught"),
+        "caught by check_grads": lambda each: _total(each[1], "caught_by", "check_grads"),
+        "by chex": lambda each: _total(each[1], "caught_by", "chex"),
+    }
+    parts = [
+        section("Right gradients", passing_columns, passing.items()),
+        section("Wrong gradients", catching_columns, catching.items(), texts=2),
+        _list("Right gradients that did not pass, leaf by leaf", right, "doubts"),
+        _list("Escapes", wrong, "escapes"),
     ]
-    return "\n\n".join(
-        [
-            "### Right gradients",
-            _table(
-                "dtype | gradients | PASS | INCONCLUSIVE | false FAIL | rejected by check_grads | by chex", 1, passing
-            ),
-            "### Wrong gradients",
-            _table("faults | dtype | effective | caught | escaped | caught by check_grads | by chex", 2, catching),
-            _list("Right gradients that did not pass, leaf by leaf", right, "doubts"),
-            _list("Escapes", wrong, "escapes"),
-        ]
-    )
+    return "\n\n".join(parts)
 
 
-def _total(rows: list[Row], *keys: str) -> int:
-    return sum(reduce(lambda value, key: value.get(key, 0), keys, row) for row in rows)
-
-
-def _table(headings: str, names: int, rows: list[tuple[Any, ...]]) -> str:
-    columns = headings.count("|") + 1
-    lines = [
-        headings,
-        " | ".join([":---"] * names + ["---:"] * (columns - names)),
-        *(" | ".join(map(str, r)) for r in rows),
-    ]
-    return "\n".join(f"| {line} |" for line in lines)
+def _total(rows: list[Row], count: str, of: str | None = None) -> int:
+    return sum(row[count] if of is None else row[count].get(of, 0) for row in rows)
 
 
 def _list(title: str, rows: list[Row], key: str) -> str:
@@ -254,38 +257,5 @@ def _format(x: Any) -> str:
     return f"{x:.2g}" if isinstance(x, float) else str(x)
 
 
-def run(quick: bool, record: Record, progress: Callable[[str], None]) -> None:
-    """Judge what the record does not have yet."""
-    order = [(table, *case) for table, cases in plan(quick).items() for case in cases]
-    # One network after the other, whatever the table, so that its programs are compiled once.
-    first = {str(architecture): i for i, (_, architecture, _) in reversed(list(enumerate(order)))}
-    order.sort(key=lambda each: first[str(each[1])])
-    for i, (table, architecture, dtype) in enumerate(order):
-        if i and str(order[i - 1][1]) != str(architecture):
-            jax.clear_caches()
-            _compile_value.cache_clear()
-        case = {"network": str(architecture), "dtype": dtype, **dataclasses.asdict(architecture)}
-        if (table, case) in record:
-            continue
-        progress(f"{i + 1} of {len(order)}: {table}, {architecture}, {dtype}")
-        begin = time.perf_counter()
-        with jax.enable_x64(dtype == "float64"):
-            row = MEASURES[table](architecture, dtype)
-        record.add({"table": table, "case": case, **row, "seconds": time.perf_counter() - begin})
-
-
-def main(*, out: Path | None = None, quick: bool = False, resume: bool = False) -> int:
-    """Judge the gradient checker on right and wrong gradients.
-
-    Args:
-        out: folder for verify_gradients.json; tables of a README.md beside that folder are regenerated.
-        quick: a subset of a few minutes.
-        resume: continue the unfinished run in `out`.
-    """
-    record = Record("verify_gradients", markdown, out, quick, resume)
-    with show_progress() as progress:
-        return record.complete(lambda: run(quick, record, progress))
-
-
 if __name__ == "__main__":
-    start("verify_gradients", main)
+    start("verify_gradients", tasks, markdown)
