@@ -22,8 +22,7 @@ from sections import section, show
 import fbp
 from fbp.errors import FbpError
 from fbp.flow.grids import Plan
-from fbp.flow.measurement import standard_inputs
-from fbp.flow.sampling import Draw, sample_normals
+from fbp.flow.measurement import EXAMPLES
 
 try:
     import flow_torch
@@ -48,9 +47,9 @@ def by_fbp(plan: Plan) -> Row:
     """Seconds for the whole grid, from nothing compiled, and what XLA compiled in more than half a second."""
     compiled: list[float] = []
 
-    def listen(event: str, seconds: float, **_: object) -> None:
-        if event == "/jax/core/compile/backend_compile_duration" and seconds > 0.5:
-            compiled.append(seconds)
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration" and duration_secs > 0.5:
+            compiled.append(duration_secs)
 
     jax.clear_caches()
     jax.monitoring.register_event_duration_secs_listener(listen)
@@ -85,19 +84,19 @@ def agreement(activation: str, depth: int, width: int) -> dict[str, float]:
         FbpError: they do not measure the same.
     """
     assert flow_torch is not None
-    net = fbp.mlp((width,) * (depth + 1), activation, "he_normal")
-    X = standard_inputs(net, 0)
-    params = fbp.flow.sample_parameters(net, X.shape[1:], networks=1)
-    dZ = sample_normals(Draw.COTANGENTS, range(1), X.shape, 0)
-    flow = fbp.flow.read_networks(net, params, X[None], dZ)
+    torch.manual_seed(0)
     theirs = flow_torch.network(activation, "he_normal", depth, width)
-    dense = [layer for layer in theirs if isinstance(layer, torch.nn.Linear)]
-    ours = [p for p in params if p]
-    with torch.no_grad():
-        for layer, p in zip(dense, ours, strict=True):
-            layer.weight.copy_(torch.tensor(p["W"][0].T))
-            layer.bias.copy_(torch.tensor(p["b"][0]))
-    found = flow_torch.measure(theirs, torch.tensor(X), torch.tensor(dZ[0]), everything=True)
+    X, dZ = torch.randn(2, EXAMPLES, width).unbind()
+    found = flow_torch.measure(theirs, X, dZ, everything=True)
+    # PyTorch has W as (n_out, n_in).
+    params = tuple(
+        {"W": layer.weight.detach().numpy().T[None], "b": layer.bias.detach().numpy()[None]}
+        if isinstance(layer, torch.nn.Linear)
+        else ()
+        for layer in theirs
+    )
+    net = fbp.mlp((width,) * (depth + 1), activation)
+    flow = fbp.flow.read_networks(net, params, X.numpy()[None], dZ.numpy()[None])
     errors = {}
     for name, value in found.items():
         mine = flow.values(name)[0, 0]
@@ -107,7 +106,7 @@ def agreement(activation: str, depth: int, width: int) -> dict[str, float]:
         differs = np.abs(mine - value)[~missing] / np.broadcast_to(scale, value.shape)[~missing]
         errors[name] = float(differs.max())
         # At the edge of saturation a unit may fall on either side.
-        limit = 4 / (len(X) * width) if name == "saturated" else 1 / width if name == "dead" else 1e-3
+        limit = 4 / X.numel() if name == "saturated" else 1 / width if name == "dead" else 1e-3
         if (missing != np.isnan(value)).any() or not errors[name] <= limit:
             raise FbpError(
                 f"both sides must measure the same, got {name} of {activation}, depth {depth}, {errors[name]:.2g} "

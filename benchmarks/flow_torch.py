@@ -61,7 +61,7 @@ def measure(net: nn.Sequential, X: Tensor, dZ: Tensor, everything: bool) -> dict
             found["correlation"][l] = _mean_cosine(Z @ Z.T)
             inputs[l] = given[0].detach()
 
-    def backward(l: int, _: nn.Module, grad_input: tuple[Tensor, ...], grad_output: tuple[Tensor, ...]) -> None:
+    def backward(l: int, _: nn.Module, grad_input: Any, grad_output: Any) -> None:
         found["dA"][l], found["dZ"][l] = _log10(grad_input[0].norm()), _log10(grad_output[0].norm())
         if everything:
             deltas[l] = grad_output[0]

@@ -63,7 +63,7 @@ def tasks(quick: bool) -> list[Task]:
     compile_row(plan["compile"][0], seconds)
     cases = [(table, network, dataclasses.asdict(network)) for table, own in plan.items() for network in own]
     return [
-        Task(table, case, f"{table}, {case}", partial(MEASURES[table], network, seconds))
+        Task(table, case, f"{table}, {network}", partial(MEASURES[table], network, seconds))
         for table, network, case in cases
     ]
 

@@ -27,6 +27,9 @@ class Network:
     depth: int
     batch: int
 
+    def __str__(self) -> str:
+        return f"{self.activation} {self.width} x {self.depth}, {self.batch}"
+
     @property
     def blocks(self) -> int:
         """The number of equal blocks."""
@@ -38,6 +41,9 @@ class Checkpointed(Network):
     """A network whose equal blocks are recomputed in segments of `segment` in the backward pass."""
 
     segment: int
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} in segments of {self.segment}"
 
 
 Plan = dict[str, tuple[Network, ...]]

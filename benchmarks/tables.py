@@ -32,7 +32,7 @@ def markdown(rows: Sequence[Row]) -> str:
     for kind, makers in MAKERS.items():
         if own := [row for row in rows if row["table"] == kind]:
             for title, columns, verdicts in (make(own) for make in makers):
-                sections.append(section(title, _NETWORK | columns, own, verdicts))
+                sections.append(section(title, {**_NETWORK, **columns}, own, verdicts))
     return "\n\n".join(sections)
 
 
@@ -112,7 +112,8 @@ def _checkpoint(rows: Sequence[Row]) -> Parts:
     def to_remat(ratio: Callable[[Row, Sequence[str]], object]) -> Column:
         return lambda row: ratio(row, ("jax.checkpoint",)) if "jax.checkpoint" in row["versions"] else None
 
-    def verdict(activation: str, depth: int, own: list[Row]) -> str:
+    def verdict(network: tuple[str, int], own: list[Row]) -> str:
+        activation, depth = network
         lean = [row for row in own if memory(row) <= CHECKPOINT_MEMORY]
         # The quickest of those that are lean enough; if none is, the leanest.
         best = min(lean, key=time) if lean else min(own, key=memory)
@@ -133,7 +134,7 @@ def _checkpoint(rows: Sequence[Row]) -> Parts:
         "memory to jax.checkpoint": to_remat(_memory),
         "both targets": lambda row: memory(row) <= CHECKPOINT_MEMORY and time(row) <= CHECKPOINT_TIME,
     }
-    verdicts = [verdict(*names, own) for names, own in _group(rows, "activation", "depth")]
+    verdicts = [verdict(*part) for part in _group(rows, "activation", "depth")]
     return "Checkpointed against jax.grad that keeps everything", columns, verdicts
 
 
@@ -164,7 +165,8 @@ def _modes(rows: Sequence[Row]) -> Parts:
         counts = [str(blocks(row)) for row in own if holds(row)]
         return f"{', '.join(counts)} blocks" if counts else "no depth"
 
-    def verdict(activation: str, width: int, own: list[Row]) -> str:
+    def verdict(network: tuple[str, int], own: list[Row]) -> str:
+        activation, width = network
         slower = where(own, lambda row: _times(row, (unrolled,)).low > 1)
         sooner = where(own, lambda row: _compile_seconds(row, loop) < _compile_seconds(row, unrolled))
         return f"{activation}, width {width}: the loop's step is slower at {slower}; it compiles sooner at {sooner}"
@@ -179,7 +181,7 @@ def _modes(rows: Sequence[Row]) -> Parts:
         "loop compile s": lambda row: _compile_seconds(row, loop),
         "unrolled compile s": lambda row: _compile_seconds(row, unrolled),
     }
-    verdicts = [verdict(*names, own) for names, own in _group(rows, "activation", "width")]
+    verdicts = [verdict(*part) for part in _group(rows, "activation", "width")]
     return "fbp's two modes: one compiled loop, or unrolled", columns, verdicts
 
 

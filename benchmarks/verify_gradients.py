@@ -10,7 +10,6 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.test_util import check_grads
 from results import Row, Task, start
-from sections import Column, group, section
+from sections import group, section
 from verify_grid import DTYPES, FAULTS, LOSSES, SCALES, Architecture, architectures, arguments
 
 from fbp.precision import cast
@@ -45,22 +44,15 @@ FAULTY_SCALES = (0.03, 1.0, 2.0)
 Candidate = Callable[..., Any]
 
 
-@dataclass(frozen=True)
-class WithFault:
-    """A gradient function with a fault in one leaf."""
+def put_fault(right: Candidate, path: str, fault: str, seed: int, *args: Any) -> Any:
+    """The right gradient with a fault in one leaf."""
 
-    right: Candidate
-    path: str
-    fault: str
-    seed: int
+    def leaf(place: Any, g: Any) -> Any:
+        if jax.tree_util.keystr(place) != path:
+            return g
+        return jnp.asarray(FAULTS[fault](np.asarray(g), np.random.default_rng(seed)))
 
-    def __call__(self, *args: Any) -> Any:
-        def leaf(place: Any, g: Any) -> Any:
-            if jax.tree_util.keystr(place) != self.path:
-                return g
-            return jnp.asarray(FAULTS[self.fault](np.asarray(g), np.random.default_rng(self.seed)))
-
-        return jax.tree.map_with_path(leaf, self.right(*args))
+    return jax.tree.map_with_path(leaf, right(*args))
 
 
 def accept(function: NetworkLoss, args: tuple[Any, ...], gradient: Any) -> list[str]:
@@ -121,7 +113,7 @@ def wrong_leaves(architecture: Architecture, right: ByHand, paths: list[str]) ->
     draw = np.random.default_rng(abs(hash((architecture.width, architecture.depth))) % 2**32)
     for i, fault in enumerate(FAULTS):
         path = paths[int(draw.integers(len(paths)))]
-        yield f"{fault} in {path}", WithFault(right, path, fault, i), (path,)
+        yield f"{fault} in {path}", partial(put_fault, right, path, fault, i), (path,)
 
 
 def wrong_rules(architecture: Architecture, right: ByHand, paths: list[str]) -> Iterator[Wrong]:
@@ -210,26 +202,24 @@ def markdown(rows: list[Row]) -> str:
     wrong = [row for row in rows if row["table"] != "right"]
     passing = {**group(right, lambda row: row["case"]["dtype"]), "all": right}
     catching = {**group(wrong, lambda row: (KINDS[row["table"]], row["case"]["dtype"])), ("all", ""): wrong}
-    passing_columns: dict[str, Column] = {
-        "dtype": lambda each: each[0],
-        "gradients": lambda each: _total(each[1], "count"),
-        **{
-            heading: lambda each, verdict=verdict: _total(each[1], "verdicts", verdict)
-            for heading, verdict in (("PASS", "PASS"), ("INCONCLUSIVE", "INCONCLUSIVE"), ("false FAIL", "FAIL"))
-        },
-        **{
-            heading: lambda each, peer=peer: _total(each[1], "count") - _total(each[1], "accepted_by", peer)
-            for heading, peer in (("rejected by check_grads", "check_grads"), ("by chex", "chex"))
-        },
+    gradients = _total("count")
+    passing_columns = {
+        "dtype": lambda part: part[0],
+        "gradients": gradients,
+        "PASS": _total("verdicts", "PASS"),
+        "INCONCLUSIVE": _total("verdicts", "INCONCLUSIVE"),
+        "false FAIL": _total("verdicts", "FAIL"),
+        "rejected by check_grads": lambda part: gradients(part) - _total("accepted_by", "check_grads")(part),
+        "by chex": lambda part: gradients(part) - _total("accepted_by", "chex")(part),
     }
-    catching_columns: dict[str, Column] = {
-        "faults": lambda each: each[0][0],
-        "dtype": lambda each: each[0][1],
-        "effective": lambda each: _total(each[1], "count"),
-        "caught": lambda each: _total(each[1], "caught"),
-        "escaped": lambda each: _total(each[1], "count") - _total(each[1], "caught"),
-        "caught by check_grads": lambda each: _total(each[1], "caught_by", "check_grads"),
-        "by chex": lambda each: _total(each[1], "caught_by", "chex"),
+    catching_columns = {
+        "faults": lambda part: part[0][0],
+        "dtype": lambda part: part[0][1],
+        "effective": gradients,
+        "caught": _total("caught"),
+        "escaped": lambda part: gradients(part) - _total("caught")(part),
+        "caught by check_grads": _total("caught_by", "check_grads"),
+        "by chex": _total("caught_by", "chex"),
     }
     parts = [
         section("Right gradients", passing_columns, passing.items()),
@@ -240,8 +230,12 @@ def markdown(rows: list[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def _total(rows: list[Row], count: str, of: str | None = None) -> int:
-    return sum(row[count] if of is None else row[count].get(of, 0) for row in rows)
+Part = tuple[Any, list[Row]]
+
+
+def _total(count: str, kind: str | None = None) -> Callable[[Part], int]:
+    """The sum of a count, or of one kind in it, over the rows of a part of the table, a pair of its name and rows."""
+    return lambda part: sum(row[count] if kind is None else row[count].get(kind, 0) for row in part[1])
 
 
 def _list(title: str, rows: list[Row], key: str) -> str:
