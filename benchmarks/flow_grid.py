@@ -7,20 +7,22 @@ seconds on two cores; compilation, draws and the table of 508,800 rows are count
 dependency of fbp: without it its rows are left out, with `pip install torch` they are there.
 """
 
+import statistics
+import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from results import Record, Row, start
-from rich.console import Console
+from results import Row, Task, start
+from sections import section, show
 
 import fbp
 from fbp.errors import FbpError
 from fbp.flow.grids import Plan
-from fbp.flow.measurement import standard_inputs
+from fbp.flow.measurement import EXAMPLES
 
 try:
     import flow_torch
@@ -45,9 +47,9 @@ def by_fbp(plan: Plan) -> Row:
     """Seconds for the whole grid, from nothing compiled, and what XLA compiled in more than half a second."""
     compiled: list[float] = []
 
-    def listen(event: str, seconds: float, **_: object) -> None:
-        if event == "/jax/core/compile/backend_compile_duration" and seconds > 0.5:
-            compiled.append(seconds)
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration" and duration_secs > 0.5:
+            compiled.append(duration_secs)
 
     jax.clear_caches()
     jax.monitoring.register_event_duration_secs_listener(listen)
@@ -82,22 +84,21 @@ def agreement(activation: str, depth: int, width: int) -> dict[str, float]:
         FbpError: they do not measure the same.
     """
     assert flow_torch is not None
-    net = fbp.mlp((width,) * (depth + 1), activation, "he_normal")
-    key = jax.random.split(jax.random.key(0), 1)[0]
-    X = standard_inputs(net, 0)
-    flow = fbp.flow.measure(net, X=X, seeds=1)
-    params, shape = net.init(key, X.shape[1:])
-    dZ = jax.random.normal(key, (len(X), *shape))
+    torch.manual_seed(0)
     theirs = flow_torch.network(activation, "he_normal", depth, width)
-    dense = [layer for layer in theirs if isinstance(layer, torch.nn.Linear)]
-    ours = [p for p in params if p]
-    with torch.no_grad():
-        for layer, p in zip(dense, ours, strict=True):
-            layer.weight.copy_(torch.tensor(np.asarray(p["W"]).T))
-            layer.bias.copy_(torch.tensor(np.asarray(p["b"])))
-    found = flow_torch.measure(theirs, torch.tensor(np.asarray(X)), torch.tensor(np.asarray(dZ)), everything=True)
+    X, dZ = torch.randn(2, EXAMPLES, width).unbind()
+    found = flow_torch.measure(theirs, X, dZ, everything=True)
+    # PyTorch has W as (n_out, n_in).
+    params = tuple(
+        {"W": layer.weight.detach().numpy().T[None], "b": layer.bias.detach().numpy()[None]}
+        if isinstance(layer, torch.nn.Linear)
+        else ()
+        for layer in theirs
+    )
+    net = fbp.mlp((width,) * (depth + 1), activation)
+    flow = fbp.flow.read_networks(net, params, X.numpy()[None], dZ.numpy()[None])
     errors = {}
-    for name, value in found._asdict().items():
+    for name, value in found.items():
         mine = flow.values(name)[0, 0]
         # The noise has no bound: a relative difference.
         scale = np.abs(value) if name == "noise" else 1.0
@@ -105,7 +106,7 @@ def agreement(activation: str, depth: int, width: int) -> dict[str, float]:
         differs = np.abs(mine - value)[~missing] / np.broadcast_to(scale, value.shape)[~missing]
         errors[name] = float(differs.max())
         # At the edge of saturation a unit may fall on either side.
-        limit = 4 / (len(X) * width) if name == "saturated" else 1 / width if name == "dead" else 1e-3
+        limit = 4 / X.numel() if name == "saturated" else 1 / width if name == "dead" else 1e-3
         if (missing != np.isnan(value)).any() or not errors[name] <= limit:
             raise FbpError(
                 f"both sides must measure the same, got {name} of {activation}, depth {depth}, {errors[name]:.2g} "
@@ -114,85 +115,74 @@ def agreement(activation: str, depth: int, width: int) -> dict[str, float]:
     return errors
 
 
-def run(plan: Plan, rounds: int, record: Record, console: Console) -> None:
+def agreements(plan: Plan) -> Row:
+    """`agreement` of a network of each activation."""
+    depth = min(10, max(plan.depths))
+    errors = {name: agreement(name, depth, plan.width) for name in plan.activations}
+    return {"errors": errors, "torch": torch.__version__}
+
+
+def measure(plan: Plan, version: str) -> Row:
+    """One version, once."""
+    found = by_fbp(plan) if version == "fbp" else by_torch(plan, version == "everything")
+    return {"scale": plan.seeds, **found}
+
+
+def tasks(quick: bool) -> list[Task]:
     """Agreement first, then the versions in turn."""
+    plan, rounds = (QUICK, 1) if quick else (PLAN, ROUNDS)
+    versions, first = ["fbp"], []
     if flow_torch is None:
-        console.print("PyTorch is not there: its rows are left out; pip install torch")
-    elif ("agreement", {}) not in record:
-        console.print("agreement")
-        errors = {name: agreement(name, min(10, max(plan.depths)), plan.width) for name in plan.activations}
-        record.add({"table": "agreement", "case": {}, "errors": errors, "torch": torch.__version__})
-    for number in range(rounds):
-        for name in ("fbp", *(READINGS if flow_torch else ())):
-            case: dict[str, Any] = {"round": number}
-            if (name, case) in record:
-                continue
-            console.print(f"round {number + 1} of {rounds}: {name}")
-            found = by_fbp(plan) if name == "fbp" else by_torch(plan, name == "everything")
-            record.add({"table": name, "case": case, "scale": plan.seeds, **found})
+        print("PyTorch is not there: its rows are left out; pip install torch", file=sys.stderr)
+    else:
+        versions += READINGS
+        first.append(Task("agreement", {}, "agreement", partial(agreements, plan)))
+    return first + [
+        Task(version, {"round": number}, f"round {number + 1} of {rounds}, {version}", partial(measure, plan, version))
+        for number in range(rounds)
+        for version in versions
+    ]
 
 
 def markdown(rows: list[Row]) -> str:
     """The table, and whether the targets are met."""
+    by_version = {name: [row for row in rows if row["table"] == name] for name in ("fbp", *READINGS)}
+    present = [name for name, own in by_version.items() if own]
+    first = by_version["fbp"][0]
     seconds = {
-        name: [row["seconds"] * (1 if name == "fbp" else row["scale"]) for row in rows if row["table"] == name]
-        for name in ("fbp", *READINGS)
+        name: [row["seconds"] * (1 if name == "fbp" else row["scale"]) for row in by_version[name]] for name in present
     }
-    ours = seconds["fbp"]
-    compiled = next(row for row in rows if row["table"] == "fbp")
-    lines = [
-        "| version | what is read off | seconds for the grid | measured | ratio to fbp |",
-        "| :--- | :--- | ---: | ---: | ---: |",
-        f"| fbp | {READINGS['everything']} | {_seconds(ours)} | {len(ours)} times, whole | 1 |",
+    ratios = {name: float(np.median(np.divide(seconds[name], seconds["fbp"]))) for name in present}
+    one_seed = f"one seed of {first['scale']}"
+    columns = {
+        "version": lambda name: "fbp" if name == "fbp" else "PyTorch loop",
+        "what is read off": lambda name: READINGS["everything" if name == "fbp" else name],
+        "seconds for the grid": lambda name: _format_seconds(statistics.median(seconds[name])),
+        "measured": lambda name: f"{len(seconds[name])} times, {'whole' if name == 'fbp' else one_seed}",
+        "ratio to fbp": lambda name: "1" if name == "fbp" else f"{ratios[name]:.1f}",
+    }
+    verdicts = [
+        f"{first['lines']:,} rows; {first['compilations']} compilations of over half a second, "
+        f"{first['compile_seconds']:.1f} s together",
+        f"under {TARGET_SECONDS:.0f} s: {show(statistics.median(seconds['fbp']) < TARGET_SECONDS)}",
     ]
-    ratios = {}
-    for name, what in READINGS.items():
-        if theirs := seconds[name]:
-            ratios[name] = float(np.median(np.divide(theirs, ours)))
-            lines.append(
-                f"| PyTorch loop | {what} | {_seconds(theirs)} | {len(theirs)} times, one seed of "
-                f"{rows[-1]['scale']} | {ratios[name]:.1f} |"
-            )
-    lines += [
-        "",
-        f"- {compiled['lines']:,} rows; {compiled['compilations']} compilations of over half a second, "
-        f"{compiled['compile_seconds']:.1f} s together",
-        f"- under {TARGET_SECONDS:.0f} s: {_word(np.median(ours) < TARGET_SECONDS)}",
-    ]
-    if ratios:
+    if "everything" in ratios:
         versions = next(row for row in rows if row["table"] == "agreement")
         by_name = list(versions["errors"].values())
         worst = {name: max(errors[name] for errors in by_name) for name in by_name[0]}
-        lines += [
-            f"- at least {TARGET_RATIO:.0f} times faster than the loop that reads off the same: "
-            f"{_word(ratios['everything'] >= TARGET_RATIO)}",
-            f"- with the same weights both read off the same: fractions of units within {worst['saturated']:.0e}, the "
+        verdicts += [
+            f"at least {TARGET_RATIO:.0f} times faster than the loop that reads off the same: "
+            f"{show(ratios['everything'] >= TARGET_RATIO)}",
+            f"with the same weights both read off the same: fractions of units within {worst['saturated']:.0e}, the "
             f"rest within {max(x for name, x in worst.items() if name not in ('saturated', 'dead')):.0e} "
             f"(PyTorch {versions['torch']})",
         ]
-    return "\n".join(lines)
+    return section("", columns, present, verdicts, texts=2)
 
 
-def _seconds(found: list[float]) -> str:
-    median = float(np.median(found))
-    return f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
-
-
-def _word(yes: object) -> str:
-    return "reached" if yes else "**not reached**"
-
-
-def main(*, out: Path | None = None, quick: bool = False, resume: bool = False) -> int:
-    """Time a grid of gradient flow.
-
-    Args:
-        out: folder for flow_grid.json; the table of a README.md beside that folder is regenerated.
-        quick: a small grid, once.
-        resume: continue the unfinished run in `out`.
-    """
-    record = Record("flow_grid", markdown, out, quick, resume)
-    return record.complete(lambda: run(QUICK if quick else PLAN, 1 if quick else ROUNDS, record, Console(stderr=True)))
+def _format_seconds(seconds: float) -> str:
+    return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
 
 
 if __name__ == "__main__":
-    start("flow_grid", main)
+    start("flow_grid", tasks, markdown)

@@ -2,21 +2,16 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "selu": nn.SELU,
-    "elu": nn.ELU,
-    "sigmoid": nn.Sigmoid,
-    "softplus": nn.Softplus,
+    kind.__name__.lower(): kind
+    for kind in (nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.SELU, nn.ELU, nn.Sigmoid, nn.Softplus)
 }
 INITIALIZERS: dict[str, Callable[[Tensor], Any]] = {
     "he_normal": lambda W: nn.init.kaiming_normal_(W, nonlinearity="relu"),
@@ -27,34 +22,8 @@ INITIALIZERS: dict[str, Callable[[Tensor], Any]] = {
     "orthogonal": nn.init.orthogonal_,
 }
 SATURATED = 0.1
-
-
-class Table(NamedTuple):
-    """Readings by layer, each (L,); NaN where they were not asked for.
-
-    Attributes:
-        dZ: log10 of the norm over the batch.
-        dA: the same of the gradient with respect to the layer's input.
-        dW: the same of its weights.
-        db: the same of its biases.
-        log10_mean_square: of the pre-activations.
-        correlation: the cosine of the pre-activations of two examples, the mean over pairs.
-        saturated: the fraction of entries with |g'| below a tenth of the largest.
-        dead: the fraction of units that are so at every example.
-        cosine: of the gradients dW of two examples, the mean over pairs.
-        noise: tr Cov(g) / |mean g|^2 of the examples' gradients g.
-    """
-
-    dZ: np.ndarray
-    dA: np.ndarray
-    dW: np.ndarray
-    db: np.ndarray
-    log10_mean_square: np.ndarray
-    correlation: np.ndarray
-    saturated: np.ndarray
-    dead: np.ndarray
-    cosine: np.ndarray
-    noise: np.ndarray
+READINGS = ("dZ", "dA", "dW", "db", "log10_mean_square", "correlation", "saturated", "dead", "cosine", "noise")
+"""As `fbp.flow.Flow` defines them; norms as log10."""
 
 
 def network(activation: str, init: str, depth: int, width: int) -> nn.Sequential:
@@ -68,7 +37,7 @@ def network(activation: str, init: str, depth: int, width: int) -> nn.Sequential
     return nn.Sequential(*layers[:-1])
 
 
-def measure(net: nn.Sequential, X: Tensor, dZ: Tensor, everything: bool) -> Table:
+def measure(net: nn.Sequential, X: Tensor, dZ: Tensor, everything: bool) -> dict[str, np.ndarray]:
     """One forward and one backward pass, read off by hooks.
 
     Args:
@@ -76,40 +45,31 @@ def measure(net: nn.Sequential, X: Tensor, dZ: Tensor, everything: bool) -> Tabl
         X: inputs, (m, n).
         dZ: the cotangent of the output, (m, n).
         everything: all readings of `fbp.flow`; else the norms and the mean square alone.
+
+    Returns:
+        `READINGS` by layer, each (L,); NaN where they were not asked for.
     """
     dense = [layer for layer in net if isinstance(layer, nn.Linear)]
-    found = {name: np.full(len(dense), math.nan) for name in Table._fields}
-
-    def forward(l: int) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...], Z: Tensor) -> None:
-            Z = Z.detach()
-            found["log10_mean_square"][l] = _log10(Z.square().mean())
-            if everything:
-                found["correlation"][l] = _mean_cosine(Z @ Z.T)
-
-        return hook
-
-    def backward(l: int) -> Callable[..., None]:
-        def hook(layer: nn.Module, grad_input: tuple[Tensor, ...], grad_output: tuple[Tensor, ...]) -> None:
-            found["dA"][l], found["dZ"][l] = _log10(grad_input[0].norm()), _log10(grad_output[0].norm())
-
-        return hook
-
+    found = {name: np.full(len(dense), math.nan) for name in READINGS}
     inputs: dict[int, Tensor] = {}
     deltas: dict[int, Tensor] = {}
 
-    def keep(l: int) -> tuple[Callable[..., None], Callable[..., None]]:
-        return (
-            lambda _, given, __: inputs.__setitem__(l, given[0].detach()),
-            lambda _, __, given: deltas.__setitem__(l, given[0]),
-        )
+    def forward(l: int, _: nn.Module, given: tuple[Tensor, ...], Z: Tensor) -> None:
+        Z = Z.detach()
+        found["log10_mean_square"][l] = _log10(Z.square().mean())
+        if everything:
+            found["correlation"][l] = _mean_cosine(Z @ Z.T)
+            inputs[l] = given[0].detach()
+
+    def backward(l: int, _: nn.Module, grad_input: Any, grad_output: Any) -> None:
+        found["dA"][l], found["dZ"][l] = _log10(grad_input[0].norm()), _log10(grad_output[0].norm())
+        if everything:
+            deltas[l] = grad_output[0]
 
     handles = []
     for l, layer in enumerate(dense):
-        handles += [layer.register_forward_hook(forward(l)), layer.register_full_backward_hook(backward(l))]
-        if everything:
-            seen, sent = keep(l)
-            handles += [layer.register_forward_hook(seen), layer.register_full_backward_hook(sent)]
+        handles.append(layer.register_forward_hook(partial(forward, l)))
+        handles.append(layer.register_full_backward_hook(partial(backward, l)))
     net(X.clone().requires_grad_()).backward(dZ)
     for handle in handles:
         handle.remove()
@@ -131,7 +91,7 @@ def measure(net: nn.Sequential, X: Tensor, dZ: Tensor, everything: bool) -> Tabl
                 flat = _slope(activations[l], Z).abs() < SATURATED * largest
                 found["saturated"][l] = flat.float().mean().item()
                 found["dead"][l] = flat.all(dim=0).float().mean().item()
-    return Table(**found)
+    return found
 
 
 def _slope(activation: nn.Module, Z: Tensor) -> Tensor:

@@ -6,53 +6,48 @@ What is measured is in grid.py, the networks are in peers.py, how they are measu
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import jax
-from grid import AGREE_UP_TO, FULL, QUICK, REMAT_SEGMENT, Checkpointed, Network, Plan
-from measure import Disagreement, counted, timed
+from grid import AGREE_UP_TO, FULL, QUICK, REMAT_SEGMENT, Checkpointed, Network
+from measure import measure
 from peers import autodiff, by_fbp, by_scan
-from results import Record, start
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from tables import markdown, tables
+from results import Row, Task, start
+from tables import markdown
 
 COMPILES = 3
 """How often the rows on compile time compile; the median counts."""
 
 
-def step_row(network: Network, plan: Plan) -> dict[str, Any]:
+def step_row(network: Network, seconds: float) -> Row:
     """fbp by default against every version of `jax.grad`."""
-    return timed(network, [by_fbp(network), *autodiff(network)], plan.rounds, plan.seconds)
+    return measure(network, [by_fbp(network), *autodiff(network)], seconds)
 
 
-def memory_row(network: Network, plan: Plan) -> dict[str, Any]:
+def memory_row(network: Network, seconds: float) -> Row:
     """Counts alone; agreement is checked at depths where one run is quick."""
-    return counted(network, [by_fbp(network), *autodiff(network)], agree=network.depth <= AGREE_UP_TO)
+    return measure(network, [by_fbp(network), *autodiff(network)], agree=network.depth <= AGREE_UP_TO)
 
 
-def checkpoint_row(network: Checkpointed, plan: Plan) -> dict[str, Any]:
+def checkpoint_row(network: Checkpointed, seconds: float) -> Row:
     """fbp with segments against `jax.grad` without; at one length that divides the depth, also with the same ones."""
     same = network.segment == REMAT_SEGMENT and network.blocks % network.segment == 0
     remat = [by_scan(network, network.segment)] if same else []
-    return timed(network, [by_fbp(network), by_scan(network), *remat], plan.rounds, plan.seconds)
+    return measure(network, [by_fbp(network), by_scan(network), *remat], seconds)
 
 
-def compile_row(network: Network, plan: Plan) -> dict[str, Any]:
+def compile_row(network: Network, seconds: float) -> Row:
     """Compile time of the loops."""
-    return counted(network, [by_fbp(network), by_scan(network)], compiles=COMPILES)
+    return measure(network, [by_fbp(network), by_scan(network)], compiles=COMPILES, agree=False)
 
 
-def modes_row(network: Network, plan: Plan) -> dict[str, Any]:
+def modes_row(network: Network, seconds: float) -> Row:
     """fbp's loop against fbp unrolled."""
-    versions = [by_fbp(network, True, "fbp loop"), by_fbp(network, False, "fbp unrolled")]
-    return timed(network, versions, plan.rounds, plan.seconds)
+    return measure(network, [by_fbp(network, True, "fbp loop"), by_fbp(network, False, "fbp unrolled")], seconds)
 
 
-MEASURES: dict[str, Callable[[Any, Plan], dict[str, Any]]] = {
+MEASURES: dict[str, Callable[[Any, float], Row]] = {
     "step": step_row,
     "memory": memory_row,
     "checkpoint": checkpoint_row,
@@ -61,48 +56,17 @@ MEASURES: dict[str, Callable[[Any, Plan], dict[str, Any]]] = {
 }
 
 
-def run(plan: Plan, record: Record, console: Console) -> None:
-    """Measure what the record lacks, row by row, and print each table when it is complete."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=sum(len(getattr(plan, name)) for name in MEASURES))
-        for name, measure in MEASURES.items():
-            for network in getattr(plan, name):
-                case = dataclasses.asdict(network)
-                label = f"{name}: {' '.join(f'{key} {value}' for key, value in case.items())}"
-                progress.update(task, description=label, refresh=True)
-                if (name, case) not in record:
-                    try:
-                        record.add({"table": name, "case": case, **measure(network, plan)})
-                    except Disagreement as error:
-                        raise Disagreement(f"{label}: {error}") from error
-                    if not console.is_terminal:
-                        print(label, file=console.file, flush=True)
-                    # Otherwise, compiled programs of hundreds of layers would stay in memory for the whole run.
-                    jax.clear_caches()
-                progress.advance(task)
-            console.print(*tables(row for row in record.rows if row["table"] == name))
-
-
-def main(*, out: Path | None = None, quick: bool = False, resume: bool = False) -> int:
-    """Measure the gradient step by fbp against jax.grad.
-
-    Args:
-        out: the folder for gradient_step.json; the tables of a README.md beside that folder are regenerated.
-        quick: a subset of about one minute.
-        resume: continue the unfinished run in `out`.
-    """
-    console = Console() if sys.stdout.isatty() else Console(width=170)
-    plan = QUICK if quick else FULL
-    record = Record("gradient_step", markdown, out, quick, resume)
+def tasks(quick: bool) -> list[Task]:
+    """The rows of each table."""
+    plan, seconds = (QUICK, 0.3) if quick else (FULL, 1.0)
     # The first compilation of a process pays for starting the compiler.
-    counted(plan.compile[0], [by_fbp(plan.compile[0])])
-    try:
-        return record.complete(lambda: run(plan, record, console), show=False)
-    except Disagreement as error:
-        print(error, file=sys.stderr)
-        return 1
+    compile_row(plan["compile"][0], seconds)
+    cases = [(table, network, dataclasses.asdict(network)) for table, own in plan.items() for network in own]
+    return [
+        Task(table, case, f"{table}, {network}", partial(MEASURES[table], network, seconds))
+        for table, network, case in cases
+    ]
 
 
 if __name__ == "__main__":
-    start("gradient_step", main)
+    start("gradient_step", tasks, markdown)

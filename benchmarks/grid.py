@@ -27,6 +27,9 @@ class Network:
     depth: int
     batch: int
 
+    def __str__(self) -> str:
+        return f"{self.activation} {self.width} x {self.depth}, {self.batch}"
+
     @property
     def blocks(self) -> int:
         """The number of equal blocks."""
@@ -39,28 +42,19 @@ class Checkpointed(Network):
 
     segment: int
 
+    def __str__(self) -> str:
+        return f"{super().__str__()} in segments of {self.segment}"
 
-@dataclass(frozen=True)
-class Plan:
-    """The rows of each table.
 
-    Attributes:
-        step: time, memory and compile time against the best version of `jax.grad`.
-        memory: temporary memory alone.
-        checkpoint: recomputed segments against `jax.grad` without any.
-        compile: compile time over depth.
-        modes: fbp's loop against fbp unrolled.
-        rounds: the least number of timed rounds per row; even, so that each order is used equally often.
-        seconds: the least time for which a row is timed.
-    """
+Plan = dict[str, tuple[Network, ...]]
+"""The networks of each table.
 
-    step: tuple[Network, ...]
-    memory: tuple[Network, ...]
-    checkpoint: tuple[Checkpointed, ...]
-    compile: tuple[Network, ...]
-    modes: tuple[Network, ...]
-    rounds: int
-    seconds: float
+- step: time, memory and compile time against the best version of `jax.grad`.
+- memory: temporary memory alone.
+- checkpoint: recomputed segments against `jax.grad` without any.
+- compile: compile time over depth.
+- modes: fbp's loop against fbp unrolled.
+"""
 
 
 def _networks(activations: tuple[str, ...], *shapes: tuple[int, int, int]) -> tuple[Network, ...]:
@@ -75,8 +69,8 @@ _TIMED = ("relu", "tanh", "gelu")
 _COUNTED = ("tanh", "sigmoid", "relu", "gelu", "gelu_tanh", "silu")
 
 # Shapes are (width, depth, batch).
-FULL = Plan(
-    step=(
+FULL: Plan = {
+    "step": (
         *_networks(_TIMED, *((256, depth, 256) for depth in (2, 8, 32, 128, 1024))),
         *_networks(_TIMED, (64, 32, 256), (64, 128, 256)),
         *_networks(("relu", "gelu"), (1024, 32, 256)),
@@ -86,29 +80,25 @@ FULL = Plan(
         *_networks(_TIMED, (64, 2, 32), (2048, 2, 32)),
         *_networks(("relu",), (2048, 2, 1024), (64, 1024, 32)),
     ),
-    memory=(
+    "memory": (
         *_networks(_COUNTED, (256, 128, 256)),
         *_networks(_TIMED, (256, 128, 1024)),
         *_networks(_COUNTED, (256, 1024, 256)),
     ),
-    checkpoint=(
+    "checkpoint": (
         # 1026 layers have 1024 equal blocks, a multiple of 8, 16 and 32; 1024 layers have 1022, with some left over.
         *_segments(("tanh",), 1026, 8, 16, 32),
         *_segments(("relu",), 1026, 16, 20),
         *_segments(("tanh",), 1024, 16),
     ),
-    compile=_networks(("tanh",), *((256, depth, 256) for depth in (32, 128, 1024, 10000))),
-    modes=(*_networks(("tanh",), *((width, depth, 256) for width in (64, 256) for depth in (34, 128))),),
-    rounds=4,
-    seconds=1.0,
-)
+    "compile": _networks(("tanh",), *((256, depth, 256) for depth in (32, 128, 1024, 10000))),
+    "modes": _networks(("tanh",), *((width, depth, 256) for width in (64, 256) for depth in (34, 128))),
+}
 
-QUICK = Plan(
-    step=_networks(("relu", "gelu"), (64, 2, 32), (64, 32, 32), (256, 32, 256)),
-    memory=_networks(("tanh", "silu"), (64, 128, 128)),
-    checkpoint=tuple(Checkpointed("tanh", 64, 258, 256, k) for k in (8, 32)),
-    compile=_networks(("tanh",), (64, 32, 64), (64, 1024, 64)),
-    modes=_networks(("tanh",), (64, 10, 64), (64, 34, 64)),
-    rounds=4,
-    seconds=0.3,
-)
+QUICK: Plan = {
+    "step": _networks(("relu", "gelu"), (64, 2, 32), (64, 32, 32), (256, 32, 256)),
+    "memory": _networks(("tanh", "silu"), (64, 128, 128)),
+    "checkpoint": tuple(Checkpointed("tanh", 64, 258, 256, k) for k in (8, 32)),
+    "compile": _networks(("tanh",), (64, 32, 64), (64, 1024, 64)),
+    "modes": _networks(("tanh",), (64, 10, 64), (64, 34, 64)),
+}

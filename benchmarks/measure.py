@@ -2,126 +2,109 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from grid import Network
 from peers import Version, batch, parameters, shapes
+from results import Row
 
 from fbp import cost
+from fbp.errors import FbpError
 
 TOLERANCE = 1e-4
 """Relative norm error of a leaf in float32 up to which two gradients are the same."""
-MOST_ROUNDS = 200
+ROUNDS, MOST_ROUNDS = 4, 200
+"""The least number of timed rounds, even, so that each order is used equally often, and the largest."""
 
 
-class Disagreement(Exception):
-    """Two versions of one network have different gradients, so that comparing their cost means nothing."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A version, compiled, with its arguments."""
-
-    version: Version
-    program: cost.Program
-    arguments: tuple[Any, ...]
-
-    @staticmethod
-    def of(version: Version, arguments: tuple[Any, ...]) -> "Candidate":
-        """Compile a version for arguments, or for their shapes alone."""
-        return Candidate(version, cost.compile(version.step, arguments), arguments)
-
-    def __call__(self) -> Any:
-        """One step, to its end."""
-        return jax.block_until_ready(self.program.call(*self.arguments))
-
-    @property
-    def counts(self) -> dict[str, Any]:
-        """What the compiler says; flops is None where a loop's body would be counted once."""
-        return {
-            "compile_seconds": self.program.compile_seconds,
-            "temporary_bytes": self.program.temporary_bytes,
-            "flops": None if self.version.loop else self.program.flops,
-        }
-
-
-def timed(network: Network, versions: Sequence[Version], rounds: int, seconds: float) -> dict[str, Any]:
+def measure(
+    network: Network, versions: Sequence[Version], seconds: float = 0.0, compiles: int = 1, agree: bool = True
+) -> Row:
     """What each version costs, and the ratio of the first one's time to each other's.
+
+    Args:
+        network: what all of them compute.
+        versions: fbp's first.
+        seconds: the least time for which steps are timed; 0 for not at all.
+        compiles: how often each version is compiled; compile_seconds is the median.
+        agree: whether each version runs, for their gradients to be compared; without, no array is made, and any
+            depth fits.
 
     Returns:
         error: the largest relative error of a leaf between the first version and another.
-        versions: by name, the counts of `counted` and step_seconds, the median.
+        versions: by name, what the compiler says, and step_seconds, the median.
         time_ratios: by name of the others, median, low and high: quantiles of the ratios of one round's times.
-    """
-    candidates = _candidates(network, versions)
-    error = agreement(candidates)
-    times = cost.interleave([candidate.__call__ for candidate in candidates], seconds, rounds, MOST_ROUNDS)
-    return {
-        "error": error,
-        "versions": {
-            candidate.version.name: candidate.counts | {"step_seconds": statistics.median(own)}
-            for candidate, own in zip(candidates, times, strict=True)
-        },
-        "rounds": len(times[0]),
-        "time_ratios": {
-            version.name: _quantiles(np.divide(times[0], own))
-            for version, own in zip(versions[1:], times[1:], strict=True)
-        },
-    }
-
-
-def counted(network: Network, versions: Sequence[Version], compiles: int = 1, agree: bool = False) -> dict[str, Any]:
-    """What the compiler says about each version; compile_seconds is the median of `compiles`.
-
-    With `agree` each one also runs, once; without, no array is made, and any depth fits.
-    """
-    if agree:
-        candidates = _candidates(network, versions)
-        counts = {candidate.version.name: candidate.counts for candidate in candidates}
-        return {"error": agreement(candidates), "versions": counts}
-    arguments = [(version.layout(shapes(network)), *batch(network)) for version in versions]
-    runs = [[Candidate.of(*pair).counts for pair in zip(versions, arguments, strict=True)] for _ in range(compiles)]
-    seconds = [statistics.median(counts["compile_seconds"] for counts in own) for own in zip(*runs, strict=True)]
-    medians = [counts | {"compile_seconds": median} for counts, median in zip(runs[0], seconds, strict=True)]
-    return {"versions": {version.name: counts for version, counts in zip(versions, medians, strict=True)}}
-
-
-def agreement(candidates: Sequence[Candidate]) -> float:
-    """The largest relative norm error of a leaf, value included, between the first candidate and another.
 
     Raises:
-        Disagreement: it is above `TOLERANCE`, or a leaf of the reference is zero or not finite.
+        FbpError: two versions have different gradients, so that comparing their cost means nothing.
     """
-    first, *others = candidates
-    ours = _in_common_layout(first)
+    # Otherwise, compiled programs of hundreds of layers would stay in memory for the whole run.
+    jax.clear_caches()
+    abstract = [(version.layout(shapes(network)), *batch(network)) for version in versions]
+    steps = [(version.step, arguments) for version, arguments in zip(versions, abstract, strict=True)]
+    runs = [[cost.compile(*step) for step in steps] for _ in range(compiles)]
+    counts = [_count(version, own) for version, own in zip(versions, zip(*runs, strict=True), strict=True)]
+    row: Row = {"versions": {version.name: own for version, own in zip(versions, counts, strict=True)}}
+    if not agree:
+        return row
+    layers, data = parameters(network), jax.device_put(batch(network))
+    calls = [
+        partial(_run, program, (jax.device_put(version.layout(layers)), *data))
+        for version, program in zip(versions, runs[0], strict=True)
+    ]
+    row = {"error": agreement(network, versions, [call() for call in calls]), **row}
+    if not seconds:
+        return row
+    times = cost.interleave(calls, seconds, ROUNDS, MOST_ROUNDS)
+    for own, step_seconds in zip(counts, times, strict=True):
+        own["step_seconds"] = statistics.median(step_seconds)
+    others = zip(versions[1:], times[1:], strict=True)
+    ratios = {version.name: _quantiles(np.divide(times[0], own)) for version, own in others}
+    return {**row, "rounds": len(times[0]), "time_ratios": ratios}
+
+
+def agreement(network: Network, versions: Sequence[Version], results: Sequence[Any]) -> float:
+    """The largest relative norm error of a leaf, value included, between the first version and another.
+
+    Raises:
+        FbpError: it is above `TOLERANCE`, or a leaf of the reference is zero or not finite.
+    """
+    in_common_layout = [
+        (value, version.layers(gradient))
+        for version, (value, gradient) in zip(versions, jax.device_get(results), strict=True)
+    ]
     worst = 0.0
-    for other in others:
-        theirs = jax.tree_util.tree_leaves_with_path(_in_common_layout(other))
-        for g, (path, g_ref) in zip(jax.tree.leaves(ours), theirs, strict=True):
+    for version, theirs in zip(versions[1:], in_common_layout[1:], strict=True):
+        references = jax.tree_util.tree_leaves_with_path(theirs)
+        for g, (path, g_ref) in zip(jax.tree.leaves(in_common_layout[0]), references, strict=True):
             # Not `fbp.verify.differences`: its float64 and its cosines take longer than all that is timed here.
             norm_ref = np.linalg.norm(g_ref)
             error = np.linalg.norm(g - g_ref) / norm_ref if norm_ref > 0 else np.inf
             # Written so that NaN does not pass.
             if not (g.shape == g_ref.shape and error <= TOLERANCE):
-                raise Disagreement(
-                    f"{first.version.name} and {other.version.name} must have one gradient up to {TOLERANCE:g}; leaf "
-                    f"{jax.tree_util.keystr(path)} has relative error {error:.2g}, its norm is {norm_ref:.2g}"
+                raise FbpError(
+                    f"{versions[0].name} and {version.name} must have one gradient of {network} up to {TOLERANCE:g}, "
+                    f"got the relative error {error:.2g} in leaf {jax.tree_util.keystr(path)}, whose norm is "
+                    f"{norm_ref:.2g}; mend the one that is wrong"
                 )
             worst = max(worst, float(error))
     return worst
 
 
-def _candidates(network: Network, versions: Sequence[Version]) -> list[Candidate]:
-    layers, data = parameters(network), jax.device_put(batch(network))
-    return [Candidate.of(version, (jax.device_put(version.layout(layers)), *data)) for version in versions]
+def _run(program: cost.Program, arguments: tuple[Any, ...]) -> Any:
+    return jax.block_until_ready(program.call(*arguments))
 
 
-def _in_common_layout(candidate: Candidate) -> tuple[Any, list[Any]]:
-    value, gradient = jax.device_get(candidate())
-    return value, candidate.version.layers(gradient)
+def _count(version: Version, programs: Sequence[cost.Program]) -> Row:
+    """What the compiler says; flops is None where a loop's body would be counted once."""
+    return {
+        "compile_seconds": statistics.median(program.compile_seconds for program in programs),
+        "temporary_bytes": programs[0].temporary_bytes,
+        "flops": None if version.loop else programs[0].flops,
+    }
 
 
 def _quantiles(ratios: np.ndarray) -> dict[str, float]:

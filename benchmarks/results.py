@@ -1,22 +1,42 @@
 """The results of a run: rows that survive an interruption, one JSON file when complete, and tables in the README."""
 
-import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import cyclopts
 import jax
+from rich.console import Console
+from rich.markdown import Markdown
 
 from fbp.errors import FbpError
+from fbp.report.write import versions
+from fbp.terminal import Progress, show_progress
 from fbp.terminal import run as run_command
 
 Row = dict[str, Any]
+
+
+class Task(NamedTuple):
+    """One row to measure.
+
+    Attributes:
+        table: the kind of row.
+        case: what is measured, as plain data; with `table` it tells a row from the others.
+        label: the same in words.
+        measure: the rest of the row.
+    """
+
+    table: str
+    case: Row
+    label: str
+    measure: Callable[[], Row]
 
 
 def environment(quick: bool) -> dict[str, Any]:
@@ -28,8 +48,7 @@ def environment(quick: bool) -> dict[str, Any]:
         "platform": device.platform,
         "cpu_count": os.cpu_count(),
         "machine": platform.machine(),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("fbp", "jax", "jaxlib", "numpy")},
+        **versions(),
     }
 
 
@@ -72,14 +91,16 @@ class Record:
                 f"--out must be a folder to write to, got {folder} ({error.strerror}); give another folder"
             ) from error
 
-    def __contains__(self, key: tuple[str, dict[str, Any]]) -> bool:
-        return any((row["table"], row["case"]) == key for row in self.rows)
-
-    def add(self, row: Row) -> None:
-        """Add one row, and save it if there is a folder."""
-        self.rows.append(row)
-        if self.folder is not None:
-            _write(self._partial, self._text())
+    def measure(self, tasks: list[Task], progress: Progress) -> None:
+        """Measure the rows that are missing; each is saved at once if there is a folder."""
+        there = [(row["table"], row["case"]) for row in self.rows]
+        for number, task in enumerate(tasks, start=1):
+            if (task.table, task.case) in there:
+                continue
+            progress(f"{number} of {len(tasks)}: {task.label}")
+            self.rows.append({"table": task.table, "case": task.case, **task.measure()})
+            if self.folder is not None:
+                _write(self._partial, self._text())
 
     def finish(self) -> list[Path]:
         """Write the whole run, regenerate the tables of the README beside the folder, and return the changed files."""
@@ -88,32 +109,10 @@ class Record:
         whole, readme = self.folder / f"{self.name}.json", self.folder.resolve().parent / "README.md"
         _write(whole, self._text())
         self._partial.unlink(missing_ok=True)
-        if not readme.exists() or _markers(self.name)[0] not in readme.read_text():
+        if not readme.exists() or f"<!-- {self.name}:begin -->" not in readme.read_text():
             return [whole]
         _write(readme, with_tables(self.name, readme.read_text(), self.markdown()))
         return [whole, readme]
-
-    def complete(self, measure: Callable[[], None], show: bool = True) -> int:
-        """Measure what is missing, print the tables and write them.
-
-        Args:
-            measure: adds the missing rows; after an interruption, those measured so far remain.
-            show: whether to print the tables; False if `measure` does so.
-
-        Returns:
-            The exit status.
-        """
-        try:
-            measure()
-        except KeyboardInterrupt:
-            remedy = "continue with --resume" if self.folder is not None else "without --out they are not kept"
-            print(f"interrupted after {len(self.rows)} rows; {remedy}", file=sys.stderr)
-            return 130
-        if show:
-            print(self.tables(self.rows))
-        for path in self.finish():
-            print(f"wrote {path}")
-        return 0
 
     def markdown(self) -> str:
         """Where and when the run was made, then every table."""
@@ -145,8 +144,34 @@ class Record:
             raise FbpError(f"a run must be continued where it began, got {differs}; delete {self._partial} to restart")
 
 
-def start(name: str, main: Callable[..., int]) -> NoReturn:
-    """Run a benchmark as a command of that name, its options those of `main`."""
+def start(name: str, tasks: Callable[[bool], list[Task]], markdown: Callable[[list[Row]], str]) -> NoReturn:
+    """Run a benchmark as a command.
+
+    Args:
+        name: of the command, and of its files.
+        tasks: what is to be measured, all or a quick subset.
+        markdown: makes the tables from all rows.
+    """
+
+    def main(*, out: Path | None = None, quick: bool = False, resume: bool = False) -> None:
+        """Measure, print the tables, and write them where there is a folder.
+
+        Args:
+            out: the folder for the results; the tables of a README.md beside that folder are regenerated.
+            quick: a small subset, for a first look.
+            resume: continue the unfinished run in `out`.
+        """
+        record = Record(name, markdown, out, quick, resume)
+        with show_progress() as progress:
+            record.measure(tasks(quick), progress)
+        found = markdown(record.rows)
+        if sys.stdout.isatty():
+            Console().print(Markdown(found))
+        else:
+            print(found)
+        for path in record.finish():
+            print(f"wrote {path}")
+
     app = cyclopts.App(name=name, default_command=main, result_action="return_value", suppress_keyboard_interrupt=False)
     left = "with --out, finished rows are kept and --resume goes on"
     sys.exit(run_command(name, lambda: app(exit_on_error=False, print_error=False), left))
@@ -158,19 +183,15 @@ def with_tables(name: str, text: str, generated: str) -> str:
     Raises:
         FbpError: the markers do not occur once each, in order.
     """
-    begin, end = _markers(name)
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    if text.count(begin) != 1 or text.count(end) != 1 or end not in rest:
+    begin, end = markers = [f"<!-- {name}:begin -->", f"<!-- {name}:end -->"]
+    found = re.findall("|".join(markers), text)
+    if found != markers:
         raise FbpError(
-            f"the README must have {begin} and {end} once each, in this order, got {text.count(begin)} and "
-            f"{text.count(end)}; put them where the tables belong"
+            f"the README must have {begin} and {end} once each, in this order, got {found}; "
+            "put them where the tables belong"
         )
+    before, _, after = re.split("|".join(markers), text)
     return f"{before}{begin}\n\n{generated}\n\n{end}{after}"
-
-
-def _markers(name: str) -> tuple[str, str]:
-    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
 
 
 def _write(path: Path, text: str) -> None:

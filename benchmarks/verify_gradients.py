@@ -10,9 +10,7 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache, partial, reduce
-from pathlib import Path
+from functools import lru_cache, partial
 from typing import Any
 
 import chex
@@ -20,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.test_util import check_grads
-from results import Record, Row, start
+from results import Row, Task, start
+from sections import group, section
 from verify_grid import DTYPES, FAULTS, LOSSES, SCALES, Architecture, architectures, arguments
 
 from fbp.precision import cast
-from fbp.terminal import show_progress
 from fbp.verify.equations import compute_layer_inputs, judge_equations
 from fbp.verify.faults import make_mutants
 from fbp.verify.judges import judge
@@ -46,28 +44,21 @@ FAULTY_SCALES = (0.03, 1.0, 2.0)
 Candidate = Callable[..., Any]
 
 
-@dataclass(frozen=True)
-class WithFault:
-    """A gradient function with a fault in one leaf."""
+def put_fault(right: Candidate, path: str, fault: str, seed: int, *args: Any) -> Any:
+    """The right gradient with a fault in one leaf."""
 
-    right: Candidate
-    path: str
-    fault: str
-    seed: int
+    def leaf(place: Any, g: Any) -> Any:
+        if jax.tree_util.keystr(place) != path:
+            return g
+        return jnp.asarray(FAULTS[fault](np.asarray(g), np.random.default_rng(seed)))
 
-    def __call__(self, *args: Any) -> Any:
-        def leaf(place: Any, g: Any) -> Any:
-            if jax.tree_util.keystr(place) != self.path:
-                return g
-            return jnp.asarray(FAULTS[self.fault](np.asarray(g), np.random.default_rng(self.seed)))
-
-        return jax.tree.map_with_path(leaf, self.right(*args))
+    return jax.tree.map_with_path(leaf, right(*args))
 
 
 def accept(function: NetworkLoss, args: tuple[Any, ...], gradient: Any) -> list[str]:
     """The names of the other checkers that accept a gradient as that of the loss."""
     leaves, treedef = jax.tree.flatten(args[0])
-    value = lambda *leaves: _compile_value(function)(treedef.unflatten(leaves), *args[1:])
+    value = lambda *leaves: jax.jit(function)(treedef.unflatten(leaves), *args[1:])
     given = jax.tree.leaves(gradient)
     loss = jax.custom_vjp(value)
     loss.defvjp(lambda *leaves: (value(*leaves), None), lambda _, d: tuple((d * g).astype(g.dtype) for g in given))
@@ -80,11 +71,6 @@ PEERS: dict[str, Callable[..., None]] = {
 }
 
 
-@cache
-def _compile_value(loss: NetworkLoss) -> Callable[..., Any]:
-    return jax.jit(loss)
-
-
 def _passes(check: Callable[[], None]) -> bool:
     try:
         check()
@@ -93,16 +79,24 @@ def _passes(check: Callable[[], None]) -> bool:
     return True
 
 
+@lru_cache(maxsize=1)
+def prepare(architecture: Architecture) -> tuple[NetworkLoss, ByHand]:
+    """The loss of a network and its hand-written gradient; compiled programs of the network before are dropped."""
+    jax.clear_caches()
+    net, loss = architecture.network(), LOSSES[architecture.loss]
+    return NetworkLoss(net, loss), ByHand(net, loss)
+
+
 def right_row(architecture: Architecture, dtype: str) -> Row:
     """The hand-written gradient at every scale, and the equations at the scale of He."""
-    net, loss = architecture.network(), LOSSES[architecture.loss]
-    function, right = NetworkLoss(net, loss), ByHand(net, loss)
+    function, right = prepare(architecture)
     verdicts, accepted, doubts = Counter[str](), Counter[str](), []
     for seed, scale in enumerate(SCALES):
         args = arguments(architecture, dtype, scale, seed)
         results = [(leaf.path, leaf) for leaf in judge(compute_reference(function, args), right)]
         if seed == SCALES.index(1.0):
-            equations = judge_equations(net, loss, args[0], compute_layer_inputs(net, loss, *args))
+            layer_inputs = compute_layer_inputs(right.net, right.loss, *args)
+            equations = judge_equations(right.net, right.loss, args[0], layer_inputs)
             results += [(f"{each.layer} {each.quantity}", each.leaf) for each in equations if each.verdict == "FAIL"]
         verdicts[worst(leaf.verdict for _, leaf in results)] += 1
         doubts += [[scale, name, leaf.verdict, leaf.reason] for name, leaf in results if leaf.verdict != "PASS"]
@@ -119,7 +113,7 @@ def wrong_leaves(architecture: Architecture, right: ByHand, paths: list[str]) ->
     draw = np.random.default_rng(abs(hash((architecture.width, architecture.depth))) % 2**32)
     for i, fault in enumerate(FAULTS):
         path = paths[int(draw.integers(len(paths)))]
-        yield f"{fault} in {path}", WithFault(right, path, fault, i), (path,)
+        yield f"{fault} in {path}", partial(put_fault, right, path, fault, i), (path,)
 
 
 def wrong_rules(architecture: Architecture, right: ByHand, paths: list[str]) -> Iterator[Wrong]:
@@ -132,8 +126,7 @@ def wrong_row(
     inject: Callable[..., Iterator[Wrong]], scales: dict[float, int], architecture: Architecture, dtype: str
 ) -> Row:
     """Wrong gradients at some scales, each with its seed."""
-    net, loss = architecture.network(), LOSSES[architecture.loss]
-    function, right = NetworkLoss(net, loss), ByHand(net, loss)
+    function, right = prepare(architecture)
     count, caught, caught_by, escapes = 0, 0, dict.fromkeys(PEERS, 0), []
     for scale, seed in scales.items():
         args = arguments(architecture, dtype, scale, seed)
@@ -169,6 +162,7 @@ def effective(candidate: Candidate, right: Candidate, args: Any, dtype: str, pat
         return change(cast(args, jnp.float64)) > EFFECTIVE_IN_FLOAT64
 
 
+KINDS = {"wrong": "in one leaf", "rules": "in a rule"}
 MEASURES: dict[str, Callable[[Architecture, str], Row]] = {
     "right": right_row,
     "wrong": partial(wrong_row, wrong_leaves, {scale: SCALES.index(scale) for scale in FAULTY_SCALES}),
@@ -176,69 +170,72 @@ MEASURES: dict[str, Callable[[Architecture, str], Row]] = {
 }
 
 
-def plan(quick: bool) -> dict[str, list[tuple[Architecture, str]]]:
-    """What is judged: for each table, networks and dtypes."""
+def tasks(quick: bool) -> list[Task]:
+    """What is judged, one network after the other, whatever the table, so that its programs are compiled once."""
     every = architectures(4 if quick else ARCHITECTURES)
     small = [a for a in every if 2 <= a.depth <= 4 and 3 <= a.width <= 64][: 1 if quick else RULES_OF]
-    return {
-        "right": [(a, dtype) for a in every for dtype in DTYPES],
-        "wrong": [(a, dtype) for a in every for dtype in DTYPES],
-        "rules": [(a, dtype) for a in small for dtype in ("float32", "bfloat16")],
-    }
+    return [
+        Task(
+            table,
+            {"network": str(architecture), "dtype": dtype, **dataclasses.asdict(architecture)},
+            f"{table}, {architecture}, {dtype}",
+            partial(measure, table, architecture, dtype),
+        )
+        for architecture in every
+        for table, dtypes in (("right", DTYPES), ("wrong", DTYPES), ("rules", ("float32", "bfloat16")))
+        if table != "rules" or architecture in small
+        for dtype in dtypes
+    ]
+
+
+def measure(table: str, architecture: Architecture, dtype: str) -> Row:
+    """One row, and how long it took."""
+    begin = time.perf_counter()
+    with jax.enable_x64(dtype == "float64"):
+        row = MEASURES[table](architecture, dtype)
+    return {**row, "seconds": time.perf_counter() - begin}
 
 
 def markdown(rows: list[Row]) -> str:
     """The tables."""
-    right, wrong = ([row for row in rows if (row["table"] == "right") == is_right] for is_right in (True, False))
-    verdicts = ("PASS", "INCONCLUSIVE", "FAIL")
-    passing = [
-        (
-            dtype,
-            n,
-            *(_total(some, "verdicts", v) for v in verdicts),
-            *(n - _total(some, "accepted_by", p) for p in PEERS),
-        )
-        for dtype in (*DTYPES, "all")
-        if (n := _total(some := [row for row in right if dtype in ("all", row["case"]["dtype"])], "count"))
-    ]
-    groups = [(table, dtype) for table in ("wrong", "rules") for dtype in DTYPES]
-    parts = {
-        (kind, dtype): [row for row in wrong if (row["table"], row["case"]["dtype"]) == (table, dtype)]
-        for (table, dtype) in groups
-        for kind in ["in one leaf" if table == "wrong" else "in a rule"]
+    right = [row for row in rows if row["table"] == "right"]
+    wrong = [row for row in rows if row["table"] != "right"]
+    passing = {**group(right, lambda row: row["case"]["dtype"]), "all": right}
+    catching = {**group(wrong, lambda row: (KINDS[row["table"]], row["case"]["dtype"])), ("all", ""): wrong}
+    gradients = _total("count")
+    passing_columns = {
+        "dtype": lambda part: part[0],
+        "gradients": gradients,
+        "PASS": _total("verdicts", "PASS"),
+        "INCONCLUSIVE": _total("verdicts", "INCONCLUSIVE"),
+        "false FAIL": _total("verdicts", "FAIL"),
+        "rejected by check_grads": lambda part: gradients(part) - _total("accepted_by", "check_grads")(part),
+        "by chex": lambda part: gradients(part) - _total("accepted_by", "chex")(part),
     }
-    catching = [
-        (*group, n, caught, n - caught, *(_total(some, "caught_by", p) for p in PEERS))
-        for group, some in {**parts, ("all", ""): wrong}.items()
-        if (n := _total(some, "count"))
-        for caught in [_total(some, "caught")]
+    catching_columns = {
+        "faults": lambda part: part[0][0],
+        "dtype": lambda part: part[0][1],
+        "effective": gradients,
+        "caught": _total("caught"),
+        "escaped": lambda part: gradients(part) - _total("caught")(part),
+        "caught by check_grads": _total("caught_by", "check_grads"),
+        "by chex": _total("caught_by", "chex"),
+    }
+    parts = [
+        section("Right gradients", passing_columns, passing.items()),
+        section("Wrong gradients", catching_columns, catching.items(), texts=2),
+        _list("Right gradients that did not pass, leaf by leaf", right, "doubts"),
+        _list("Escapes", wrong, "escapes"),
     ]
-    return "\n\n".join(
-        [
-            "### Right gradients",
-            _table(
-                "dtype | gradients | PASS | INCONCLUSIVE | false FAIL | rejected by check_grads | by chex", 1, passing
-            ),
-            "### Wrong gradients",
-            _table("faults | dtype | effective | caught | escaped | caught by check_grads | by chex", 2, catching),
-            _list("Right gradients that did not pass, leaf by leaf", right, "doubts"),
-            _list("Escapes", wrong, "escapes"),
-        ]
-    )
+    return "\n\n".join(parts)
 
 
-def _total(rows: list[Row], *keys: str) -> int:
-    return sum(reduce(lambda value, key: value.get(key, 0), keys, row) for row in rows)
+Part = tuple[Any, list[Row]]
 
 
-def _table(headings: str, names: int, rows: list[tuple[Any, ...]]) -> str:
-    columns = headings.count("|") + 1
-    lines = [
-        headings,
-        " | ".join([":---"] * names + ["---:"] * (columns - names)),
-        *(" | ".join(map(str, r)) for r in rows),
-    ]
-    return "\n".join(f"| {line} |" for line in lines)
+def _total(count: str, kind: str | None = None) -> Callable[[Part], int]:
+    """The sum of a count, or of one kind in it, over the rows of a part of the table, a pair of its name and rows."""
+    return lambda part: sum(row[count] if kind is None else row[count].get(kind, 0) for row in part[1])
 
 
 def _list(title: str, rows: list[Row], key: str) -> str:
@@ -254,38 +251,5 @@ def _format(x: Any) -> str:
     return f"{x:.2g}" if isinstance(x, float) else str(x)
 
 
-def run(quick: bool, record: Record, progress: Callable[[str], None]) -> None:
-    """Judge what the record does not have yet."""
-    order = [(table, *case) for table, cases in plan(quick).items() for case in cases]
-    # One network after the other, whatever the table, so that its programs are compiled once.
-    first = {str(architecture): i for i, (_, architecture, _) in reversed(list(enumerate(order)))}
-    order.sort(key=lambda each: first[str(each[1])])
-    for i, (table, architecture, dtype) in enumerate(order):
-        if i and str(order[i - 1][1]) != str(architecture):
-            jax.clear_caches()
-            _compile_value.cache_clear()
-        case = {"network": str(architecture), "dtype": dtype, **dataclasses.asdict(architecture)}
-        if (table, case) in record:
-            continue
-        progress(f"{i + 1} of {len(order)}: {table}, {architecture}, {dtype}")
-        begin = time.perf_counter()
-        with jax.enable_x64(dtype == "float64"):
-            row = MEASURES[table](architecture, dtype)
-        record.add({"table": table, "case": case, **row, "seconds": time.perf_counter() - begin})
-
-
-def main(*, out: Path | None = None, quick: bool = False, resume: bool = False) -> int:
-    """Judge the gradient checker on right and wrong gradients.
-
-    Args:
-        out: folder for verify_gradients.json; tables of a README.md beside that folder are regenerated.
-        quick: a subset of a few minutes.
-        resume: continue the unfinished run in `out`.
-    """
-    record = Record("verify_gradients", markdown, out, quick, resume)
-    with show_progress() as progress:
-        return record.complete(lambda: run(quick, record, progress))
-
-
 if __name__ == "__main__":
-    start("verify_gradients", main)
+    start("verify_gradients", tasks, markdown)
