@@ -180,15 +180,14 @@ def trace(
         >>> bool(jnp.allclose(trace.dW[2], trace.A[1].T @ trace.dZ[2], atol=1e-6))
         True
     """
-    return _trace(net, loss, params, X, Y, weights, key)
+    return _trace(net, loss, (params, X, Y, weights, key))
 
 
 @jax.jit(static_argnums=(0, 1))
-def _trace(
-    net: Layer, loss: Loss, params: Params, X: Activations, Y: Targets, weights: Weights, key: Key | None
-) -> Trace:
+def _trace(net: Layer, loss: Loss, args: tuple[Any, ...]) -> Trace:
+    params, X, *_ = args
     check_params(net, params, X)
     recorded = instrument(net, _Recorded)
-    Z, cache, value, dZ = forward_to_loss(recorded, loss, params, X, Y, weights, key)
+    Z, cache, value, dZ = forward_to_loss(recorded, loss, *args)
     d_params, _, readings = recorded.sweep(params, cache, Cotangent(dZ), _read_everything)
     return Trace(value, loss.output(Z), d_params, readings, net)

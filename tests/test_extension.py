@@ -165,6 +165,15 @@ def test_verification_passes(own):
     assert fbp.verify.network(*arguments(own)).verdict == "PASS"
 
 
+def test_faults_are_injected_beside_a_combinator_whose_parameters_are_a_dictionary(own):
+    branches = own.module.Sum(Dense(N_IN), Dense(N_IN))
+    net = Serial(branches, branches, Dense(N_IN), Dense(N_IN), shape=(N_IN,))
+    X, Y = own.X[:4], own.X[4:8]
+    report = fbp.verify.mutate(net, fbp.HalfSquaredError(), net.init(jax.random.key(0))[0], X, Y)
+    assert not report.survivors
+    assert {"swapped layers", "off-by-one layer"} <= {each.fault for each in report.mutants if each.state == "killed"}
+
+
 def test_a_wrong_loss_a_wrong_layer_and_a_wrong_combinator_fail(own):
     class WrongLoss(own.module.LogCosh):
         def dZ_per_example(self, Z, Y):

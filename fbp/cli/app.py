@@ -8,6 +8,7 @@ from cyclopts import App, Group, Parameter
 
 from fbp.config import NetworkConfig
 from fbp.errors import FbpError, check_count
+from fbp.serialize import to_json
 
 if TYPE_CHECKING:
     from fbp.data import Dataset
@@ -151,8 +152,8 @@ def compare(
         Print JSON instead of the table.
     """
     import jax
-    import rich
 
+    from fbp.cli.verify import show
     from fbp.precision import cast
     from fbp.verify import compare
 
@@ -164,10 +165,7 @@ def compare(
         params = network.parameters(X)
         key = jax.random.key(network.seed) if network.dropout else None
         found = compare(network.network(), network.objective(), *cast((params, X, Y), dtype), key=key)
-    if json:
-        print(found.to_json())
-    else:
-        rich.print(found)
+    show(found, json)
     return found.exit_status
 
 
@@ -210,7 +208,7 @@ def verify(
     mutate
         Inject canonical faults into the built-in network's backward pass, and say which judge finds which.
     seed
-        Seed of the directions and of the movements by which rounding is measured.
+        Seed of the directions and of the perturbations by which rounding is measured.
     json
         Print JSON instead of tables.
     """
@@ -300,10 +298,7 @@ def train(
 
 def _print_training(fitted: "Fitted", tested: "Evaluation", as_json: bool) -> None:
     if as_json:
-        import json
-
-        history = [epoch._asdict() for epoch in fitted.history]
-        print(json.dumps({"history": history, "test": tested._asdict()}, indent=2, allow_nan=False))
+        print(to_json({"history": [epoch._asdict() for epoch in fitted.history], "test": tested._asdict()}))
         return
     accuracy = "" if tested.accuracy is None else f", accuracy {tested.accuracy:.2%}"
     print(f"test loss {tested.loss:.4f}{accuracy}")

@@ -1,7 +1,6 @@
 """What `fbp verify` does: the built-in networks, the injected faults, a target by its name."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 from rich.console import Console, Group
@@ -80,7 +79,7 @@ def verify_mutants(seed: int, as_json: bool) -> int:
     gallery = Builtin("every kind of layer", GALLERY, keyed=True)
     with show_progress() as progress:
         report = mutate(gallery.net, gallery.loss, *gallery.arguments(seed), progress=progress)
-    _show(report, as_json)
+    show(report, as_json)
     return report.exit_status
 
 
@@ -123,7 +122,7 @@ def verify_target(
         raise FbpError(f"{target} must be a function, got {type(function).__name__}; name a function of the module")
     if loss is not None:
         verification = gradient(function, load(loss), *values, argnums=argnums, has_value=has_value, key=key)
-        _show(verification, as_json)
+        show(verification, as_json)
         return verification.exit_status
     rule = vjp(function, *values, reference=None if reference is None else load(reference), key=key)
     report = conformance(function, *values)
@@ -134,5 +133,6 @@ def verify_target(
     return 1 if report.verdict == "FAIL" else rule.exit_status
 
 
-def _show(result: Printable, as_json: bool) -> Any:
+def show(result: Printable, as_json: bool) -> None:
+    """Print a result, as JSON or as its table."""
     print(result.to_json()) if as_json else Console().print(result)

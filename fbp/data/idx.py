@@ -37,6 +37,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 # Deflate spends at least 2 bits on a match, and a match is at most 258 bytes long.
 _DEFLATE_RATIO = 1032
 _NUMPY_DIMENSIONS = 64
+_OTHER_FILE = "check that it is the right file"
 _CHUNK = 1 << 20
 
 
@@ -56,12 +57,12 @@ def read_idx(path: StrPath) -> np.ndarray:
     """
     name = repr(os.fspath(path))
     if os.path.isdir(path):
-        raise FbpError(f"an IDX file must be a file, got the directory {name}; name a file inside it")
+        raise _reject("be a file", f"the directory {name}", "name a file inside it")
     if not os.path.exists(path):
-        raise FbpError(f"an IDX file must exist, got nothing at {name}; check the path")
+        raise _reject("exist", f"nothing at {name}", "check the path")
     if not os.path.isfile(path):
         # A pipe or a device has no size, and opening one may wait forever.
-        raise FbpError(f"an IDX file must be a regular file, got {name}; copy its content to a file")
+        raise _reject("be a regular file", name, "copy its content to a file")
     try:
         with open(path, "rb") as raw:
             size = os.fstat(raw.fileno()).st_size
@@ -70,13 +71,13 @@ def read_idx(path: StrPath) -> np.ndarray:
             with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
                 return _decode(unpacked, name, size * _DEFLATE_RATIO)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise FbpError(
-            f"a gzipped IDX file must decompress to its end, got {name}, which is corrupt ({error}); fetch it again"
-        ) from error
+        raise _reject("decompress to its end where it is gzipped", f"{name}, which is corrupt ({error})") from error
     except OSError as error:
-        raise FbpError(
-            f"an IDX file must be readable, got {name} ({error.strerror or error}); check its permissions"
-        ) from error
+        raise _reject("be readable", f"{name} ({error.strerror or error})", "check its permissions") from error
+
+
+def _reject(rule: str, received: str, remedy: str = "fetch it again") -> FbpError:
+    return FbpError(f"an IDX file must {rule}, got {received}; {remedy}")
 
 
 def _decode(stream: io.BufferedIOBase, name: str, limit: int) -> np.ndarray:
@@ -88,25 +89,18 @@ def _decode(stream: io.BufferedIOBase, name: str, limit: int) -> np.ndarray:
     # numpy ignores zeros when it checks that a shape can be addressed.
     addressed = math.prod(max(n, 1) for n in shape) * dtype.itemsize
     if header_bytes + data_bytes > limit or addressed > sys.maxsize:
-        raise FbpError(
-            f"an IDX file must hold the data that its header declares, got {declared}, "
-            f"and cannot hold more than {max(limit - header_bytes, 0)}; fetch it again"
-        )
+        most = max(limit - header_bytes, 0)
+        raise _reject("hold the data that its header declares", f"{declared}, and cannot hold more than {most}")
     data = bytearray()
     while len(data) < data_bytes:
         chunk = stream.read(min(_CHUNK, data_bytes - len(data)))
         if not chunk:
-            raise FbpError(
-                f"an IDX file must hold the data that its header declares, got {declared}, "
-                f"and holds {len(data)}; fetch it again"
-            )
+            raise _reject("hold the data that its header declares", f"{declared}, and holds {len(data)}")
         data += chunk
     # For gzip, reading to the end also checks the CRC.
     if stream.read(1):
-        raise FbpError(
-            f"an IDX file must end after its data, got {declared}, with trailing bytes after them; "
-            "fetch it again or cut them off"
-        )
+        remedy = "fetch it again or cut them off"
+        raise _reject("end after its data", f"{declared}, with trailing bytes after them", remedy)
     array = np.ndarray(shape, dtype, buffer=data)
     if not dtype.isnative:
         array = array.byteswap(inplace=True).view(dtype.newbyteorder("="))
@@ -116,34 +110,21 @@ def _decode(stream: io.BufferedIOBase, name: str, limit: int) -> np.ndarray:
 def _read_header(stream: io.BufferedIOBase, name: str) -> tuple[np.dtype, tuple[int, ...]]:
     magic = stream.read(4)
     if not magic:
-        raise FbpError(f"an IDX file must start with a header, got {name}, which is empty; fetch it again")
+        raise _reject("start with a header", f"{name}, which is empty")
     if any(magic[:2]):
-        raise FbpError(
-            f"an IDX file must start with two zero bytes, got 0x{magic[:2].hex()} in {name}; "
-            "check that it is the right file"
-        )
+        raise _reject("start with two zero bytes", f"0x{magic[:2].hex()} in {name}", _OTHER_FILE)
     if len(magic) < 4:
-        raise FbpError(
-            f"an IDX header must have at least 4 bytes, got {name}, truncated after {len(magic)}; fetch it again"
-        )
+        raise _reject("have a header of at least 4 bytes", f"{name}, truncated after {len(magic)}")
     code, ndim = magic[2:]
     if code not in ELEMENT_TYPES:
         known = ", ".join(f"0x{known:02x}" for known in ELEMENT_TYPES)
-        raise FbpError(
-            f"the element type of an IDX file must be one of {known}, got 0x{code:02x} in {name}; "
-            "check that it is the right file"
-        )
+        raise _reject(f"have one of the element types {known}", f"0x{code:02x} in {name}", _OTHER_FILE)
     if ndim > _NUMPY_DIMENSIONS:
-        raise FbpError(
-            f"an IDX file must have at most {_NUMPY_DIMENSIONS} dimensions, got {ndim} in {name}; "
-            "check that it is the right file"
-        )
+        raise _reject(f"have at most {_NUMPY_DIMENSIONS} dimensions", f"{ndim} in {name}", _OTHER_FILE)
     dimensions = stream.read(4 * ndim)
     if len(dimensions) < 4 * ndim:
-        raise FbpError(
-            f"an IDX header of {ndim} dimensions must have {4 + 4 * ndim} bytes, "
-            f"got {name}, truncated after {4 + len(dimensions)}; fetch it again"
-        )
+        rule = f"have a header of {4 + 4 * ndim} bytes for {ndim} dimensions"
+        raise _reject(rule, f"{name}, truncated after {4 + len(dimensions)}")
     return ELEMENT_TYPES[code], tuple(int(n) for n in np.frombuffer(dimensions, ">u4"))
 
 
@@ -181,7 +162,7 @@ def write_idx(path: StrPath, array: np.ndarray) -> None:
     header, elements = encode(np.asarray(array))
     target = Path(path)
     if not target.name or target.is_dir():
-        raise FbpError(f"an IDX file must be a file, got the directory {str(target)!r}; name a file inside it")
+        raise _reject("be a file", f"the directory {str(target)!r}", "name a file inside it")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as raw:
@@ -197,9 +178,7 @@ def write_idx(path: StrPath, array: np.ndarray) -> None:
             os.fsync(raw.fileno())
         os.replace(temporary, target)
     except OSError as error:
-        raise FbpError(
-            f"an IDX file must be writable, got {str(target)!r} ({error.strerror or error}); "
-            "check the folder and its permissions"
-        ) from error
+        received = f"{str(target)!r} ({error.strerror or error})"
+        raise _reject("be writable", received, "check the folder and its permissions") from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ mistake in one equation then marks one cell, however deep the network, and vanis
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,11 +18,11 @@ from fbp.combinators import Combinator
 from fbp.layers import Activation, Dense
 from fbp.losses import Loss
 from fbp.tree import instrument, map_layers, unstack
-from fbp.typing import Activations, Cache, Key, Layer, Params
+from fbp.typing import Activations, Cache, Key, Layer, Params, Targets, Weights
 from fbp.verify.faults import FaultyLayer
 from fbp.verify.judges import LeafByAutodiff, measure_jitter
 from fbp.verify.reference import Autodiff, Gradients
-from fbp.verify.result import EquationResult, LeafResult
+from fbp.verify.result import EquationResult, JudgeResult, LeafResult
 from fbp.verify.structure import by_path, is_floating
 from fbp.verify.tolerance import DRAWS, in_float64, on_host, perturb
 
@@ -58,13 +58,7 @@ class _Recorder(Layer):
 
 
 def compute_layer_inputs(
-    net: Layer,
-    loss: Loss,
-    params: Params,
-    X: Activations,
-    Y: Array,
-    weights: Array | None = None,
-    key: Key | None = None,
+    net: Layer, loss: Loss, params: Params, X: Activations, Y: Targets, weights: Weights = None, key: Key | None = None
 ) -> NetworkInputs:
     """The inputs of every layer: forward in the dtype of X, and the cotangent of its output by autodiff in float64.
 
@@ -171,7 +165,7 @@ def _judge(differentiate: Callable[..., Any], part: Any, at: Any, seed: int) -> 
     for path in paths:
         jitter = measure_jitter(path, here64, perturbed, autodiff.exact)
         leaf = LeafByAutodiff(path, str(manual[path].dtype), here[path], here64[path], jitter, autodiff)
-        yield leaf.describe((replace(leaf.judge(), judge="equations"),), here[path].shape[:1])
+        yield leaf.describe((JudgeResult("equations", *leaf.assess()),), here[path].shape[:1])
 
 
 def _name(layer: Layer) -> str:

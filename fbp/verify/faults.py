@@ -3,8 +3,9 @@
 A fault changes one rule of one layer, one combinator or the loss, and leaves the forward pass alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from fbp.cotangent import Cotangent
 from fbp.layers import Activation, BatchNorm, Dense, Dropout, LayerNorm, RMSNorm
 from fbp.layers.axes import per_unit
 from fbp.losses import Loss, SoftmaxCrossEntropy
-from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape
+from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape, Sweep
 
 LayerGradients = tuple[Params, Array]
 """(d_params, dA_in)."""
@@ -114,22 +115,13 @@ class _FaultyCombinator(Combinator):
     inside: Combinator
     rule: Callable[[Params, Cotangent, Cotangent], tuple[Params, Cotangent]]
 
-    @property
-    def children(self) -> tuple[Layer, ...]:
-        return (self.inside,)
-
-    def with_children(self, children: Sequence[Layer]) -> Layer:
-        return replace(self, inside=children[0])
-
     def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
         return self.inside.init(key, shape)
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         return self.inside.forward(params, A, key)
 
-    def sweep(
-        self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None
-    ) -> tuple[Params, Cotangent, Any]:
+    def sweep(self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None) -> Sweep:
         d_params, dA_in, readings = self.inside.sweep(params, cache, dA_out, probe)
         return (*self.rule(d_params, dA_in, dA_out), readings)
 
@@ -234,17 +226,14 @@ def _forgotten_gamma(b: Backward) -> Array:
     return b.layer.backward(ones, b.cache, b.dA)[1]
 
 
-def _equal_pairs(d: Sequence[Params]) -> list[tuple[int, int]]:
-    shapes = [tuple(sorted((k, v.shape) for k, v in p.items())) if isinstance(p, dict) else () for p in d]
-    return [(i, j) for i in range(len(d)) for j in range(i + 1, len(d)) if shapes[i] and shapes[i] == shapes[j]]
-
-
 def _exchange_layers(d: Params, order: Callable[[int, int], tuple[int, int]]) -> Params:
     """The gradients with those of the first two layers of one shape in another order."""
-    d = list(d)
-    for pair in _equal_pairs(d)[:1]:
-        d[pair[0]], d[pair[1]] = (d[i] for i in order(*pair))
-    return tuple(d)
+    kinds = [(jax.tree.structure(part), [leaf.shape for leaf in jax.tree.leaves(part)]) for part in d]
+    for i, j in combinations(range(len(d)), 2):
+        if kinds[i] == kinds[j] and jax.tree.leaves(d[i]):
+            sources = dict(zip((i, j), order(i, j), strict=True))
+            return tuple(d[sources.get(k, k)] for k in range(len(d)))
+    return d
 
 
 def _wrong_softmax_axis(loss: Loss, Z: Array, dZ: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -63,7 +63,7 @@ def gradient(
     """
     name = getattr(my_grad, "__name__", type(my_grad).__name__)
     arrays, constants = split_constants(args)
-    candidate = _bind(_WithoutValue(my_grad) if has_value else my_grad, constants)
+    candidate = _bind(_without_value(my_grad) if has_value else my_grad, constants)
     reference = compute_reference(_bind(loss, constants), arrays, argnums, make_seed(key))
     return Verification(name, judge(reference, candidate, directions=directions))
 
@@ -132,7 +132,7 @@ def vjp(
         kinds = ", ".join(type(arg).__name__ for arg in args) or "none"
         raise FbpError(f"an operation must have floating arguments to differentiate by, got {kinds}; pass float arrays")
     outputs, expected = (
-        jax.tree.map(lambda x: (x.shape, str(x.dtype)), call_checked(what, _eval_shape(function), arrays))
+        jax.tree.map(lambda x: (x.shape, str(x.dtype)), call_checked(what, partial(jax.eval_shape, function), arrays))
         for what, function in (("the operation", rule), ("the reference", primal))
     )
     if outputs != expected:
@@ -168,35 +168,24 @@ def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex))
 
 
-@dataclass(frozen=True, eq=False)
-class _Bound:
-    """A function of arrays alone: the constants are put back before the call."""
-
-    function: Callable[..., Any]
-    constants: tuple[Any, ...]
-
-    def __call__(self, *args: Any) -> Any:
-        return self.function(*combine(args, self.constants))
-
-
 def _bind(function: Callable[..., Any], constants: tuple[Any, ...]) -> Callable[..., Any]:
-    return _Bound(function, constants) if jax.tree.leaves(constants) else function
+    """A function of arrays alone: the constants are put back before the call."""
+    return (lambda *args: function(*combine(args, constants))) if jax.tree.leaves(constants) else function
 
 
-@dataclass(frozen=True)
-class _WithoutValue:
+def _without_value(function: Callable[..., Any]) -> Callable[..., Any]:
     """A gradient function without the value that it returns beside the gradient."""
 
-    function: Callable[..., Any]
-
-    def __call__(self, *args: Any) -> Any:
-        pair = self.function(*args)
+    def compute(*args: Any) -> Any:
+        pair = function(*args)
         if not (isinstance(pair, tuple) and len(pair) == 2):
             raise FbpError(
                 f"with has_value=True a gradient function must return (value, gradient), got {type(pair).__name__}; "
                 "leave has_value out where it returns the gradient alone"
             )
         return pair[1]
+
+    return compute
 
 
 @dataclass(frozen=True)
@@ -214,7 +203,3 @@ class _Paired:
         # Two digits: exact in every dtype, so that one cotangent serves all of them.
         cotangents = (jnp.asarray(np.round(4 * draw.standard_normal(x.shape)) / 4, x.dtype) for x in outputs)
         return reduce(jnp.add, [jnp.sum(widen(x) * widen(v)) for x, v in zip(outputs, cotangents, strict=True)])
-
-
-def _eval_shape(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *args: jax.eval_shape(function, *args)

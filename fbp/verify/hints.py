@@ -51,6 +51,11 @@ def make_hint(
     return f"norm ratio {norm(g):.4g}, cosine {cosine:.4g}: a missing term or chain factor?"
 
 
+_FACTORS = {
+    -1.0: "the sign: equal to minus the gradient",
+    2.0: "ratio 2: is a factor 1/2 missing, or a path counted twice?",
+    0.5: "ratio 1/2: is one of two paths missing, or a factor 2 (an average of sides at a kink)?",
+}
 Same = Callable[[np.ndarray, np.ndarray], bool]
 
 
@@ -59,19 +64,12 @@ def _find_factor(sizes: Iterable[int]) -> Callable[[np.ndarray, np.ndarray, Same
         ratio = float(np.vdot(g, g_ref)) / float(np.vdot(g_ref, g_ref))
         if ratio == 0 or not same(g / ratio, g_ref):
             return ""
-        near = lambda value: abs(ratio / value - 1) < 2e-3
-        if near(-1.0):
-            return "the sign: equal to minus the gradient"
-        for m in sorted(set(sizes)):
-            if m > 1 and near(m):
-                return f"ratio {m} = m: is 1/m, the mean over examples, missing?"
-            if m > 1 and near(1 / m):
-                return f"ratio 1/{m} = 1/m: is the mean over examples taken twice, or not owned by the loss?"
-        if near(2.0):
-            return "ratio 2: is a factor 1/2 missing, or a path counted twice?"
-        if near(0.5):
-            return "ratio 1/2: is one of two paths missing, or a factor 2 (an average of sides at a kink)?"
-        return f"a constant factor {ratio:.6g}"
+        known = _FACTORS.copy()
+        for m in sorted(set(sizes) - {0, 1}):
+            known[m] = f"ratio {m} = m: is 1/m, the mean over examples, missing?"
+            known[1 / m] = f"ratio 1/{m} = 1/m: is the mean over examples taken twice, or not owned by the loss?"
+        near = (text for factor, text in known.items() if abs(ratio / factor - 1) < 2e-3)
+        return next(near, f"a constant factor {ratio:.6g}")
 
     return signature
 

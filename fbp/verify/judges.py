@@ -30,7 +30,7 @@ class ComputedGradient:
     Attributes:
         structure: its leaves, and what is wrong with their structure.
         in_float64: the leaves computed in float64, where the function does that.
-        jitter: for each of these the function's own rounding, as in `Allowance.with_jitter`.
+        jitter: for each of these the function's own rounding, as in `Allowance.measure`.
     """
 
     structure: Structure
@@ -98,11 +98,10 @@ def _judge_leaf(path: str, reference: Reference, gradient: ComputedGradient, dir
         results.append(JudgeResult("autodiff", "INCONCLUSIVE", reference.silent))
         if directions is not None:
             results += _judge_along_directions(path, reference, best, TOLERANCE[dtype] * norm(g), directions)
-        return LeafResult(
-            path, dtype, like.shape, None, None, TOLERANCE[dtype], tuple(_excuse_at_kinks(results)), "", note
-        )
+        judges = tuple(_excuse_at_kinks(results))
+        return LeafResult(path, dtype, like.shape, None, None, TOLERANCE[dtype], judges, "", note)
     leaf = LeafByAutodiff(path, dtype, g, in_float64, gradient.jitter.get(path), reference.autodiff)
-    results.append(leaf.judge())
+    results.append(JudgeResult("autodiff", *leaf.assess()))
     if directions is not None and leaf.is_zero:
         results += [JudgeResult(name, "INCONCLUSIVE", ZERO) for name in DIRECTIONAL]
     elif directions is not None:
@@ -121,7 +120,7 @@ class LeafByAutodiff:
         dtype: its dtype.
         g: the leaf, computed in its own dtype.
         in_float64: the leaf computed in float64; None where its function does not.
-        jitter: the rounding of its function in float64, as in `Allowance.with_jitter`; None likewise.
+        jitter: the rounding of its function in float64, as in `Allowance.measure`; None likewise.
         autodiff: the reference.
     """
 
@@ -140,15 +139,16 @@ class LeafByAutodiff:
     @cached_property
     def sharp(self) -> Allowance | None:
         """What rounding explains in float64; None where the loss has no float64 path."""
-        allowance = self.autodiff.allow_in_float64(self.path)
-        return allowance if allowance is None or self.jitter is None else allowance.with_jitter(self.jitter)
+        if not self.autodiff.has_float64:
+            return None
+        return self.autodiff.exact.allow(self.path, "float64", self.exact, self.jitter or 0.0)
 
     @cached_property
     def own(self) -> Allowance:
         """What rounding explains in the leaf's own dtype."""
         if self.dtype == "float64" and self.sharp is not None:
             return self.sharp
-        return self.autodiff.allow(self.path, self.dtype)
+        return self.autodiff.own.allow(self.path, self.dtype, self.exact)
 
     @property
     def explained(self) -> float:
@@ -161,11 +161,8 @@ class LeafByAutodiff:
         """Whether the exact leaf is zero up to rounding, so that a relative error says nothing."""
         return self.sharp is not None and self.sharp.is_zero(self.exact, self.autodiff.total)
 
-    def judge(self) -> JudgeResult:
-        """What autodiff says."""
-        return JudgeResult("autodiff", *self._assess())
-
-    def _assess(self) -> tuple[Verdict, str]:
+    def assess(self) -> tuple[Verdict, str]:
+        """What autodiff says, and why."""
         whole = self.autodiff.total if self.is_zero else None
         against_autodiff = difference(self.path, self.g, self.autodiff.own.here[self.path]).relative_error
         verdict, reason = self.own.assess(difference(self.path, self.g, self.exact), against_autodiff, whole)
@@ -237,7 +234,7 @@ def _compute_in_float64(candidate: Callable[..., Any], reference: Reference, str
 
 
 def measure_jitter(path: str, here: Leaves, around: list[Leaves], exact: Any) -> float:
-    """How erratically a leaf follows the exact gradient where inputs are perturbed: `Allowance.with_jitter`.
+    """How erratically a leaf follows the exact gradient where inputs are perturbed: `Allowance.measure`.
 
     Args:
         path: the leaf's path.
@@ -279,10 +276,8 @@ def _judge_along_directions(
             try:
                 verdict, reason = slopes.assess_slope(inner, slope(path, v), slope_scale, tolerance)
             except NoDerivative as error:
-                verdict, reason = (
-                    "INCONCLUSIVE",
-                    f"the loss has no forward-mode derivative: {describe_exception(error)}",
-                )
+                verdict = "INCONCLUSIVE"
+                reason = f"the loss has no forward-mode derivative: {describe_exception(error)}"
             results[name].append(JudgeResult(name, verdict, reason))
     return [min(each, key=_rank) for each in results.values() if each]
 

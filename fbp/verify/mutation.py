@@ -5,11 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import jax
-from jaxtyping import Array, Float, Num
 from rich.console import Group
 
 from fbp.losses import Loss
-from fbp.typing import Activations, Key, Layer, Params
+from fbp.typing import Activations, Key, Layer, Params, Targets, Weights
 from fbp.verify.equations import compute_layer_inputs, judge_equations
 from fbp.verify.faults import Mutant, make_mutants
 from fbp.verify.judges import judge
@@ -102,8 +101,8 @@ def mutate(
     loss: Loss,
     params: Params,
     X: Activations,
-    Y: Num[Array, "..."],
-    weights: Float[Array, " m"] | None = None,
+    Y: Targets,
+    weights: Weights = None,
     key: Key | None = None,
     *,
     progress: Callable[[str], None] = lambda line: None,

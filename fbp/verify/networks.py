@@ -1,16 +1,17 @@
 """A network of fbp: its gradient by autodiff alone with costs, or by every judge and equation by equation."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float
 
 from fbp import cost
 from fbp.backprop import check_batch, loss_value, value_and_grad
 from fbp.losses import Loss
-from fbp.typing import Activations, Key, Layer, Params
+from fbp.typing import Activations, Key, Layer, Params, Targets, Weights
 from fbp.verify.equations import compute_layer_inputs, find_faulty_combinators, judge_equations
 from fbp.verify.judges import ComputedGradient, judge, judge_gradient
 from fbp.verify.reference import compute_reference, make_seed
@@ -36,13 +37,9 @@ class ByHand:
     net: Layer
     loss: Loss
 
+    @partial(jax.jit, static_argnums=0)
     def __call__(self, *args: Any) -> Params:
-        return _compute_by_hand(self.net, self.loss, args)
-
-
-@jax.jit(static_argnums=(0, 1))
-def _compute_by_hand(net: Layer, loss: Loss, args: tuple[Any, ...]) -> Params:
-    return value_and_grad(net, loss)(*args)[1]
+        return value_and_grad(self.net, self.loss)(*args)[1]
 
 
 def compare(
@@ -50,8 +47,8 @@ def compare(
     loss: Loss,
     params: Params,
     X: Activations,
-    Y: Num[Array, "..."],
-    weights: Float[Array, " m"] | None = None,
+    Y: Targets,
+    weights: Weights = None,
     key: Key | None = None,
     *,
     cost_seconds: float = 1.0,
@@ -103,8 +100,8 @@ def network(
     loss: Loss,
     params: Params,
     X: Activations,
-    Y: Num[Array, "..."],
-    weights: Float[Array, " m"] | None = None,
+    Y: Targets,
+    weights: Weights = None,
     key: Key | None = None,
     *,
     directions: int = 2,
@@ -147,7 +144,7 @@ def network(
     return Verification(_describe_subject(net), leaves, equations)
 
 
-def prepare_arguments(params: Params, X: Activations, Y: Any, weights: Any, key: Key | None) -> tuple[Any, ...]:
+def prepare_arguments(params: Params, X: Activations, Y: Targets, weights: Weights, key: Key | None) -> tuple[Any, ...]:
     """(params, X, Y, weights, key), with arrays of JAX in the first three.
 
     Raises:

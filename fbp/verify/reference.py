@@ -29,6 +29,10 @@ class Gradients:
     here: Leaves
     perturbed: tuple[Leaves, ...]
 
+    def allow(self, path: str, dtype: str, exact: np.ndarray, jitter: float = 0.0) -> Allowance:
+        """What rounding in a dtype explains of one leaf; see `Allowance.measure`."""
+        return Allowance.measure(dtype, self.here[path], [leaves[path] for leaves in self.perturbed], exact, jitter)
+
 
 @dataclass(frozen=True)
 class Autodiff:
@@ -48,18 +52,6 @@ class Autodiff:
     def total(self) -> float:
         """The norm of the whole gradient."""
         return norm(np.asarray([norm(x) for x in self.exact.here.values()]))
-
-    def allow(self, path: str, dtype: str) -> Allowance:
-        """What rounding explains of one leaf in its own dtype."""
-        return self._allow(self.own, path, dtype)
-
-    def allow_in_float64(self, path: str) -> Allowance | None:
-        """What rounding explains of one leaf in float64; None where the loss does not compute in float64."""
-        return self._allow(self.exact, path, "float64") if self.has_float64 else None
-
-    def _allow(self, gradients: Gradients, path: str, dtype: str) -> Allowance:
-        perturbed = [leaves[path] for leaves in gradients.perturbed]
-        return Allowance.measure(dtype, gradients.here[path], perturbed, self.exact.here[path])
 
 
 @dataclass(frozen=True)

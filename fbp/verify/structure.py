@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_WEAK = "weakly typed: it takes the dtype of what it is combined with; write jnp.asarray(x, dtype)"
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -51,19 +53,14 @@ def check_structure(gradient: Any, wanted: Any) -> Structure:
             continue
         if path not in given:
             problems[path] = "missing in the gradient"
-        elif not is_floating(like):
-            if problem := _check_integer(given[path], _dtype(like)):
-                problems[path] = problem
-        else:
-            problem, has_values = _check_floating(given[path], like)
-            if problem:
-                problems[path] = problem
-            if has_values:
-                leaves[path] = given[path]
-                if getattr(given[path], "weak_type", False) and not getattr(like, "weak_type", False):
-                    notes[path] = (
-                        "weakly typed: it takes the dtype of what it is combined with; write jnp.asarray(x, dtype)"
-                    )
+            continue
+        leaf = given[path]
+        if problem := _check_floating(leaf, like) if is_floating(like) else _check_integer(leaf, _dtype(like)):
+            problems[path] = problem
+        if is_floating(like) and leaf is not None and is_floating(leaf) and np.shape(leaf) == np.shape(like):
+            leaves[path] = leaf
+            if getattr(leaf, "weak_type", False) and not getattr(like, "weak_type", False):
+                notes[path] = _WEAK
     for path in given:
         if path not in expected and given[path] is not None:
             problems[path] = "not expected: the differentiated arguments have no such leaf"
@@ -84,20 +81,18 @@ def _check_integer(leaf: Any, dtype: Any) -> str:
     return f"the gradient of a leaf of {dtype} must be None or of dtype float0, got {_describe(leaf)}"
 
 
-def _check_floating(leaf: Any, like: Any) -> tuple[str, bool]:
+def _check_floating(leaf: Any, like: Any) -> str:
     wanted = f"{_dtype(like)} {np.shape(like)}"
     if leaf is None:
-        return f"None where an array {wanted} is expected", False
+        return f"None where an array {wanted} is expected"
     if _dtype(leaf) == jax.dtypes.float0:
-        return f"float0, the gradient of an integer, where {wanted} is expected", False
+        return f"float0, the gradient of an integer, where {wanted} is expected"
     if not is_floating(leaf):
-        return f"{_describe(leaf)} where {wanted} is expected", False
+        return f"{_describe(leaf)} where {wanted} is expected"
     if np.shape(leaf) != np.shape(like):
         transposed = np.shape(leaf) == np.shape(like)[::-1]
-        return f"shape {np.shape(leaf)} for {np.shape(like)}" + (": transposed" if transposed else ""), False
-    if _dtype(leaf) != _dtype(like):
-        return f"dtype {_dtype(leaf)} for {_dtype(like)}", True
-    return "", True
+        return f"shape {np.shape(leaf)} for {np.shape(like)}" + (": transposed" if transposed else "")
+    return "" if _dtype(leaf) == _dtype(like) else f"dtype {_dtype(leaf)} for {_dtype(like)}"
 
 
 def _dtype(leaf: Any) -> Any:

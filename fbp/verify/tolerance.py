@@ -4,7 +4,7 @@ The yardstick is `jax.grad` itself: how far it is from float64, and how far it m
 roundings. Rounding explains a difference that is no larger.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
@@ -185,24 +185,21 @@ class Allowance:
     autodiff_error: float
 
     @classmethod
-    def measure(cls, dtype: str, expected: np.ndarray, perturbed: list[np.ndarray], exact: np.ndarray) -> "Allowance":
-        """From `jax.grad` in the dtype, the same at perturbed inputs, and `jax.grad` in float64."""
+    def measure(
+        cls, dtype: str, expected: np.ndarray, perturbed: list[np.ndarray], exact: np.ndarray, jitter: float = 0.0
+    ) -> "Allowance":
+        """From `jax.grad` in the dtype, the same at perturbed inputs, and `jax.grad` in float64.
+
+        The jitter is the rounding of the gradient function itself, how erratically it follows when its inputs move:
+        ||(g' - g) - (g_ref' - g_ref)|| for perturbed inputs, the largest one. Where a difference of nearly equal
+        numbers is inside (a normalization of one unit), it is far larger than what perturbed inputs do to the exact
+        gradient.
+        """
         off = distance(expected, exact)
         moves = max((distance(g, expected) for g in perturbed), default=0.0)
         per_rounding = moves / _STEP[dtype] if np.isfinite(off) else np.inf
         # Autodiff's own error is one draw of the rounding; the other half of ALLOWED is for its spread.
-        return cls(dtype, max(ALLOWED * per_rounding, ALLOWED / 2 * off), off)
-
-    def with_jitter(self, jitter: float) -> "Allowance":
-        """With the rounding of the gradient function itself: how erratically it follows when its inputs move.
-
-        Where a difference of nearly equal numbers is inside (a normalization of one unit), it is far larger than what
-        perturbed inputs do to the exact gradient.
-
-        Args:
-            jitter: ||(g' - g) - (g_ref' - g_ref)|| for perturbed inputs, the largest one.
-        """
-        return replace(self, explained=max(self.explained, ALLOWED / 2 * jitter))
+        return cls(dtype, max(ALLOWED * per_rounding, ALLOWED / 2 * off, ALLOWED / 2 * jitter), off)
 
     def is_zero(self, exact: np.ndarray, total: float) -> bool:
         """Whether an exact gradient is zero up to rounding: uncertain itself, and negligible beside the whole gradient.

@@ -6,7 +6,7 @@ from pathlib import Path
 import cyclopts
 import numpy as np
 
-from fbp.data.datasets import content_hash, read_folder
+from fbp.data.datasets import STEMS, content_hash, read_folder
 from fbp.data.idx import write_idx
 from fbp.errors import FbpError
 
@@ -50,14 +50,11 @@ def main(mnist: Path, out: Path = HERE) -> None:
             f"the source must be the full MNIST, sha256 {MNIST_SHA256[:12]}..., got {received[:12]}... "
             f"in {str(mnist)!r}; give the folder of the four original files"
         )
-    train_images, train_labels, test_images, test_labels = arrays
     rng = np.random.Generator(np.random.PCG64(SEED))
-    train = draw_stratified(train_labels, TRAIN_PER_CLASS, rng)
-    test = draw_stratified(test_labels, TEST_PER_CLASS, rng)
-    write_idx(out / "train-images-idx3-ubyte.gz", train_images[train])
-    write_idx(out / "train-labels-idx1-ubyte.gz", train_labels[train])
-    write_idx(out / "t10k-images-idx3-ubyte.gz", test_images[test])
-    write_idx(out / "t10k-labels-idx1-ubyte.gz", test_labels[test])
+    train = draw_stratified(arrays[1], TRAIN_PER_CLASS, rng)
+    test = draw_stratified(arrays[3], TEST_PER_CLASS, rng)
+    for (stem, kind), array, rows in zip(STEMS, arrays, (train, train, test, test), strict=True):
+        write_idx(out / f"{stem}-{kind}.gz", array[rows])
 
 
 if __name__ == "__main__":
