@@ -15,10 +15,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from papers_rows.learning import descend
+from papers_rows.learning import descend, median_curve
 
 import fbp
-from fbp.report import Curve, Figure, Table, Text, curves, panels
+from fbp.report import Figure, Table, Text, curves, panels
 from fbp.studies import Draft, study
 
 BATCH = 32
@@ -91,25 +91,19 @@ def train(draft, net, loss, rule, rates, epochs, seeds, X, Y, labels):
         cosines = [cosine(a["W"], b["W"]) for a, b in zip(d_params, true, strict=True) if a]
         return value, jnp.mean(jnp.argmax(net.forward(params, X)[0], axis=-1) != labels), *cosines
 
-    runs = [(rate, seed) for rate in rates for seed in range(seeds)]
-    states = jax.vmap(lambda seed: draw(net, seed))(jnp.array([seed for _, seed in runs]))
-    observed = np.stack(descend(epoch, observe, states, epochs, len(X), BATCH, runs), axis=-1)
+    observed = np.stack(descend(partial(draw, net), epoch, observe, rates, seeds, epochs, len(X), BATCH), axis=-1)
     draft.records += [
         {"layers": len(cosines), "rule": rule, "rate": rate, "seed": seed, "epoch": t, "loss": value, "error": error}
         | {f"cosine_W{l}": x for l, x in enumerate(cosines, start=1)}
-        for (rate, seed), run in zip(runs, observed.tolist(), strict=True)
+        for rate, runs in zip(rates, observed.tolist(), strict=True)
+        for seed, run in enumerate(runs)
         for t, (value, error, *cosines) in enumerate(run)
     ]
-    return observed.reshape(len(rates), seeds, *observed.shape[1:])
+    return observed
 
 
 def cosine(a, b):
     return jnp.vdot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
-
-
-def median_curve(label, values):
-    """The median over seeds of values (seeds, epochs + 1), in the band that they span."""
-    return Curve(label, np.arange(values.shape[1]), np.median(values, 0), values.min(0), values.max(0))
 
 
 def ends(run):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from papers_rows.learning import descend
+from papers_rows.learning import descend, median_curve
 
 import fbp
 from fbp.report import Curve, Figure, Table, Text, curves, panels, plain
@@ -42,6 +42,10 @@ def train(options, epochs, X, Y, seeds):
     net = fbp.mlp((784, *[WIDTH] * (DEPTH - 1), 10), repeat=True, **options)
     step, norms = fbp.value_and_grad(net, LOSS), fbp.log10_gradient_norms(net, LOSS)
 
+    def start(seed):
+        params, _ = net.init(jax.random.key(seed))
+        return params, optax.adam(1.0).init(params)
+
     def epoch(state, order, rate):
         def update(carry, rows):
             params, state = carry
@@ -56,11 +60,7 @@ def train(options, epochs, X, Y, seeds):
         Z, _ = net.forward(params, X)
         return LOSS.value(Z, Y), jnp.mean(jnp.argmax(Z, axis=-1) != Y), norms(params, X[:BATCH], Y[:BATCH]).dW
 
-    runs = [(rate, seed) for rate in RATES for seed in range(seeds)]
-    params = jax.vmap(lambda seed: net.init(jax.random.key(seed))[0])(jnp.array([seed for _, seed in runs]))
-    states = params, jax.vmap(optax.adam(1.0).init)(params)
-    observed = descend(epoch, observe, states, epochs, len(X), BATCH, runs)
-    return [x.reshape(len(RATES), seeds, *x.shape[1:]) for x in observed]
+    return descend(start, epoch, observe, RATES, seeds, epochs, len(X), BATCH)
 
 
 @study
@@ -102,8 +102,7 @@ def remedies(draft: Draft) -> None:
     ]
 
     def draw_losses():
-        t = np.arange(epochs + 1)
-        drawn = [Curve(n, t, np.median(loss, 0), loss.min(0), loss.max(0)) for n, (loss, _, _) in shown.items()]
+        drawn = [median_curve(name, loss) for name, (loss, _, _) in shown.items()]
         return curves(drawn, "epoch", "training loss (nats)", log_y=True, reference=("ln 10", np.log(10)))
 
     def draw_norms():

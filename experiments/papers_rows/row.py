@@ -80,25 +80,6 @@ class Row:
         }
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A published number or a common saying; called for each setting in which it was measured, it gives a `Row`.
-
-    Attributes: as in `Row`.
-    """
-
-    id: str
-    source: str
-    tolerance: float = 0.01
-    finding: str = ""
-    at_most: bool = False
-
-    def __call__(self, setting: str, quantity: str, stated: float, theory: float | None, measured: Measured) -> Row:
-        """The row of one setting."""
-        sources, limits = (self.id, self.source), (self.tolerance, self.at_most, self.finding)
-        return Row(*sources, setting, quantity, stated, theory, measured, *limits)
-
-
 def judge(stated: float, measured: Measured, tolerance: float, at_most: bool = False) -> str:
     """The verdict on a stated number.
 
