@@ -16,7 +16,7 @@ from fbp.backprop import GradientNorms, check_batch
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError, check_count
 from fbp.flow.prediction import find_plain_run
-from fbp.flow.probe import Readings, add_probes, read_network
+from fbp.flow.probe import add_probes, read_network
 from fbp.flow.results import NORMS, READINGS, Flow, Stream
 from fbp.flow.sampling import Draw, sample_inputs, sample_normals, sample_parameters
 from fbp.initializers import zeros
@@ -163,26 +163,12 @@ def _read(
             # The output of a rescaled network is not its own.
             return loss.value_and_dZ(net.forward(scaled, X)[0] if rescale else Z, Y)[1]
 
-        columns = _name_readings(read_network(*add_probes(net, scaled, rescale), X, cotangent))
+        columns = read_network(*add_probes(net, scaled, rescale), X, cotangent)
         return {name: columns[name] for name in quantities if name in columns}
 
     networks = (params, X, dZ, Y)
     # One network after the other: on a processor quicker than a batch of them, and in less memory.
     return jax.lax.map(read_one, networks) if jax.default_backend() == "cpu" else jax.vmap(read_one)(networks)
-
-
-def _name_readings(readings: Readings) -> dict[str, Array]:
-    forward, backward, units, stream, stream_dZ, dX = readings
-    return {
-        **backward._asdict(),
-        "log10_mean_square": forward.log10_mean_square,
-        "correlation": forward.correlation,
-        **({} if units is None else units._asdict()),
-        "stream_log10_dZ": stream_dZ,
-        "stream_log10_mean_square": stream.log10_mean_square,
-        "stream_correlation": stream.correlation,
-        "log10_dX": dX,
-    }
 
 
 def _build_flow(net: Layer, columns: dict[str, Any], scales: np.ndarray) -> Flow:

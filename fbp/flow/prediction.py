@@ -2,7 +2,7 @@
 
 import math
 from functools import lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -77,18 +77,15 @@ def find_plain_run(net: Layer) -> PlainRun | str:
     if not alternate or len(layers) % 2 == 0:
         return "no theory: dense and activation layers do not alternate"
     between = [activation(layer.function) for layer in layers if isinstance(layer, Activation)]
-    links = [(function, initializer(after.initializer)) for function, after in zip(between, dense[1:], strict=True)]
-    best = longest = (0, 1)
-    for l, (before, after) in enumerate(pairwise(dense), start=1):
-        continued = before.width == after.width and (l - longest[0] == 1 or links[l - 1] == links[l - 2])
-        if before.width != after.width:
-            longest = (l, l + 1)
-        else:
-            longest = (longest[0] if continued else l - 1, l + 1)
-        best = max(best, longest, key=lambda run: run[1] - run[0])
-    start, stop = best
-    if stop - start < 3:
+    links = [
+        (function, initializer(after.initializer)) if before.width == after.width else None
+        for function, (before, after) in zip(between, pairwise(dense), strict=True)
+    ]
+    runs = [[l for l, _ in run] for link, run in groupby(enumerate(links), lambda each: each[1]) if link]
+    longest = max(runs, key=len, default=[])
+    if len(longest) < 2:
         return "no theory: fewer than three layers of equal width, activation and initializer"
+    start, stop = longest[0], longest[-1] + 2
     function, rule = links[start]
     sigma_w = weight_sigma(rule, dense[start].width)
     if sigma_w is None or not function.elementwise:
