@@ -75,7 +75,7 @@ def add_overview(draft: Draft, rows: list[Row]) -> None:
         Figure(
             "gradients",
             "tanh with $σ_b^2 = 0.05$: gradients vanish in the ordered phase and explode in the chaotic one, at the "
-            "rate of theory (dashed) in every layer. Medians over networks, bands from 10 % to 90 %.",
+            "rate of theory (thin lines) in every layer. Medians over networks, bands from 10 % to 90 %.",
             lambda: gradients(draft.quick),
         ),
         Figure(

@@ -144,8 +144,8 @@ def test_exact_at_depth_2000(activation, init):
     pairs = [(first["W"], first["b"]), *zip(np.asarray(later["W"]), np.asarray(later["b"]), strict=True)]
     expected = reference([(np.float64(W), np.float64(b)) for W, b in pairs], X, dZ, activation)
     assert expected[0][0] < -250
-    np.testing.assert_allclose(seen.backward.dZ, expected[0], atol=0.01)
-    np.testing.assert_allclose(seen.backward.dW, expected[1], atol=0.01)
+    np.testing.assert_allclose(seen["dZ"], expected[0], atol=0.01)
+    np.testing.assert_allclose(seen["dW"], expected[1], atol=0.01)
 
 
 def test_ten_thousand_layers_have_no_zeros(optimized):
@@ -178,11 +178,11 @@ def test_a_prefix_is_the_network_of_that_depth():
             seen = read_network(*probed, X, lambda Z, s=s: jnp.asarray(dZ[s]))
             for name in ("dZ", "dA", "dW", "db", "cosine", "noise"):
                 found = flow.values(name)[0, s]
-                np.testing.assert_allclose(found, getattr(seen.backward, name), rtol=2e-3, atol=2e-4, err_msg=name)
-            np.testing.assert_allclose(flow.log10_mean_square[0, s], seen.forward.log10_mean_square, atol=1e-4)
-            np.testing.assert_allclose(flow.correlation[0, s], seen.forward.correlation, atol=1e-4)
-            np.testing.assert_allclose(flow.dead[0, s][:-1], seen.units.dead, atol=1e-5)
-            np.testing.assert_allclose(flow.saturated[0, s][:-1], seen.units.saturated, atol=1e-5)
+                np.testing.assert_allclose(found, seen[name], rtol=2e-3, atol=2e-4, err_msg=name)
+            np.testing.assert_allclose(flow.log10_mean_square[0, s], seen["log10_mean_square"], atol=1e-4)
+            np.testing.assert_allclose(flow.correlation[0, s], seen["correlation"], atol=1e-4)
+            np.testing.assert_allclose(flow.dead[0, s][:-1], seen["dead"], atol=1e-5)
+            np.testing.assert_allclose(flow.saturated[0, s][:-1], seen["saturated"], atol=1e-5)
 
 
 def test_angles_and_noise_are_those_of_the_examples_gradients():

@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 import fbp
 from fbp import theory
-from papers_rows.networks import Passage, Setting, draw_normal, measure, plain, run_through
-from papers_rows.row import Claim, Row, jackknife
+from papers_rows.networks import FACTOR, HE, Passage, Setting, draw_normal, measure, plain, run_through
+from papers_rows.row import Measured, Row, jackknife
 
-HE = math.sqrt(2)
 BATCH = 64
 
 
@@ -30,22 +30,20 @@ def _batch_norm(quick: bool) -> Iterator[Row]:
     # Examples become alike within the first blocks: the theory is that of the fixed point.
     settled = flow.factors[:, 8:]
     measured, norms = jackknife(settled.mean(axis=1)), jackknife(np.sqrt(settled).mean(axis=1))
-    yield Claim("bn-relu", source, 0.02)(where, "‖δ‖² factor a layer", 1.4931, expected, measured)
+    yield Row("bn-relu", source, where, FACTOR, 1.4931, expected, measured, 0.02)
     limit = math.sqrt(math.pi / (math.pi - 1))
-    yield Claim("bn-norm", source, 0.02)(where, "‖δ‖ factor a layer", limit, math.sqrt(expected), norms)
+    yield Row("bn-norm", source, where, "‖δ‖ factor a layer", limit, math.sqrt(expected), norms, 0.02)
     finding = (
         "Batch normalization does not prevent exploding gradients at initialization, it makes them explode: "
         f"×{norms.value:.2f} in norm a layer, whatever the weights."
     )
-    explodes = Claim("bn-explodes", "often said", 0.02, finding, at_most=True)
-    yield explodes(where, "‖δ‖² factor a layer, at most 1", 1.0, expected, measured)
+    bound = {"at_most": True, "finding": finding}
+    yield Row("bn-explodes", "often said", where, f"{FACTOR}, at most 1", 1.0, expected, measured, 0.02, **bound)
     if quick:
         return
     # Without an activation examples start alike, and drift apart by one part in n / batch a layer.
     flow, expected, where = _through_batch_norm("linear", 1000, 4, networks)
-    rate = (BATCH - 2) / (BATCH - 3)
-    measured = jackknife(flow.factors.mean(axis=1))
-    yield Claim("bn-linear", source)(where, "‖δ‖² factor a layer", rate, expected, measured)
+    yield Row("bn-linear", source, where, FACTOR, (BATCH - 2) / (BATCH - 3), expected, flow.rate)
 
 
 def _through_batch_norm(name: str, width: int, depth: int, networks: int) -> tuple[Passage, float, str]:
@@ -65,42 +63,38 @@ def _layer_norm() -> Iterator[Row]:
         expected = float(theory.propagation("relu", sigma_w, depth=depth, norm="layer").backward[1:].mean())
         measured = jackknife(flow.factors[:, 1:].mean(axis=1))
         where = f"layer norm, relu, σ_w={sigma_w:g}, n={width}, L={depth}"
-        yield Claim("ln-scale", "derived", 0.02)(where, "‖δ‖² factor a layer", 1.0, expected, measured)
+        yield Row("ln-scale", "derived", where, FACTOR, 1.0, expected, measured, 0.02)
 
 
 def _residual(quick: bool) -> Iterator[Row]:
-    width, depth, networks, source = 300, 10, 10 if quick else 60, "De & Smith 2020"
+    width, depth, networks = 300, 10, 10 if quick else 60
+    double = partial(Row, "res-double", "De & Smith 2020")
     block = fbp.Residual(plain("relu", width))
     (flow,) = measure(block, width, depth, networks, [Setting(HE)], examples=16, seed=33)
     expected = theory.propagation("relu", HE, depth=depth, residual=True)
     where = f"x + W relu(x), He, n={width}, L={depth}"
     forward = jackknife((flow.q[:, 1:] / flow.q[:, :-1]).mean(axis=1))
-    backward = jackknife(flow.factors.mean(axis=1))
-    double = Claim("res-double", source, 0.02)
-    yield double(where, "variance factor a block", 2.0, expected.forward[0], forward)
-    yield double(where, "‖δ‖² factor a block", 2.0, expected.backward[0], backward)
+    yield double(where, "variance factor a block", 2.0, expected.forward[0], forward, 0.02)
+    yield double(where, "‖δ‖² factor a block", 2.0, expected.backward[0], flow.rate, 0.02)
     (flow,) = measure(fbp.Residual(plain("relu", width), 0.0), width, depth, 3, [Setting(HE)], seed=33)
     still = theory.propagation("relu", HE, depth=depth, residual=0.0).backward[0]
     where = f"x + 0 W relu(x), He, n={width}, L={depth}"
-    measured = jackknife(flow.factors.mean(axis=1))
-    yield Claim("res-double", source, 1e-5)(where, "‖δ‖² factor a block", 1.0, still, measured)
+    yield double(where, "‖δ‖² factor a block", 1.0, still, flow.rate, 1e-5)
 
     width, depth = 128, 100
     scaled = fbp.Residual(plain("relu", width), depth**-0.5)
     (flow,) = measure(scaled, width, depth, 12 if quick else 60, [Setting(HE)], examples=16, seed=34)
     expected = theory.propagation("relu", HE, depth=depth, residual=depth**-0.5)
     where = f"x + L^-1/2 W relu(x), He, n={width}, L={depth}"
+    stated, keeps = (1 + 1 / depth) ** depth, partial(Row, "res-scaled", "Zhang et al. 2019", where)
     backward, forward = jackknife(flow.gains), jackknife(flow.q[:, -1] / flow.q[:, 0])
-    for what, predicted, measured in (
-        ("‖δ‖² over the network", 10 ** expected.log10_dZ[0], backward),
-        ("variance over the network", expected.q[-1], forward),
-    ):
-        yield Claim("res-scaled", "Zhang et al. 2019", 0.02)(where, what, (1 + 1 / depth) ** depth, predicted, measured)
+    yield keeps("‖δ‖² over the network", stated, 10 ** expected.log10_dZ[0], backward, 0.02)
+    yield keeps("variance over the network", stated, expected.q[-1], forward, 0.02)
 
 
 def _pre_norm(quick: bool) -> Iterator[Row]:
     width, depth, start, networks, source = 200, 100, 25, 6 if quick else 30, "Doshi et al. 2023"
-    block = fbp.Residual(fbp.Serial(fbp.LayerNorm(0.0), *_plain_layers("relu", width)))
+    block = fbp.Residual(fbp.Serial(fbp.LayerNorm(0.0), plain("relu", width)))
     (flow,) = measure(block, width, depth, networks, [Setting(HE)], examples=16, seed=35)
     expected = theory.propagation("relu", HE, depth=depth, residual=True, norm="layer")
     where = f"x + W relu(LN x), He, n={width}, l={start} to {depth}"
@@ -112,48 +106,41 @@ def _pre_norm(quick: bool) -> Iterator[Row]:
     ends = np.exp(flow.log_dZ[:, [start, depth]] - flow.log_dZ[:, [depth]])
     predicted = (expected.log10_dZ[start] - expected.log10_dZ[depth]) / math.log10(depth / start)
     finding = "1 is the limit of large l: the length is 1 + l, so that at this depth the exponent is a little less."
-    zeta = Claim("preln-relu", source, 0.02, finding)
-    yield zeta(where, "ζ of ‖δ_l‖² ~ l^-ζ", 1.0, predicted, jackknife(ends, exponent))
+    zeta = jackknife(ends, exponent)
+    yield Row("preln-relu", source, where, "ζ of ‖δ_l‖² ~ l^-ζ", 1.0, predicted, zeta, 0.02, finding=finding)
     growth = jackknife((flow.q[:, -1] - flow.q[:, 0]) / depth)
     slope = (expected.q[-1] - expected.q[0]) / depth
-    yield Claim("preln-growth", source, 0.02)(where, "variance added a block", 1.0, slope, growth)
-
-
-def _plain_layers(activation: str, width: int) -> tuple[fbp.Layer, ...]:
-    """The layers of a plain block, for a longer one."""
-    return fbp.Activation(activation), fbp.Dense(width, "mean_field(1, 1)")
+    yield Row("preln-growth", source, where, "variance added a block", 1.0, slope, growth, 0.02)
 
 
 def _recurrent(quick: bool) -> Iterator[Row]:
     width, steps, networks, source = 128, 10, 20 if quick else 100, "Pascanu et al. 2013"
+    what = "‖δ‖ factor a step"
     W = fbp.flow.sample_parameters(fbp.Dense(width, "orthogonal"), (width,), networks, seed=36)["W"]
     for scale in (0.9, 1.0, 1.1):
-        flow = _through_time(scale * W, steps)
         where = f"orthogonal recurrent matrix times {scale:g}, n={width}, {steps} steps"
-        yield Claim("rnn-isometry", source, 1e-4)(where, "‖δ‖ factor a step", scale, None, jackknife(_norm_rates(flow)))
+        yield Row("rnn-isometry", source, where, what, scale, None, _through_time(scale * W, steps), 1e-4)
     W = fbp.flow.sample_parameters(fbp.Dense(width, "lecun_normal"), (width,), networks, seed=37)["W"]
     radii = np.abs(np.linalg.eigvals(W)).max(axis=1)
     where = f"Gaussian recurrent matrix, n={width}, {steps} steps"
-    rates = jackknife(_norm_rates(_through_time(W, steps)))
-    yield Claim("rnn-sigma", source, 0.005)(f"{where}, σ=1", "‖δ‖ factor a step", 1.0, 1.0, rates)
-    rates = jackknife(_norm_rates(_through_time(W / radii[:, None, None], steps)))
+    yield Row("rnn-sigma", source, f"{where}, σ=1", what, 1.0, 1.0, _through_time(W, steps), 0.005)
+    rate, where = _through_time(W / radii[:, None, None], steps), f"{where}, scaled to spectral radius 1"
     finding = (
         f"Gradients through a Gaussian recurrent matrix follow its σ, not the sampled radius "
         f"({radii.mean():.3f} in the mean at σ = 1): a matrix scaled to radius 1 has a smaller σ, and they vanish."
     )
-    radius, setting = Claim("rnn-radius", "often said", 0.005, finding), f"{where}, scaled to spectral radius 1"
-    yield radius(setting, "‖δ‖ factor a step", 1.0, float(np.mean(1 / radii)), rates)
+    sampled = float(np.mean(1 / radii))
+    yield Row("rnn-radius", "often said", where, what, 1.0, sampled, rate, 0.005, finding=finding)
 
 
-def _through_time(W: np.ndarray, steps: int) -> Passage:
-    """A linear recurrent network unrolled: a stack of equal blocks that share their weights."""
+def _through_time(W: np.ndarray, steps: int) -> Measured:
+    """The factor of the norm of the gradient a step in a linear recurrent network.
+
+    Unrolled, it is a stack of equal blocks that share their weights.
+    """
     networks, width, _ = W.shape
     tied = np.repeat(W.astype(np.float32)[:, None], steps, axis=1)
     params = ((), {"W": tied, "b": np.zeros((networks, steps, width), np.float32)})
     X, dZ = draw_normal(np.random.default_rng(38), (2, networks, 8, width))
-    return run_through(fbp.Repeat(plain("linear", width), steps), params, X, dZ)
-
-
-def _norm_rates(flow: Passage) -> np.ndarray:
-    """The factor of the norm of the gradient a step, over all steps."""
-    return flow.gains ** (0.5 / (flow.log_dZ.shape[1] - 1))
+    flow = run_through(fbp.Repeat(plain("linear", width), steps), params, X, dZ)
+    return jackknife(flow.gains ** (0.5 / steps))

@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from fbp import theory
-from papers_rows.networks import Setting, measure, plain
-from papers_rows.row import Claim, Measured, Row, jackknife
-
-SIGMA_B = math.sqrt(0.05)
+from papers_rows.networks import CRITICAL, HE, Setting, measure, plain
+from papers_rows.row import Measured, Row, jackknife
 
 
 def correlations(quick: bool) -> Iterator[Row]:
@@ -20,27 +18,26 @@ def correlations(quick: bool) -> Iterator[Row]:
 
 def _maps(quick: bool) -> Iterator[Row]:
     repeats, points, source = 4 if quick else 8, 377 if quick else 610, "Hayou et al. 2019"
-    edge = theory.mean_field("tanh", float(theory.edge_of_chaos("tanh", SIGMA_B)), SIGMA_B)
+    he = theory.mean_field("relu", HE)
     cases = (
-        ("relu, He", theory.mean_field("relu", math.sqrt(2)), lambda z: np.maximum(z, 0), 1000, 2, 43.13),
-        ("tanh, critical, σ_b²=.05", edge, np.tanh, 3000, 1, 6.207),
+        ("relu, He", he, lambda z: np.maximum(z, 0), 1000, 2, 43.13),
+        ("tanh, critical, σ_b²=.05", CRITICAL, np.tanh, 3000, 1, 6.207),
     )
     for name, field, g, depth, power, stated in cases:
         apart = [_sampled_distance(g, field, depth, points, seed) for seed in range(40, 40 + repeats)]
         expected = depth**power * field.distances(depth, 0.0)[-1]
         where = f"{name}, l={depth}, {points} units sampled a layer"
         what = "l²(1-c)" if power == 2 else "l(1-c)"
-        yield Claim("hayou-maps", source)(where, what, stated, expected, jackknife(depth**power * np.array(apart)))
+        yield Row("hayou-maps", source, where, what, stated, expected, jackknife(depth**power * np.array(apart)))
     if quick:
         return
-    for name, field, width, depth in (("relu", cases[0][1], 500, 20), ("tanh", edge, 500, 20)):
-        setting = Setting(field.sigma_w, field.sigma_b, field.q_star)
-        (flow,) = measure(plain(name, width), width, depth, 20, [setting], examples=16, seed=48)
+    width, depth = 500, 20
+    for name, field in (("relu", he), ("tanh", CRITICAL)):
+        (flow,) = measure(plain(name, width), width, depth, 20, [Setting.at(field)], examples=16, seed=48)
         expected = float(field.correlations(depth, 0.0)[-1])
         where = f"{name}, critical, orthogonal inputs, n={width}"
         what = f"correlation after {depth} layers"
-        measured = jackknife(flow.correlation[:, -1])
-        yield Claim("hayou-network", "derived", 0.02)(where, what, expected, expected, measured)
+        yield Row("hayou-network", "derived", where, what, expected, expected, jackknife(flow.correlation[:, -1]), 0.02)
 
 
 def _sampled_distance(
@@ -85,4 +82,4 @@ def _tailored(quick: bool) -> Iterator[Row]:
         value, *ends = (stated + (target - c) * (nearby - slope) / step for c in reached[:3])
         measured = Measured(value, min(ends), max(ends), reached.networks)
         where = f"leaky relu, c₀=0, n={width}, L={depth}"
-        yield Claim("tat-leaky", "Zhang et al. 2022", 0.02)(where, "slope with c_L = .9", stated, slope, measured)
+        yield Row("tat-leaky", "Zhang et al. 2022", where, "slope with c_L = .9", stated, slope, measured, 0.02)

@@ -7,9 +7,8 @@ import matplotlib.figure
 import numpy as np
 
 from fbp import theory
-from fbp.report.style import MUTED, PALETTE, WIDTH, WRONG, canvas
-from fbp.report.style import curve_style as look
-from fbp.report.style import darken as darker
+from fbp.report import Curve, canvas, curve_style, curves
+from fbp.report.style import MUTED, PALETTE, WIDTH, WRONG, darken
 from papers_rows.row import FAILS, HOLDS, Row
 from papers_rows.tanh import tanh_flows
 
@@ -40,41 +39,23 @@ def agreement(rows: Sequence[Row]) -> matplotlib.figure.Figure:
     first = [y for y, row in enumerate(rows) if y == 0 or rows[y - 1].id != row.id]
     axes.set_yticks(first, [rows[y].id for y in first], fontsize=8)
     axes.set(xlim=(-1.03 * REACH, 1.03 * REACH), ylim=(len(rows) - 0.5, -0.5), xlabel="deviation from theory, per cent")
-    handles = [
-        axes.plot([], [], "o-", color=color, markersize=3.6, label=label)[0]
-        for label, color in ((HOLDS, PALETTE[0]), ("holds to a few per cent", PALETTE[4]), ("does not hold", WRONG))
-    ]
-    handles += axes.plot([], [], "o", markerfacecolor="none", markeredgecolor=MUTED, label="stated")
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    for label, color in ((HOLDS, PALETTE[0]), ("holds to a few per cent", PALETTE[4]), ("does not hold", WRONG)):
+        axes.plot([], [], "o-", color=color, markersize=3.6, label=label)
+    axes.plot([], [], "o", markerfacecolor="none", markeredgecolor=MUTED, label="stated")
+    figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 
 def gradients(quick: bool) -> matplotlib.figure.Figure:
     """log10 ||delta_l||^2 over layers for tanh at four variances of the weights, and theory."""
-    figure = canvas(WIDTH, 3.9)
-    axes = figure.subplots()
-    for rank, (variance, (field, flow)) in enumerate(tanh_flows(quick).items()):
+    drawn = []
+    for variance, (field, flow) in tanh_flows(quick).items():
         logs = (flow.log_dZ - flow.log_dZ[:, -1:]) / math.log(10)
         low, median, high = np.quantile(logs, [0.1, 0.5, 0.9], axis=0)
-        layers, style = np.arange(logs.shape[1]), look(rank)
-        axes.fill_between(layers, low, high, color=style.color, alpha=0.16, linewidth=0)
-        axes.plot(layers, median, style.marker, color=style.color, markersize=4)
-        line = np.append(np.cumsum(np.log10(field.gradients(len(layers) - 1))[::-1])[::-1], 0)
-        axes.plot(layers, line, color=darker(style.color), linestyle=(0, (5, 1.6)), linewidth=1.3)
-        axes.annotate(
-            f"σ_w² = {variance:g}",
-            (0, line[0]),
-            xytext=(-5, 0),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            color=darker(style.color),
-        )
-    axes.margins(x=0.02)
-    axes.set_xlim(left=-4.2)
-    axes.set_xticks(range(0, 21, 5))
-    axes.set(xlabel="layer l (input on the left)", ylabel="log10 of ‖δ_l‖² / ‖δ_L‖²")
-    return figure
+        decades = np.log10(field.gradients(logs.shape[1] - 1))
+        theory_line = np.append(np.cumsum(decades[::-1])[::-1], 0)
+        drawn.append(Curve(f"$σ_w^2$ = {variance:g}", np.arange(logs.shape[1]), median, low, high, theory_line))
+    return curves(drawn, "layer $l$ (input on the left)", "$log_{10} ‖δ_l‖^2 / ‖δ_L‖^2$")
 
 
 def edge_of_chaos(rows: Sequence[Row]) -> matplotlib.figure.Figure:
@@ -83,25 +64,17 @@ def edge_of_chaos(rows: Sequence[Row]) -> matplotlib.figure.Figure:
     axes = figure.subplots()
     # The line is vertical where biases vanish.
     biases = 0.55 * np.linspace(0, 1, 45) ** 3
+    dots = {"markersize": 4, "capsize": 2.5, "linewidth": 1.2}
     for rank, (name, id) in enumerate((("tanh", "edge-of-chaos"), ("erf", "edge-erf"))):
-        style = look(rank)
+        style = curve_style(rank)
         shown = biases if name == "tanh" else biases[biases <= 0.25]
         line = [float(theory.edge_of_chaos(name, math.sqrt(b))) ** 2 for b in shown]
         axes.plot(line, shown, color=style.color, label=f"{name}, theory")
-        found = [(float(row.setting.split("σ_b²=")[1].split(",")[0]), row.measured) for row in rows if row.id == id]
-        points = [m.value for _, m in found]
-        reach = np.array([[m.value - m.low, m.high - m.value] for _, m in found]).T
-        axes.errorbar(
-            points,
-            [b for b, _ in found],
-            xerr=reach,
-            fmt=style.marker,
-            color=darker(style.color),
-            markersize=4,
-            capsize=2.5,
-            linewidth=1.2,
-            label=f"{name}, measured",
-        )
+        shown = [row for row in rows if row.id == id]
+        at = [float(row.setting.split("σ_b²=")[1].split(",")[0]) for row in shown]
+        root, low, high = np.array([row.measured[:3] for row in shown]).T
+        look = {"fmt": style.marker, "color": darken(style.color), "label": f"{name}, measured"}
+        axes.errorbar(root, at, xerr=(root - low, high - root), **look, **dots)
     axes.text(1.15, 0.42, "order: gradients vanish", color=MUTED)
     axes.text(2.35, 0.08, "chaos: gradients explode", color=MUTED)
     axes.set(xlabel="σ_w²", ylabel="σ_b²")

@@ -7,39 +7,50 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 import fbp
 from fbp import theory
+from fbp.report import Curve
 from papers_rows.networks import draw_normal
-from papers_rows.row import Claim, Row, jackknife
+from papers_rows.row import Row, jackknife
 
 CLASSES = 10
 LOSS = fbp.SoftmaxCrossEntropy(reduction="sum")
 
 
-def descend(epoch, look, states, epochs: int, examples: int, batch: int, runs) -> list[np.ndarray]:
-    """Several runs at once: what is seen before every epoch and after the last.
+def descend(start, epoch, look, rates, seeds: int, epochs: int, examples: int, batch: int) -> list[np.ndarray]:
+    """Runs at every rate from every seed, all at once: what is seen before every epoch and after the last.
 
     Args:
+        start: seed -> state.
         epoch: (state, order, rate) -> state, for an order of examples (steps, batch).
         look: state -> a tuple of arrays.
-        states: where the runs begin, with an axis of runs.
+        rates: the learning rates.
+        seeds: how many; a seed is that of the state and of the order.
         epochs: how many.
         examples: how many there are.
         batch: the size of a batch.
-        runs: (rate, seed) of each; the seed is that of the order.
 
     Returns:
-        What `look` gives, each with an axis of runs and one of epochs in front.
+        What `look` gives, each with the axes (rates, seeds, epochs + 1) in front.
     """
+    each_rate, each_seed = np.repeat(rates, seeds), np.tile(np.arange(seeds), len(rates))
+    states = jax.vmap(start)(jnp.asarray(each_seed))
     epoch, look = jax.jit(jax.vmap(epoch)), jax.jit(jax.vmap(look))
-    draws, rates = [np.random.default_rng(seed) for _, seed in runs], jnp.array([rate for rate, _ in runs])
+    draws = [np.random.default_rng(seed) for seed in each_seed]
     found = [look(states)]
     for _ in range(epochs):
         orders = [rng.permutation(examples)[: examples // batch * batch].reshape(-1, batch) for rng in draws]
-        states = epoch(states, jnp.asarray(np.array(orders)), rates)
+        states = epoch(states, jnp.asarray(np.array(orders)), jnp.asarray(each_rate))
         found.append(look(states))
-    return [np.stack(x, axis=1) for x in zip(*found, strict=True)]
+    seen = (np.stack(x, axis=1) for x in zip(*found, strict=True))
+    return [x.reshape(len(rates), seeds, *x.shape[1:]) for x in seen]
+
+
+def median_curve(label: str, values: np.ndarray) -> Curve:
+    """The median over seeds of values (seeds, epochs + 1), in the band that they span."""
+    return Curve(label, np.arange(values.shape[1]), np.median(values, 0), values.min(0), values.max(0))
 
 
 def learning(quick: bool) -> Iterator[Row]:
@@ -66,9 +77,9 @@ def _zero_head() -> Iterator[Row]:
         norms.append(norm)
     head = theory.softmax_head(CLASSES)
     where = f"784-128-{CLASSES} on 256 digits, zero head"
-    norm, claim = math.sqrt(head.dZ_mean_square), Claim("ce-init", "derived", 1e-5)
-    yield claim(where, "loss", math.log(10), head.loss, jackknife(losses))
-    yield claim(where, "‖dZ‖ of an example", math.sqrt(0.9), norm, jackknife(norms))
+    yield Row("ce-init", "derived", where, "loss", math.log(10), head.loss, jackknife(losses), 1e-5)
+    norm, what = math.sqrt(head.dZ_mean_square), "‖dZ‖ of an example"
+    yield Row("ce-init", "derived", where, what, math.sqrt(0.9), norm, jackknife(norms), 1e-5)
 
 
 def _draw_one(net: fbp.Layer, seed: int, inputs: int = 784):
@@ -90,15 +101,14 @@ def _he_head(quick: bool) -> Iterator[Row]:
 
     losses, squares = np.asarray(jax.lax.map(at_start, params)).T
     head, where = theory.softmax_head(CLASSES, 2.0), f"He head, n={width}, {CLASSES} classes, inputs of mean square 1"
-    measured, claim = jackknife(losses), Claim("he-head", "derived", 0.002)
-    yield claim(where, "loss", 3.111, head.loss, measured)
-    yield claim(where, "E ‖dZ‖²", 1.0758, head.dZ_mean_square, jackknife(squares))
+    loss = jackknife(losses)
+    yield Row("he-head", "derived", where, "loss", 3.111, head.loss, loss, 0.002)
+    yield Row("he-head", "derived", where, "E ‖dZ‖²", 1.0758, head.dZ_mean_square, jackknife(squares), 0.002)
     finding = (
         f"A classifier before training is not at ln {CLASSES} by itself: a He head has logits of variance 2, and "
         "starts 0.81 nats above."
     )
-    uniform = Claim("he-head-uniform", "often said", 0.002, finding)
-    yield uniform(where, "loss", math.log(CLASSES), head.loss, measured)
+    yield Row("he-head-uniform", "often said", where, "loss", math.log(CLASSES), head.loss, loss, 0.002, finding=finding)
 
 
 def _width(quick: bool) -> Iterator[Row]:
@@ -107,8 +117,8 @@ def _width(quick: bool) -> Iterator[Row]:
         x = np.log(widths) - np.mean(np.log(widths))
         slopes = jackknife(np.log(changes) @ x / np.sum(x**2))
         where = f"8-n-n-{CLASSES}, relu, n={widths[0]} to {widths[-1]}, {name} parameters"
-        stated = 1.0 if name == "standard" else 0.0
-        yield Claim("mup-coord", source, 0.05)(where, "slope of ln |Δ logit| over ln n", stated, None, slopes)
+        stated, what = 1.0 if name == "standard" else 0.0, "slope of ln |Δ logit| over ln n"
+        yield Row("mup-coord", source, where, what, stated, None, slopes, 0.05)
 
 
 def coordinate_check(widths: Sequence[int], networks: int) -> dict[str, np.ndarray]:
@@ -121,26 +131,23 @@ def coordinate_check(widths: Sequence[int], networks: int) -> dict[str, np.ndarr
         X, Y = draw_normal(rng, (networks, 4, inputs)), rng.integers(0, CLASSES, (networks, 4))
         params = fbp.flow.sample_parameters(net, (inputs,), networks, seed=51)
         # muP: a head of variance 1/n^2; steps n times as long on the way in, 1/n times as long on the way out.
-        for name, head, rates in (("standard", 1.0, (1, 1, 1)), ("muP", width**-0.5, (width, 1, 1 / width))):
+        for name, head, rates in (("standard", 1.0, (1,) * 5), ("muP", width**-0.5, (width, 1, 1, 1, 1 / width))):
             scaled = (*params[:-1], {"W": np.float32(head) * params[-1]["W"], "b": params[-1]["b"]})
-            changes[name].append(_change(net, scaled, X, Y, rate * np.array(rates, np.float32)))
-    return {name: np.stack(each, axis=1) for name, each in changes.items()}
+            changes[name].append(_measure_changes(net, scaled, X, Y, rate * np.array(rates, np.float32)))
+    return {name: np.stack(each, axis=1).astype(np.float64) for name, each in changes.items()}
 
 
 @partial(jax.jit, static_argnums=0)
-def _changes(net: fbp.Layer, params, X, Y, rates):
-    def one(params, X, Y):
+def _measure_changes(net: fbp.Layer, params, X: np.ndarray, Y: np.ndarray, rates: np.ndarray) -> Array:
+    """The root mean square change of the logits by one step, for each network; one rate for each layer."""
+
+    def move(p, d, rate):
+        return jax.tree.map(lambda p, d: p - rate * d, p, d)
+
+    def one(network):
+        params, X, Y = network
         _, d_params = fbp.value_and_grad(net, LOSS)(params, X, Y)
-        rate = iter(rates)
-        moved = tuple(
-            jax.tree.map(lambda p, d, r=r: p - r * d, p, d) if p else p
-            for p, d, r in ((p, d, next(rate) if p else None) for p, d in zip(params, d_params, strict=True))
-        )
+        moved = tuple(map(move, params, d_params, rates))
         return jnp.sqrt(jnp.mean(jnp.square(net.forward(moved, X)[0] - net.forward(params, X)[0])))
 
-    return jax.lax.map(lambda each: one(*each), (params, X, Y))
-
-
-def _change(net: fbp.Layer, params, X: np.ndarray, Y: np.ndarray, rates: np.ndarray) -> np.ndarray:
-    """The root mean square change of the logits by one step, for each network."""
-    return np.asarray(_changes(net, params, X, Y, rates), np.float64)
+    return jax.lax.map(one, (params, X, Y))

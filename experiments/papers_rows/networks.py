@@ -1,12 +1,22 @@
 """Many random networks of equal blocks: one draw serves all settings of a claim, `fbp.flow` measures them."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import fbp
+from fbp import theory
 from fbp.initializers import Initializer
+from papers_rows.row import Measured, jackknife
+
+HE = math.sqrt(2)
+SIGMA_B = math.sqrt(0.05)
+CRITICAL = theory.mean_field("tanh", float(theory.edge_of_chaos("tanh", SIGMA_B)), SIGMA_B)
+"""tanh on the edge of chaos, with these biases."""
+FACTOR = "‖δ‖² factor a layer"
+"""What `Passage.rate` is called in a row."""
 
 UNIT = "mean_field(1, 1)"
 """Var W = 1 / fan_in and Var b = 1, for settings to scale."""
@@ -30,6 +40,11 @@ class Setting(NamedTuple):
     q: float = 1.0
     c: float = 0.0
 
+    @classmethod
+    def at(cls, field: theory.MeanField) -> "Setting":
+        """The weights that theory describes, from the length that they come to."""
+        return cls(field.sigma_w, field.sigma_b, field.q_star)
+
 
 class Passage(NamedTuple):
     """What passed the blocks of many networks; Z_l is what enters block l + 1.
@@ -50,6 +65,11 @@ class Passage(NamedTuple):
     def factors(self) -> np.ndarray:
         """||dZ_l||^2 / ||dZ_{l+1}||^2, (networks, L)."""
         return np.exp(self.log_dZ[:, :-1] - self.log_dZ[:, 1:])
+
+    @property
+    def rate(self) -> Measured:
+        """The mean of the factors over layers, with its interval over networks."""
+        return jackknife(self.factors.mean(axis=1))
 
     @property
     def gains(self) -> np.ndarray:

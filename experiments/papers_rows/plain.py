@@ -6,21 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from fbp import theory
-from papers_rows.networks import Passage, Setting, measure, plain
-from papers_rows.row import Claim, Measured, Row, jackknife
+from papers_rows.networks import FACTOR, HE, Setting, measure, plain
+from papers_rows.row import Row, jackknife
 
 WIDTH = 200
-GLOROT_RELU = Claim(
-    "glorot-relu",
-    "often said",
-    finding="Glorot's variance keeps gradients of linear units only; relu halves their mean square in every layer.",
-)
-HE_GELU = Claim(
-    "he-gelu",
-    "often said",
-    0.02,
-    "He's 2 is relu's: under gelu lengths shrink, and gradients with them, the faster the deeper.",
-)
 
 
 def plain_networks(quick: bool) -> Iterator[Row]:
@@ -33,10 +22,6 @@ def plain_networks(quick: bool) -> Iterator[Row]:
         yield from _self_normalizing()
 
 
-def _factor(flow: Passage) -> Measured:
-    return jackknife(flow.factors.mean(axis=1))
-
-
 def _glorot(quick: bool) -> Iterator[Row]:
     width, depth, source = 1000, 20, "Glorot & Bengio 2010"
     where = f"W ~ U[±n^-1/2], tanh of small inputs, n={width}, L={depth}"
@@ -44,67 +29,65 @@ def _glorot(quick: bool) -> Iterator[Row]:
     # Small inputs keep tanh linear: mean square 1e-8 is as good as 0.
     (flow,) = measure(block, width, depth, 3 if quick else 12, [Setting(q=1e-8)], examples=32, weights=True, seed=1)
     small = theory.propagation("tanh", math.sqrt(1 / 3), depth=depth, q_0=1e-8)
-    third = Claim("glorot-third", source)
-    yield third(where, "‖δ‖² factor a layer", 1 / 3, small.backward[0], _factor(flow))
+    yield Row("glorot-third", source, where, FACTOR, 1 / 3, small.backward[0], flow.rate)
     slope = 10 ** ((small.log10_dW[0] - small.log10_dW[-1]) / (depth - 1))
     rates = np.exp((flow.log_dW[:, 0] - flow.log_dW[:, -1]) / (depth - 1))
-    yield third(where, "‖dW‖² factor a layer", 1.0, slope, jackknife(rates))
+    yield Row("glorot-third", source, where, "‖dW‖² factor a layer", 1.0, slope, jackknife(rates))
 
 
 def _lecun(quick: bool) -> Iterator[Row]:
     source, name, width, depth = "LeCun et al. 1998", "scaled_tanh", 500, 20
     field = theory.mean_field(name, 1.0)
-    fixed, unit = measure(
-        plain(name, width), width, depth, 3 if quick else 16, [Setting(q=field.q_star), Setting(q=1.0)], seed=2
-    )
+    starts = [Setting.at(field), Setting()]
+    fixed, unit = measure(plain(name, width), width, depth, 3 if quick else 16, starts, seed=2)
     where = f"1.7159 tanh(2x/3), std n^-1/2, n={width}, L={depth}"
     q = jackknife(fixed.q[:, 5:].mean(axis=1))
-    yield Claim("lecun-tanh", source, 0.02)(where, "q*", 0.3824, field.q_star, q)
-    yield Claim("lecun-tanh", source)(where, "χ₁", 1.0192, field.chi_1, _factor(fixed))
+    yield Row("lecun-tanh", source, where, "q*", 0.3824, field.q_star, q, 0.02)
+    yield Row("lecun-tanh", source, where, "χ₁", 1.0192, field.chi_1, fixed.rate)
+    where, q, expected = f"{where}, from q = 1", jackknife(unit.q[:, -1]), field.lengths(depth, 1.0)[-1]
     finding = "The variance does not stay at 1: a tanh that maps ±1 to ±1 maps unit variance to less, to 0.38."
-    claim, expected = Claim("lecun-unit-variance", source, 0.02, finding), field.lengths(depth, 1.0)[-1]
-    yield claim(where + ", from q = 1", "q after L layers", 1.0, expected, jackknife(unit.q[:, -1]))
+    yield Row("lecun-unit-variance", source, where, "q after L layers", 1.0, expected, q, 0.02, finding=finding)
 
 
 def _rectifiers(quick: bool) -> Iterator[Row]:
     depth, networks, source = 50, 5 if quick else 24, "He et al. 2015"
-    flows = measure(plain("relu", WIDTH), WIDTH, depth, networks, [Setting(math.sqrt(2)), Setting(1.0)], seed=3)
+    flows = measure(plain("relu", WIDTH), WIDTH, depth, networks, [Setting(HE), Setting(1.0)], seed=3)
     for variance, rate, flow in zip((2, 1), (1.0, 0.5), flows, strict=True):
         predicted = theory.mean_field("relu", math.sqrt(variance)).chi_1
         where = f"relu, σ_w²={variance}, n={WIDTH}, L={depth}"
-        yield Claim("he-factor-2", source)(where, "‖δ‖² factor a layer", rate, predicted, _factor(flow))
+        yield Row("he-factor-2", source, where, FACTOR, rate, predicted, flow.rate)
     where = f"relu with Glorot's variance, σ_w²=1, n={WIDTH}, L={depth}"
-    yield GLOROT_RELU(where, "‖δ‖² factor a layer", 1.0, 0.5, _factor(flows[1]))
+    finding = "Glorot's variance keeps gradients of linear units only; relu halves their mean square in every layer."
+    yield Row("glorot-relu", "often said", where, FACTOR, 1.0, 0.5, flows[1].rate, finding=finding)
     for slope in (0.2,) if quick else (0.2, 0.5):
         sigma_w, name = math.sqrt(2 / (1 + slope**2)), f"leaky_relu({slope})"
         (flow,) = measure(plain(name, WIDTH), WIDTH, depth, networks, [Setting(sigma_w)], seed=4)
         where = f"leaky relu, slope {slope}, σ_w²=2/(1+a²), n={WIDTH}, L={depth}"
         predicted = theory.mean_field(name, sigma_w).chi_1
-        yield Claim("he-leaky", source)(where, "‖δ‖² factor a layer", 1.0, predicted, _factor(flow))
+        yield Row("he-leaky", source, where, FACTOR, 1.0, predicted, flow.rate)
     if quick:
         return
     # A few layers: between its fixed points 0 and infinity the length map of gelu magnifies what finite widths do.
-    (flow,) = measure(plain("gelu", WIDTH), WIDTH, 5, 100, [Setting(math.sqrt(2))], seed=5)
-    gelu = theory.propagation("gelu", math.sqrt(2), depth=5)
+    (flow,) = measure(plain("gelu", WIDTH), WIDTH, 5, 100, [Setting(HE)], seed=5)
+    expected = float(theory.propagation("gelu", HE, depth=5).backward.mean())
     where = f"gelu with He's variance, σ_w²=2, n={WIDTH}, q=1, L=5"
-    yield HE_GELU(where, "‖δ‖² factor, mean over layers", 1.0, float(gelu.backward.mean()), _factor(flow))
+    finding = "He's 2 is relu's: under gelu lengths shrink, and gradients with them, the faster the deeper."
+    what = "‖δ‖² factor, mean over layers"
+    yield Row("he-gelu", "often said", where, what, 1.0, expected, flow.rate, 0.02, finding=finding)
 
 
 def _sigmoid(quick: bool) -> Iterator[Row]:
-    networks, large = 5 if quick else 30, 16.0
-    fields = [theory.mean_field("sigmoid", sigma_w) for sigma_w in (1.0, large)]
-    flows = measure(
-        plain("sigmoid", WIDTH), WIDTH, 20, networks, [Setting(f.sigma_w, q=f.q_star) for f in fields], seed=6
-    )
+    fields = small, large = [theory.mean_field("sigmoid", sigma_w) for sigma_w in (1.0, 16.0)]
+    settings = [Setting.at(field) for field in fields]
+    flows = measure(plain("sigmoid", WIDTH), WIDTH, 20, 5 if quick else 30, settings, seed=6)
     where = f"sigmoid, σ_w²=1, σ_b=0, n={WIDTH}, L=20"
-    yield Claim("sigmoid-chi", "derived")(where, "χ₁", 0.0557, fields[0].chi_1, _factor(flows[0]))
+    yield Row("sigmoid-chi", "derived", where, "χ₁", 0.0557, small.chi_1, flows[0].rate)
     finding = (
         "A slope of at most 1/4 does not make gradients vanish: the weights count too, and from σ_w = "
         f"{float(theory.edge_of_chaos('sigmoid', 0.0)):.2f} on they explode."
     )
-    vanishes = Claim("sigmoid-vanishes", "often said", 0.02, finding, at_most=True)
-    where = f"sigmoid, σ_w={large:g}, n={WIDTH}, L=20"
-    yield vanishes(where, "χ₁, at most 1", 1.0, fields[1].chi_1, _factor(flows[1]))
+    where, bound = f"sigmoid, σ_w={large.sigma_w:g}, n={WIDTH}, L=20", {"at_most": True, "finding": finding}
+    yield Row("sigmoid-vanishes", "often said", where, "χ₁, at most 1", 1.0, large.chi_1, flows[1].rate, 0.02, **bound)
 
 
 def _self_normalizing() -> Iterator[Row]:
@@ -112,6 +95,6 @@ def _self_normalizing() -> Iterator[Row]:
     (flow,) = measure(plain("selu", WIDTH), WIDTH, 20, 60, examples=16, seed=7)
     where = f"selu, σ_w²=1, n={WIDTH}, L=20"
     q = jackknife(flow.q[:, 1:].mean(axis=1))
-    yield Claim("selu", source, 0.02)(where, "q*", 1.0, field.q_star, q)
+    yield Row("selu", source, where, "q*", 1.0, field.q_star, q, 0.02)
     finding = "Normal activations are not level gradients: the mean square of δ grows by 7 % a layer."
-    yield Claim("selu-gradient", source, finding=finding)(where, "χ₁", 1.0, field.chi_1, _factor(flow))
+    yield Row("selu-gradient", source, where, "χ₁", 1.0, field.chi_1, flow.rate, finding=finding)

@@ -69,34 +69,13 @@ class Row:
     def record(self) -> dict[str, Any]:
         """A tidy row."""
         names = ("id", "source", "setting", "quantity", "stated", "at_most", "theory", "tolerance")
-        return {name: getattr(self, name) for name in names} | {
-            "measured": self.measured.value,
-            "low": self.measured.low,
-            "high": self.measured.high,
-            "networks": self.measured.networks,
+        return {
+            **{name: getattr(self, name) for name in names},
+            **dict(zip(("measured", "low", "high", "networks"), self.measured, strict=True)),
             "verdict": self.verdict,
             "theory_holds": self.theory_holds,
             "finding": "" if self.verdict == HOLDS else self.finding,
         }
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A published number or a common saying; called for each setting in which it was measured, it gives a `Row`.
-
-    Attributes: as in `Row`.
-    """
-
-    id: str
-    source: str
-    tolerance: float = 0.01
-    finding: str = ""
-    at_most: bool = False
-
-    def __call__(self, setting: str, quantity: str, stated: float, theory: float | None, measured: Measured) -> Row:
-        """The row of one setting."""
-        sources, limits = (self.id, self.source), (self.tolerance, self.at_most, self.finding)
-        return Row(*sources, setting, quantity, stated, theory, measured, *limits)
 
 
 def judge(stated: float, measured: Measured, tolerance: float, at_most: bool = False) -> str:

@@ -7,24 +7,18 @@ import numpy as np
 
 import fbp
 from fbp import theory
-from papers_rows.networks import Setting, draw_normal, jacobian_moments, measure, plain
-from papers_rows.row import Claim, Measured, Row, jackknife
+from fbp.initializers import Distribution
+from papers_rows.networks import CRITICAL, HE, Setting, draw_normal, jacobian_moments, measure, plain
+from papers_rows.row import Row, jackknife
 
-SIGMA_B = math.sqrt(0.05)
-HE = math.sqrt(2)
-NO_ISOMETRY = Claim(
-    "isometry-relu",
-    "often said",
-    0.02,
+SECOND_MOMENT = "E λ² of squared singular values"
+NO_ISOMETRY = (
     "Orthogonal weights give no dynamical isometry with relu: half of the units are shut, whatever the weights, and "
-    "the spectrum widens by 1 a layer.",
+    "the spectrum widens by 1 a layer."
 )
-TYPICAL = Claim(
-    "hanin-typical",
-    "often said",
-    0.05,
+TYPICAL = (
     "He's variance keeps the mean over networks, which few networks with large gradients make up; the typical network "
-    "loses, the more the greater L/n.",
+    "loses, the more the greater L/n."
 )
 
 
@@ -40,43 +34,30 @@ def spectra(quick: bool) -> Iterator[Row]:
 
 def _moments(quick: bool) -> Iterator[Row]:
     width, depth, source = 400, 10, "Pennington 2017, 2018"
-    edge = theory.mean_field("tanh", float(theory.edge_of_chaos("tanh", SIGMA_B)), SIGMA_B)
-    settings = {"relu": Setting(HE), "tanh": Setting(edge.sigma_w, SIGMA_B, edge.q_star)}
-    stated = {"gaussian": {"relu": 20, "tanh": 13.42, "linear": 10}, "orthogonal": {"relu": 10, "tanh": 3.42}}
-    for weights, networks in (("gaussian", 4 if quick else 40), ("orthogonal", 3 if quick else 8)):
-        init = fbp.initializers.Initializer(
-            1.0, distribution="normal" if weights == "gaussian" else "orthogonal", bias_stddev=1.0
-        )
-        found: dict[str, list[np.ndarray]] = {name: [] for name in stated[weights]}
-        rng = np.random.default_rng(20)
-        for number in range(networks):
-            net = fbp.Repeat(plain("linear", width, init), depth)
-            params = fbp.flow.sample_parameters(net, (width,), range(number, number + 1), seed=20)
-            X = draw_normal(rng, (1, width))
-            for name in found:
-                s = settings.get(name, Setting())
-                net = fbp.Repeat(plain(name, width), depth)
-                found[name].append(jacobian_moments(net, params, np.float32(s.q**0.5) * X, s.sigma_w, s.sigma_b))
-        for name, parts in found.items():
-            moments = np.concatenate(parts)
-            # Each network by itself: their means differ, which is worth 7 % at this width and nothing in the limit.
-            variance = jackknife(moments[:, 1] / moments[:, 0] ** 2 - 1)
+    settings = {"relu": Setting(HE), "tanh": Setting.at(CRITICAL), "linear": Setting()}
+    published: dict[str, tuple[Distribution, int, dict[str, float | None]]] = {
+        "gaussian": ("normal", 4 if quick else 40, {"relu": 20, "tanh": 13.42, "linear": None}),
+        "orthogonal": ("orthogonal", 3 if quick else 8, {"relu": 10, "tanh": 3.42}),
+    }
+    for weights, (distribution, networks, numbers) in published.items():
+        init = fbp.initializers.Initializer(1.0, distribution=distribution, bias_stddev=1.0)
+        net = fbp.Repeat(plain("linear", width, init), depth)
+        params = fbp.flow.sample_parameters(net, (width,), networks, seed=20)
+        X = draw_normal(np.random.default_rng(20), (networks, width))
+        for name, stated in numbers.items():
+            s, net = settings[name], fbp.Repeat(plain(name, width), depth)
+            moments = jacobian_moments(net, params, np.float32(s.q**0.5) * X, s.sigma_w, s.sigma_b)
             where = f"{name}, {weights}, n={width}, L={depth}"
-            q = settings.get(name, Setting()).q
-            expected = theory.jacobian_variance(name, q, depth, weights)
-            if name == "linear":
-                yield _saxe(where, jackknife(moments[:, 1]), depth, width)
+            if stated is None:
+                exact, second = theory.linear_second_moment(depth, width), jackknife(moments[:, 1])
+                yield Row("saxe-moment", "Saxe et al. 2013", where, SECOND_MOMENT, depth + 1, exact, second, 0.02)
                 continue
-            spread = "Var/mean² of squared singular values"
-            yield Claim("pennington-var", source, 0.03)(where, spread, stated[weights][name], expected, variance)
+            # Each network by itself: their means differ, which is worth 7 % at this width and nothing in the limit.
+            spread, what = jackknife(moments[:, 1] / moments[:, 0] ** 2 - 1), "Var/mean² of squared singular values"
+            expected = theory.jacobian_variance(name, s.q, depth, weights)
+            yield Row("pennington-var", source, where, what, stated, expected, spread, 0.03)
             if (name, weights) == ("relu", "orthogonal"):
-                yield NO_ISOMETRY(where, spread, 0.0, expected, variance)
-
-
-def _saxe(where: str, second: Measured, depth: int, width: int) -> Row:
-    expected = theory.linear_second_moment(depth, width)
-    claim = Claim("saxe-moment", "Saxe et al. 2013", 0.02)
-    return claim(where, "E λ² of squared singular values", depth + 1, expected, second)
+                yield Row("isometry-relu", "often said", where, what, 0.0, expected, spread, 0.02, finding=NO_ISOMETRY)
 
 
 def _finite() -> Iterator[Row]:
@@ -84,12 +65,12 @@ def _finite() -> Iterator[Row]:
     width, depth, networks = 100, 10, 500
     params = fbp.flow.sample_parameters(fbp.Repeat(plain("linear", width), depth), (width,), networks, seed=24)
     X = draw_normal(np.random.default_rng(25), (networks, width))
-    exact = {"linear": theory.linear_second_moment(depth, width), "relu": _relu_second_moment(depth, width)}
-    for name, sigma_w, limit in (("linear", 1.0, depth + 1), ("relu", HE, 2 * depth + 1)):
+    linear, relu = theory.linear_second_moment(depth, width), _relu_second_moment(depth, width)
+    for name, sigma_w, limit, exact in (("linear", 1.0, depth + 1, linear), ("relu", HE, 2 * depth + 1, relu)):
         moments = jacobian_moments(fbp.Repeat(plain(name, width), depth), params, X, sigma_w)
-        finding = f"This is the limit of infinite width; at n = 10 L the moment is {exact[name]:.2f}."
-        claim, where = Claim("finite-moment", "derived", 0.01, finding), f"{name}, gaussian, n={width}, L={depth}"
-        yield claim(where, "E λ² of squared singular values", limit, exact[name], jackknife(moments[:, 1]))
+        finding = f"This is the limit of infinite width; at n = 10 L the moment is {exact:.2f}."
+        second, where = jackknife(moments[:, 1]), f"{name}, gaussian, n={width}, L={depth}"
+        yield Row("finite-moment", "derived", where, SECOND_MOMENT, limit, exact, second, finding=finding)
 
 
 def _relu_second_moment(depth: int, width: int) -> float:
@@ -113,8 +94,8 @@ def _isometry(quick: bool) -> Iterator[Row]:
     values = 10 ** fbp.flow.log10_singular_values(net, params, X)
     for name, extreme in (("largest", values.max(axis=1)), ("smallest", values.min(axis=1))):
         where = f"linear, orthogonal, n={width}, L={depth}"
-        claim = Claim("orthogonal-isometry", "Saxe et al. 2013", 1e-4)
-        yield claim(where, f"{name} singular value", 1.0, 1.0, jackknife(extreme))
+        what, source = f"{name} singular value", "Saxe et al. 2013"
+        yield Row("orthogonal-isometry", source, where, what, 1.0, 1.0, jackknife(extreme), 1e-4)
 
 
 def _hanin(quick: bool) -> Iterator[Row]:
@@ -123,19 +104,17 @@ def _hanin(quick: bool) -> Iterator[Row]:
     logs, exact = np.log(flow.gains), theory.relu_log_norm([width] * depth)
     where = f"relu, He, n={width}, L={depth}"
     variance = jackknife(logs, lambda x: float(np.var(x, ddof=1)))
-    yield Claim("hanin-var", source, 0.05)(where, "Var ln ‖Jv‖²", 1.0, exact.variance, variance)
-    yield Claim("hanin-var", source, 0.05)(where, "mean of ln ‖Jv‖²", -0.5, exact.mean, jackknife(logs))
-    yield Claim("hanin-mean", source, 0.05)(where, "mean of ‖Jv‖²", 1.0, 1.0, jackknife(flow.gains))
-    typical = jackknife(logs, lambda x: math.exp(x.mean()))
-    yield TYPICAL(where, "typical ‖Jv‖², exp of the mean of logs", 1.0, math.exp(exact.mean), typical)
+    yield Row("hanin-var", source, where, "Var ln ‖Jv‖²", 1.0, exact.variance, variance, 0.05)
+    yield Row("hanin-var", source, where, "mean of ln ‖Jv‖²", -0.5, exact.mean, jackknife(logs), 0.05)
+    yield Row("hanin-mean", source, where, "mean of ‖Jv‖²", 1.0, 1.0, jackknife(flow.gains), 0.05)
+    typical, what = jackknife(logs, lambda x: math.exp(x.mean())), "typical ‖Jv‖², exp of the mean of logs"
+    yield Row("hanin-typical", "often said", where, what, 1.0, math.exp(exact.mean), typical, 0.05, finding=TYPICAL)
 
 
 def _kappa() -> Iterator[Row]:
     width, depth, networks = 50, 10, 4000
-    edge = theory.mean_field("tanh", float(theory.edge_of_chaos("tanh", SIGMA_B)), SIGMA_B)
-    for name, stated, field in (("linear", 2.0, theory.mean_field("linear", 1.0)), ("tanh", 3.0, edge)):
-        setting = Setting(field.sigma_w, field.sigma_b, field.q_star)
-        (flow,) = measure(plain(name, width), width, depth, networks, [setting], examples=1, seed=23)
+    for name, stated, field in (("linear", 2.0, theory.mean_field("linear", 1.0)), ("tanh", 3.0, CRITICAL)):
+        (flow,) = measure(plain(name, width), width, depth, networks, [Setting.at(field)], examples=1, seed=23)
         measured = jackknife(np.log(flow.gains), lambda x: width / depth * float(np.var(x, ddof=1)))
         finding = (
             f"κ = 3 μ₂/μ₁² - 1 = {field.kappa:.2f} takes the lengths as fixed. For tanh they fluctuate by one "
@@ -143,5 +122,5 @@ def _kappa() -> Iterator[Row]:
             f"{field.log_variance(depth) / field.kappa - 1:.0%} at any width."
         )
         where = f"{name}{', critical, σ_b²=.05' if name == 'tanh' else ''}, n={width}, L={depth}"
-        claim = Claim("kappa", "Hanin & Nica 2018", 0.03, finding)
-        yield claim(where, "n Var ln ‖Jv‖² a layer", stated, field.log_variance(depth), measured)
+        expected, what = field.log_variance(depth), "n Var ln ‖Jv‖² a layer"
+        yield Row("kappa", "Hanin & Nica 2018", where, what, stated, expected, measured, 0.03, finding=finding)

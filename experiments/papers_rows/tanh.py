@@ -8,11 +8,10 @@ import numpy as np
 
 from fbp import theory
 from fbp.theory import MeanField
-from papers_rows.networks import Passage, Setting, measure, plain
-from papers_rows.row import Claim, Measured, Row, jackknife
+from papers_rows.networks import SIGMA_B, Passage, Setting, measure, plain
+from papers_rows.row import Measured, Row, jackknife
 
 WIDTH, DEPTH, EXAMPLES = 200, 20, 16
-SIGMA_B = math.sqrt(0.05)
 SOURCE = "Poole 2016, Schoenholz 2017"
 PUBLISHED = {1.0: (0.7590, 0.1936), 1.3: (0.8802, 0.3153), 2.5: (1.1335, 1.0640), 4.0: (1.3424, 2.1955)}
 TANH_EDGE = {2.01e-5: 1.0500, 0.01: 1.4242, 0.05: 1.76096, 0.1: 1.9861, 0.2: 2.2852, 0.5: 2.8432}
@@ -34,30 +33,26 @@ def tanh_networks(quick: bool) -> Iterator[Row]:
     flows = tanh_flows(quick)
     where = {v: f"tanh, σ_b²=.05, σ_w²={v:g}, n={WIDTH}, L={DEPTH}" for v in flows}
     for variance, (field, flow) in flows.items():
-        measured = jackknife(flow.factors.mean(axis=1))
-        yield Claim("mf-tanh", SOURCE)(where[variance], "χ₁", PUBLISHED[variance][0], field.chi_1, measured)
+        yield Row("mf-tanh", SOURCE, where[variance], "χ₁", PUBLISHED[variance][0], field.chi_1, flow.rate)
     for variance, (field, flow) in flows.items():
         measured = jackknife(flow.q[:, 5:].mean(axis=1))
-        yield Claim("mf-tanh-q", SOURCE, 0.02)(where[variance], "q*", PUBLISHED[variance][1], field.q_star, measured)
+        yield Row("mf-tanh-q", SOURCE, where[variance], "q*", PUBLISHED[variance][1], field.q_star, measured, 0.02)
     for variance, (field, flow) in flows.items():
         expected = float(field.correlations(DEPTH, SIGMA_B**2 / field.q_star)[-1])
-        measured = jackknife(flow.correlation[:, -1])
-        claim = Claim("mf-tanh-c", "Poole 2016, finite depth derived", 0.02)
-        yield claim(where[variance], f"correlation after {DEPTH} layers", expected, expected, measured)
+        measured, source = jackknife(flow.correlation[:, -1]), "Poole 2016, finite depth derived"
+        what = f"correlation after {DEPTH} layers"
+        yield Row("mf-tanh-c", source, where[variance], what, expected, expected, measured, 0.02)
 
 
 def edges(quick: bool) -> Iterator[Row]:
     """The root of chi_1 = 1 in sigma_w^2, for tanh and erf."""
-    if quick:
-        yield from _edges("tanh", "edge-of-chaos", TANH_EDGE, WIDTH, 10, EXAMPLES, seed=12)
-        yield from _edges("erf", "edge-erf", ERF_EDGE, WIDTH, 10, EXAMPLES, seed=13)
-        return
-    # Without biases the edge is blunt: chi_1 hardly depends on sigma_w, and the root needs many examples to be seen.
-    least = min(TANH_EDGE)
-    yield from _edges("tanh", "edge-of-chaos", {least: TANH_EDGE[least]}, 400, 30, 4 * EXAMPLES, seed=11)
-    rest = {b: root for b, root in TANH_EDGE.items() if b != least}
-    yield from _edges("tanh", "edge-of-chaos", rest, WIDTH, 60, EXAMPLES, seed=12)
-    yield from _edges("erf", "edge-erf", ERF_EDGE, WIDTH, 60, EXAMPLES, seed=13)
+    networks, published = 10 if quick else 60, dict(TANH_EDGE)
+    if not quick:
+        # Without biases the edge is blunt: chi_1 hardly depends on sigma_w, and the root needs many examples.
+        least = min(published)
+        yield from _edges("tanh", "edge-of-chaos", {least: published.pop(least)}, 400, 30, 4 * EXAMPLES, seed=11)
+    yield from _edges("tanh", "edge-of-chaos", published, WIDTH, networks, EXAMPLES, seed=12)
+    yield from _edges("erf", "edge-erf", ERF_EDGE, WIDTH, networks, EXAMPLES, seed=13)
 
 
 def _edges(
@@ -66,18 +61,17 @@ def _edges(
     roots = [float(theory.edge_of_chaos(name, math.sqrt(b))) ** 2 for b in published]
     # Two variances that enclose the root; near q = 0 lengths change fast, so that they lie close together.
     pairs = [(root * 0.985, root * 1.015) for root in roots]
-    fields = [
-        theory.mean_field(name, math.sqrt(w), math.sqrt(b))
+    settings = [
+        Setting.at(theory.mean_field(name, math.sqrt(w), math.sqrt(b)))
         for b, pair in zip(published, pairs, strict=True)
         for w in pair
     ]
-    settings = [Setting(f.sigma_w, f.sigma_b, f.q_star) for f in fields]
     flows = measure(plain(name, width), width, DEPTH, networks, settings, examples=examples, seed=seed)
     rates = [flow.factors.mean(axis=1) for flow in flows]
     for i, (variance, stated) in enumerate(published.items()):
         where = f"{name}, σ_b²={variance:g}, n={width}, L={DEPTH}"
         measured = _root(pairs[i], rates[2 * i : 2 * i + 2])
-        yield Claim(id, SOURCE)(where, "critical σ_w²", stated, roots[i], measured)
+        yield Row(id, SOURCE, where, "critical σ_w²", stated, roots[i], measured)
 
 
 def _root(variances: Sequence[float], rates: Sequence[np.ndarray]) -> Measured:

@@ -2,7 +2,7 @@
 
 import math
 from functools import lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -77,19 +77,16 @@ def find_plain_run(net: Layer) -> PlainRun | str:
     if not alternate or len(layers) % 2 == 0:
         return "no theory: dense and activation layers do not alternate"
     between = [activation(layer.function) for layer in layers if isinstance(layer, Activation)]
-    links = [(function, initializer(after.initializer)) for function, after in zip(between, dense[1:], strict=True)]
-    best = longest = (0, 1)
-    for l, (before, after) in enumerate(pairwise(dense), start=1):
-        continued = before.width == after.width and (l - longest[0] == 1 or links[l - 1] == links[l - 2])
-        if before.width != after.width:
-            longest = (l, l + 1)
-        else:
-            longest = (longest[0] if continued else l - 1, l + 1)
-        best = max(best, longest, key=lambda run: run[1] - run[0])
-    start, stop = best
-    if stop - start < 3:
+    links = [
+        (function, initializer(after.initializer), before.width == after.width)
+        for function, (before, after) in zip(between, pairwise(dense), strict=True)
+    ]
+    runs = [[l for l, _ in run] for link, run in groupby(enumerate(links), lambda each: each[1]) if link[2]]
+    longest = max(runs, key=len, default=[])
+    if len(longest) < 2:
         return "no theory: fewer than three layers of equal width, activation and initializer"
-    function, rule = links[start]
+    start, stop = longest[0], longest[-1] + 2
+    function, rule, _ = links[start]
     sigma_w = weight_sigma(rule, dense[start].width)
     if sigma_w is None or not function.elementwise:
         return f"no theory: {function!r} with {rule.distribution} weights"
@@ -140,6 +137,4 @@ def _field(function: Nonlinearity, sigma_w: float, sigma_b: float, q: float) -> 
 
 
 def _is_all_chain(net: Layer) -> bool:
-    if not isinstance(net, Combinator):
-        return True
-    return net.is_chain and all(_is_all_chain(child) for child in net.children)
+    return not isinstance(net, Combinator) or (net.is_chain and all(map(_is_all_chain, net.children)))

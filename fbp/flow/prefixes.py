@@ -16,7 +16,6 @@ from fbp.activations import Nonlinearity
 from fbp.combinators import Serial
 from fbp.cotangent import Cotangent
 from fbp.flow.probe import (
-    LOG10_2,
     Backward,
     Forward,
     Units,
@@ -24,6 +23,8 @@ from fbp.flow.probe import (
     read_gradients,
     read_output,
     read_units,
+    restore_dW,
+    restore_lengths,
     steepest_slope,
 )
 from fbp.layers import Dense
@@ -172,8 +173,8 @@ def read(
         dZ, readings = jax.lax.fori_loop(0, depth - 1, turn, (start, nothing))
         return _set_layer(readings, 0, jax.vmap(begin_backward)(dense(0), dZ))
 
-    backward = jax.lax.map(of_depth, depths)
-    return _restore_scale(Readings(forward, units, backward))
+    backward = jax.vmap(restore_dW, in_axes=(None, 0))(forward, jax.lax.map(of_depth, depths))
+    return Readings(restore_lengths(forward), units, backward)
 
 
 def _read_dense(visit: Visit) -> Backward | None:
@@ -182,13 +183,3 @@ def _read_dense(visit: Visit) -> Backward | None:
 
 def _set_layer(readings: Backward, l: Array | int, now: Backward) -> Backward:
     return jax.tree.map(lambda xs, x: xs.at[l].set(x), readings, now)
-
-
-def _restore_scale(readings: Readings) -> Readings:
-    """Give back the powers of two that `normalize_scale` took out of the forward pass."""
-    forward, backward = readings.forward, readings.backward
-    after = jnp.cumsum(forward.shift, axis=0)
-    before = after - forward.shift
-    square = forward.log10_mean_square + 2 * LOG10_2 * after.astype(jnp.float32)
-    dW = backward.dW + LOG10_2 * before.astype(jnp.float32)[None]
-    return readings._replace(forward=forward._replace(log10_mean_square=square), backward=backward._replace(dW=dW))

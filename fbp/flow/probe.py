@@ -21,7 +21,7 @@ from fbp.errors import FbpError
 from fbp.layers import Activation, Dense
 from fbp.precision import widen
 from fbp.tree import map_layers, stack
-from fbp.typing import Activations, Cache, Key, Layer, Params, Shape, Visit
+from fbp.typing import Activations, Cache, Key, Layer, Params, Visit
 
 SATURATED = 0.1
 """An entry is saturated where |g'(z)| is below this part of the largest |g'|."""
@@ -76,34 +76,11 @@ class Backward(NamedTuple):
     noise: Float[Array, ""]
 
 
-class Readings(NamedTuple):
-    """Of one network, in forward order.
-
-    Attributes:
-        forward: of the dense layers, (L,).
-        backward: of the dense layers, (L,).
-        units: of the activation layers, (activations,); None where there are none.
-        stream: of the parts of the chain, (parts,): dense layers, and what is not a chain itself, as a residual block.
-        stream_dZ: log10 of the norm of the gradient with respect to their outputs.
-        log10_dX: log10 of the norm of the gradient with respect to the input.
-    """
-
-    forward: Forward
-    backward: Backward
-    units: Units | None
-    stream: Forward
-    stream_dZ: Float[Array, " parts"]
-    log10_dX: Float[Array, ""]
-
-
 @dataclass(frozen=True)
 class _Probed(Layer):
     """The same layer, with a reading of its output beside its cache."""
 
     layer: Layer
-
-    def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
-        return self.layer.init(key, shape)
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
         return self.layer.backward(params, cache[0], dA_out)
@@ -178,7 +155,7 @@ def add_probes(net: Layer, params: Params, rescale: bool, in_stream: bool = True
 
 def read_network(
     net: Layer, params: Params, X: Activations, cotangent: Callable[[Activations], Activations]
-) -> Readings:
+) -> dict[str, Array]:
     """One forward and one backward pass of a network, read at every layer; compiled by the caller.
 
     Args:
@@ -186,6 +163,12 @@ def read_network(
         params: the parameters that it gives.
         X: a batch, (m, ...).
         cotangent: gives dZ for the output Z.
+
+    Returns:
+        The fields of `Forward` and `Backward` of the dense layers, (L,), and of `Units` of the activation layers, if
+        there are any; "stream_" and a field of `Forward`, or "stream_log10_dZ", log10 of the norm of the gradient with
+        respect to the output, for the parts of the chain: dense layers, and what is not a chain itself, as a residual
+        block; "log10_dX", log10 of the norm of the gradient with respect to the input.
 
     Raises:
         FbpError: the network has no dense layer.
@@ -202,16 +185,36 @@ def read_network(
         raise FbpError("a network must have a dense layer to have a gradient flow, got one without; add a Dense")
     stream, stream_dZ = pick("stream")
     forward, backward = dense
-    before = jnp.cumsum(forward.shift) - forward.shift
-    dW = backward.dW + LOG10_2 * before.astype(backward.dW.dtype)
-    dX = log10_norm(dX.value, dX.exponent)
-    return Readings(_restore(forward), backward._replace(dW=dW), pick("units"), _restore(stream), stream_dZ, dX)
+    units = pick("units")
+    return {
+        **restore_lengths(forward)._asdict(),
+        **restore_dW(forward, backward)._asdict(),
+        **({} if units is None else units._asdict()),
+        **{f"stream_{name}": reading for name, reading in restore_lengths(stream)._asdict().items()},
+        "stream_log10_dZ": stream_dZ,
+        "log10_dX": log10_norm(dX.value, dX.exponent),
+    }
 
 
-def _restore(forward: Forward) -> Forward:
-    """The readings with the powers of two given back that `normalize_scale` took out of the layers so far."""
-    after = jnp.cumsum(forward.shift).astype(forward.log10_mean_square.dtype)
+def restore_lengths(forward: Forward) -> Forward:
+    """The readings with the powers of two given back that `normalize_scale` took out of the layers so far.
+
+    Args:
+        forward: of all layers, (L, ...).
+    """
+    after = jnp.cumsum(forward.shift, axis=0).astype(forward.log10_mean_square.dtype)
     return forward._replace(log10_mean_square=forward.log10_mean_square + 2 * LOG10_2 * after)
+
+
+def restore_dW(forward: Forward, backward: Backward) -> Backward:
+    """The same for the gradients of the weights, which have the scale of the layer's input.
+
+    Args:
+        forward: of all layers, (L, ...), the powers not yet given back.
+        backward: of the same.
+    """
+    before = jnp.cumsum(forward.shift, axis=0) - forward.shift
+    return backward._replace(dW=backward.dW + LOG10_2 * before.astype(backward.dW.dtype))
 
 
 def _read_visit(visit: Visit) -> dict[str, Any] | None:

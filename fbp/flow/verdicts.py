@@ -1,7 +1,7 @@
 """What curves of gradient norms say: vanishing, stable or exploding, how fast, with intervals, and beside theory."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -48,6 +48,8 @@ def confidence_interval(values: ArrayLike, confidence: float = 0.95) -> Interval
     Raises:
         FbpError: confidence is not between 0 and 1.
     """
+    from scipy.stats import t
+
     if not 0 < confidence < 1:
         raise FbpError(f"confidence must be a probability between 0 and 1, got {confidence}; use 0.95")
     x = np.asarray(values, np.float64)
@@ -56,16 +58,9 @@ def confidence_interval(values: ArrayLike, confidence: float = 0.95) -> Interval
         mean = x.mean(axis=0)
         half = np.full_like(mean, np.inf)
         if n > 1:
-            half = _student(n - 1, confidence) * x.std(axis=0, ddof=1) / n**0.5
+            half = float(t.ppf(0.5 + confidence / 2, n - 1)) * x.std(axis=0, ddof=1) / n**0.5
         half = np.where(np.isneginf(mean), 0.0, half)
     return Interval(mean - half, mean, mean + half)
-
-
-def _student(freedom: int, confidence: float = 0.95) -> float:
-    """The two-sided quantile of Student's t."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.5 + confidence / 2, freedom))
 
 
 @dataclass(frozen=True)
@@ -104,7 +99,7 @@ def verdict(log10_norms: ArrayLike) -> Verdict:
         FbpError: there are fewer than two layers.
     """
     curves = np.asarray(log10_norms, np.float64)
-    seeds, layers = curves.shape
+    layers = curves.shape[1]
     if layers < 2:
         raise FbpError(f"a rate must be that of at least two hidden layers, got {layers}; measure a deeper network")
     decades = float(np.median(curves[:, 0] - curves[:, -1])) if np.isfinite(curves).all() else -np.inf
@@ -113,8 +108,7 @@ def verdict(log10_norms: ArrayLike) -> Verdict:
     centred = np.arange(layers) - (layers - 1) / 2
     # The slope over l, with its sign turned: backpropagation goes towards the input.
     slopes = -(curves @ centred) / np.sum(centred**2)
-    half = _student(seeds - 1) * slopes.std(ddof=1) / seeds**0.5 if seeds > 1 else np.inf
-    rate, low, high = (float(10**x) for x in (slopes.mean(), slopes.mean() - half, slopes.mean() + half))
+    low, rate, high = (float(10**x) for x in confidence_interval(slopes))
     kind: Kind = "stable" if abs(decades) < THRESHOLD else "vanishing" if decades < 0 else "exploding"
     return Verdict(kind, rate, low, high, decades)
 
@@ -158,13 +152,9 @@ class Diagnosis:
         return None if self.theory is None else self.low <= self.theory <= self.high
 
     def __str__(self) -> str:
-        fate = {
-            "vanishing": "gradients vanish",
-            "stable": "gradients keep their size",
-            "exploding": "gradients explode",
-        }
+        fate = {"vanishing": "vanish", "stable": "keep their size", "exploding": "explode"}
         parts = [] if self.phase is None else [f"{self.phase} phase"]
-        parts.append(fate[self.verdict.kind])
+        parts.append(f"gradients {fate[self.verdict.kind]}")
         measured = f"‖dZ‖² ×{self.rate:.3f} a layer [{self.low:.3f}, {self.high:.3f}]"
         parts.append(measured if self.theory is None else f"{measured} (theory {self.theory:.3f})")
         if self.half_depth < LONG and self.verdict.kind != "stable":
@@ -196,21 +186,18 @@ def diagnose(log10_norms: ArrayLike, prediction: Prediction | None, note: str = 
         ratios = np.nan_to_num(10 ** (2 * (curves[:, :-1] - curves[:, 1:])), nan=0.0)
     low, rate, high = (float(x) for x in confidence_interval(ratios.mean(axis=1)))
     half = math.log(2) / abs(math.log(rate)) if 0 < rate < math.inf and rate != 1 else math.inf
+    measured = Diagnosis(kind, rate, low, high, half, note=note)
     if prediction is None:
-        return Diagnosis(kind, rate, low, high, half, note=note)
+        return measured
     field = prediction.field
     fades = field.phase != "critical" and field.chi_1 > 0
     scales = [field.xi_c, 1 / abs(math.log(field.chi_1)) if fades else math.inf]
-    return Diagnosis(
-        kind,
-        rate,
-        low,
-        high,
-        half,
-        prediction.rate,
-        field.chi_1,
-        field.phase,
-        REACH * min(scale for scale in scales if scale > 0),
-        field.critical_sigma_w,
-        "" if field.phase == "critical" else field.reasons.get("critical_sigma_w", ""),
+    return replace(
+        measured,
+        theory=prediction.rate,
+        chi_1=field.chi_1,
+        phase=field.phase,
+        trainable=REACH * min(scale for scale in scales if scale > 0),
+        critical_sigma_w=field.critical_sigma_w,
+        note="" if field.phase == "critical" else field.reasons.get("critical_sigma_w", ""),
     )
