@@ -136,7 +136,7 @@ def _train(draft: Draft, config: NetworkConfig, data: Dataset) -> None:
     shown = np.concatenate([np.flatnonzero(right)[:8], np.flatnonzero(~right)[:16]])
     pictures = partial(digits, data.test_X[shown].reshape(-1, 28, 28), data.test_Y[shown], read[shown])
     draft.section(
-        "A digit recognizer",
+        "A digit recogniser",
         Figure(
             "training",
             f"Both gradients give the same curve: the losses differ {difference}.",
