@@ -71,7 +71,7 @@ def backward(net, loss, rule, params, feedback, X, Y):
 
 
 def train(draft, net, loss, rule, rates, epochs, seeds, X, Y, labels):
-    """Plain descent by a rule, every rate and seed at once: (rates, seeds, epochs + 1, 2 + dense layers)."""
+    """Plain descent by a rule, every rate and seed at once: by rate, (seeds, epochs + 1, 2 + dense layers)."""
     draft.progress(f"training by {rule}")
     gradient = fbp.value_and_grad(net, loss)
 
@@ -99,7 +99,7 @@ def train(draft, net, loss, rule, rates, epochs, seeds, X, Y, labels):
         for seed, run in enumerate(runs)
         for t, (value, error, *cosines) in enumerate(run)
     ]
-    return observed
+    return dict(zip(rates, observed, strict=True))
 
 
 def cosine(a, b):
@@ -108,8 +108,7 @@ def cosine(a, b):
 
 def ends(run):
     """Of a run (seeds, epochs + 1, ...): the cosine of W_1 at the start and the end, loss and error rate at the end."""
-    places = ((0, COSINE_W1), (-1, COSINE_W1), (-1, LOSS), (-1, ERROR))
-    return [float(np.median(run[:, t, i])) for t, i in places]
+    return [float(np.median(run[:, t, i])) for t, i in ((0, COSINE_W1), (-1, COSINE_W1), (-1, LOSS), (-1, ERROR))]
 
 
 def end_table(columns, rows):
@@ -124,15 +123,13 @@ def alternative_rules(draft: Draft) -> None:
     draft.setting = {"network": "784-30-10, sigmoid", "digits": 2000, "batch": BATCH, "seeds": seeds}
     X, labels = draft.digits(2000)
     one_hot, shared = jax.nn.one_hot(labels, 10), (epochs, seeds, X)
+    half_squared, cross_entropy = fbp.HalfSquaredError(), fbp.SoftmaxCrossEntropy()
     runs = {
         (rule, rate): run
         for rule in RULES
-        for rate, run in zip(
-            rates, train(draft, SHALLOW, fbp.HalfSquaredError(), rule, rates, *shared, one_hot, labels), strict=True
-        )
+        for rate, run in train(draft, SHALLOW, half_squared, rule, rates, *shared, one_hot, labels).items()
     }
-    cross_entropy = fbp.SoftmaxCrossEntropy()
-    deep = {rule: train(draft, DEEP, cross_entropy, rule, (0.1,), *shared, labels, labels)[0] for rule in DEEP_RULES}
+    deep = {rule: train(draft, DEEP, cross_entropy, rule, (0.1,), *shared, labels, labels)[0.1] for rule in DEEP_RULES}
 
     rows = tuple((rule, rate, *ends(run)) for (rule, rate), run in runs.items())
     deep_rows = {rule: ends(run) for rule, run in deep.items()}

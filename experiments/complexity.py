@@ -3,6 +3,8 @@
 Does one gradient cost what the sums over $n_l n_{l-1}$ and $n_l$ say, in operations and in memory?
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,18 +53,16 @@ def complexity(draft: Draft) -> None:
     draft.setting = {"networks": len(networks), "batches": BATCHES, "loss": "half squared error"}
     cases = [(widths, m, activation) for widths in networks for m in BATCHES for activation in ACTIVATIONS]
     names = {x: "-".join(map(str, x)) if len(x) < 6 else f"{x[0]} × {len(x) - 1}" for x in networks}
-    counted = []
-    for widths, m, activation in cases:
+    mean_widths = np.array([predict_cost(widths, 1)[0] / 2 / sum(widths[1:]) for widths, *_ in cases])
+    counted, predicted = [], []
+    for (widths, m, activation), mean_width in zip(cases, mean_widths, strict=True):
         draft.progress(f"{names[widths]}, batch {m}, {activation}")
         counted.append(count_cost(widths, m, activation))
-    counted, predicted = np.array(counted), np.array([predict_cost(widths, m) for widths, m, _ in cases])
-    mean_widths = [predict_cost(widths, 1)[0] / 2 / sum(widths[1:]) for widths, *_ in cases]
-    draft.records += [
-        {"network": names[widths], "batch": m, "activation": activation, "width": width}
-        | dict(zip((f"{label}_measured" for label in LABELS), a, strict=True))
-        | dict(zip((f"{label}_predicted" for label in LABELS), b, strict=True))
-        for (widths, m, activation), width, a, b in zip(cases, mean_widths, counted, predicted, strict=True)
-    ]
+        predicted.append(predict_cost(widths, m))
+        case = {"network": names[widths], "batch": m, "activation": activation, "width": mean_width}
+        columns = [f"{label}_{kind}" for kind in ("measured", "predicted") for label in LABELS]
+        draft.records.append(case | dict(zip(columns, (*map(float, counted[-1]), *predicted[-1]), strict=True)))
+    counted, predicted = np.array(counted), np.array(predicted)
     ratios = dict(zip(LABELS, (counted / predicted).T, strict=True))
     linear = np.array([activation == "linear" for *_, activation in cases])
     backward = (counted[:, 1] / counted[:, 0] - 1)[linear]
@@ -79,15 +79,11 @@ def complexity(draft: Draft) -> None:
         "one, where it holds two arrays of a wide layer at once.",
     ]
 
-    def draw():
-        lines = []
-        for activation in ACTIVATIONS:
-            rows = [i for i, (_, m, name) in enumerate(cases) if (m, name) == (BATCHES[-1], activation)]
-            rows.sort(key=lambda i: mean_widths[i])
-            lines.append(Curve(activation, [mean_widths[i] for i in rows], ratios["gradient"][rows]))
-        xlabel, ylabel = "width of the network, $Σ n_l n_{l-1} / Σ n_l$", "operations, counted / predicted"
-        return curves(lines, xlabel, ylabel, log_x=True, reference=("theory", 1.0))
-
+    lines = []
+    for name in ACTIVATIONS:
+        rows = [i for i in np.argsort(mean_widths, kind="stable") if cases[i][1:] == (BATCHES[-1], name)]
+        lines.append(Curve(name, mean_widths[rows], ratios["gradient"][rows]))
+    axes = ("width of the network, $Σ n_l n_{l-1} / Σ n_l$", "operations, counted / predicted")
     pairs = np.stack([counted, predicted], axis=-1) / np.array([1e6, 1e6, 2**10])[:, None]
     draft.section(
         "Counted beside predicted",
@@ -100,7 +96,7 @@ def complexity(draft: Draft) -> None:
             "operations",
             "Counted over predicted operations: the excess, which the products do not explain, falls in inverse "
             "proportion to the width.",
-            draw,
+            partial(curves, lines, *axes, log_x=True, reference=("theory", 1.0)),
         ),
         Table(
             "Counts of relu networks beside the sums; operations in millions, memory in KiB.",

@@ -16,24 +16,24 @@ from fbp.studies import Draft, study
 WIDTH, EXAMPLES = 128, 64
 
 
-def networks(depth) -> dict[str, tuple[fbp.Layer, dict[str, Any]]]:
-    """Each network with what theory is asked about it."""
-    plain: dict[str, tuple[fbp.Layer, dict[str, Any]]] = {
-        name: (fbp.mlp((WIDTH,) * (depth + 2), "relu", "he_normal", norm=norm), {"norm": norm})
-        for name, norm in (("none", "none"), ("batch norm", "batch"), ("layer norm", "layer"), ("RMS norm", "rms"))
-    }
-    pre = fbp.mlp((WIDTH,) * (depth + 2), "relu", "he_normal", norm="layer", residual=True)
+NETWORKS: dict[str, dict[str, Any]] = {
+    "none": {"norm": "none"},
+    "batch norm": {"norm": "batch"},
+    "layer norm": {"norm": "layer"},
+    "RMS norm": {"norm": "rms"},
+    "residual, pre-LN": {"norm": "layer", "residual": True},
+    "residual, post-LN": {"norm": "layer", "residual": True, "post_norm": True},
+}
+"""What each network is made of; theory is asked about the same."""
+
+
+def build(depth, norm, residual=False, post_norm=False) -> fbp.Layer:
+    """A relu network with He initialization."""
+    if not post_norm:
+        return fbp.mlp((WIDTH,) * (depth + 2), "relu", "he_normal", norm=norm, residual=residual)
     branch = fbp.Serial(fbp.Activation("relu"), fbp.Dense(WIDTH))
-    post = fbp.Serial(
-        fbp.Dense(WIDTH),
-        fbp.Repeat(fbp.Serial(fbp.Residual(branch), fbp.LayerNorm()), depth),
-        fbp.Dense(WIDTH),
-        shape=(WIDTH,),
-    )
-    return plain | {
-        "residual, pre-LN": (pre, {"norm": "layer", "residual": True}),
-        "residual, post-LN": (post, {"norm": "layer", "residual": True, "post_norm": True}),
-    }
+    blocks = fbp.Repeat(fbp.Serial(fbp.Residual(branch), fbp.LayerNorm()), depth)
+    return fbp.Serial(fbp.Dense(WIDTH), blocks, fbp.Dense(WIDTH), shape=(WIDTH,))
 
 
 @study
@@ -45,28 +45,27 @@ def normalization(draft: Draft) -> None:
     # Half the mean square of the lengths to come: He's variance makes it 1 in the first layer.
     X = jnp.asarray(draw / np.sqrt(2 * np.mean(draw**2, axis=1, keepdims=True)), jnp.float32)
     drawn, totals, rows = [], {}, []
-    for name, (net, asked) in networks(depth).items():
+    for name, parts in NETWORKS.items():
         draft.progress(name)
-        flow = fbp.flow.measure(net, X=X, seeds=seeds)
-        batch = EXAMPLES if asked["norm"] == "batch" else None
-        theory = fbp.theory.propagation("relu", 2**0.5, depth=depth, batch=batch, **asked)
+        flow = fbp.flow.measure(build(depth, **parts), X=X, seeds=seeds)
+        batch = EXAMPLES if parts["norm"] == "batch" else None
+        theory = fbp.theory.propagation("relu", 2**0.5, depth=depth, batch=batch, **parts)
         # Mean-field theory predicts the mean of ‖dZ‖^2; the interval is that of its root, in decades.
         measured = flow.interval("dZ", mean="arithmetic")
-        last = depth
-        low, value, high = (x[: last + 1] - measured.mean[last] for x in measured)
+        low, value, high = (x[: depth + 1] - measured.mean[depth] for x in measured)
         expected, behind = theory.log10_dZ / 2, 0.0
-        if asked.get("post_norm"):
+        if "post_norm" in parts:
             # These dense layers stand before the norm, which divides by the root of q + F(q) = 2 q.
             decades = np.log10(2 * theory.q[:-1]) / 2
             behind = decades[-1]
             expected = expected + behind - np.append(0, decades)
-        if asked["norm"] == "batch":
+        if batch:
             expected[0] = np.nan
         drawn.append((name, [Curve("measured", np.arange(1, depth + 2), value, low, high, expected)]))
         # Over whole blocks: from the last one's output, behind its norm, to the first one's input.
         totals[name] = float(10 ** (2 * (value[0] - behind))), float(10 ** theory.log10_dZ[0])
         # The first layer has inputs of another kind: the rate is that from the last block to the first.
-        rate, predicted = (float(10 ** (2 * x[1] / (last - 1))) for x in (value, expected))
+        rate, predicted = (float(10 ** (2 * x[1] / (depth - 1))) for x in (value, expected))
         rows.append((name, rate, predicted, flow.verdict().kind))
         draft.records += flow.records(network=name)
     by = {name: (rate, predicted) for name, rate, predicted, _ in rows}

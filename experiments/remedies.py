@@ -3,6 +3,8 @@
 A sigmoid and a tanh network of 64 layers do not learn the digits. Which single change cures them?
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,16 +71,15 @@ def remedies(draft: Draft) -> None:
     epochs, examples, seeds = (3, 1000, 1) if draft.quick else (15, 3000, 2)
     draft.setting = {"depth": DEPTH, "width": WIDTH, "epochs": epochs, "seeds": seeds, "digits": examples}
     X, Y = draft.digits(examples)
-    rates, shown, ends = {}, {}, {}
+    shown, ends, rows = {}, {}, []
     for name, options in NETWORKS.items():
         draft.progress(name)
-        runs = train(options, epochs, X, Y, seeds)
-        last = np.median(runs[0][:, :, -1], axis=1)
+        loss, error, dW = train(options, epochs, X, Y, seeds)
+        last = np.median(loss[:, :, -1], axis=1)
         best = int(np.argmin(np.where(np.isfinite(last), last, np.inf)))
-        rates[name], shown[name] = RATES[best], [x[best] for x in runs]
-        loss, error, dW = shown[name]
-        ends[name] = [float(np.median(x)) for x in (loss[:, -1], error[:, -1], dW[:, 0, 0])]
-        loss, error, dW = runs
+        shown[name] = loss[best], dW[best]
+        ends[name] = [float(np.median(x[best])) for x in (loss[:, :, -1], error[:, :, -1], dW[:, :, 0, 0])]
+        rows.append((name, RATES[best], *ends[name]))
         draft.records += [
             {"network": plain(name), "rate": rate, "seed": seed, "epoch": t, "layer": l + 1}
             | {"loss": float(loss[r, seed, t]), "error": float(error[r, seed, t]), "log10_dW": float(dW[r, seed, t, l])}
@@ -101,18 +102,11 @@ def remedies(draft: Draft) -> None:
         + ". A gradient that arrives is necessary, but not enough.",
     ]
 
-    def draw_losses():
-        drawn = [median_curve(name, loss) for name, (loss, _, _) in shown.items()]
-        return curves(drawn, "epoch", "training loss (nats)", log_y=True, reference=("ln 10", np.log(10)))
-
-    def draw_norms():
-        layers, epochs_shown = np.arange(1, DEPTH + 1), (0, 1, epochs)
-        drawn = [
-            (name, [Curve(f"epoch {t}", layers, np.median(dW[:, t], 0)) for t in epochs_shown])
-            for name, (_, _, dW) in shown.items()
-        ]
-        return panels(drawn, "layer $l$ (input on the left)", "$log_{10} ‖dW_l‖$")
-
+    losses = [median_curve(name, loss) for name, (loss, _) in shown.items()]
+    norms = [
+        (name, [Curve(f"epoch {t}", np.arange(1, DEPTH + 1), np.median(dW[:, t], 0)) for t in (0, 1, epochs)])
+        for name, (_, dW) in shown.items()
+    ]
     draft.section(
         "Eight networks",
         Text(
@@ -122,17 +116,21 @@ def remedies(draft: Draft) -> None:
             "last one from a tanh network whose weights are uniform within $1/√n$, as PyTorch draws those of its "
             "linear layers; biases are zero here."
         ),
-        Figure("loss", "Training loss: the sick networks stay at ln 10, chance. Bands span the seeds.", draw_losses),
+        Figure(
+            "loss",
+            "Training loss: the sick networks stay at ln 10, chance. Bands span the seeds.",
+            partial(curves, losses, "epoch", "training loss (nats)", log_y=True, reference=("ln 10", np.log(10))),
+        ),
         Figure(
             "gradients",
             "Gradient norms by layer before, early in and after training. In the sick tanh network they are equal, and "
             "all of them tiny: what $dZ$ gains towards the output, the activations lose.",
-            draw_norms,
+            partial(panels, norms, "layer $l$ (input on the left)", "$log_{10} ‖dW_l‖$"),
         ),
         Table(
             "Where training ended (medians over seeds).",
             ("network", "learning rate", "loss", "training error rate", "$log_{10} ‖dW_1‖$, start"),
-            tuple((name, rates[name], *each) for name, each in ends.items()),
+            tuple(rows),
         ),
     )
 

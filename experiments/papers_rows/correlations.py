@@ -20,14 +20,13 @@ def _maps(quick: bool) -> Iterator[Row]:
     repeats, points, source = 4 if quick else 8, 377 if quick else 610, "Hayou et al. 2019"
     he = theory.mean_field("relu", HE)
     cases = (
-        ("relu, He", he, lambda z: np.maximum(z, 0), 1000, 2, 43.13),
-        ("tanh, critical, σ_b²=.05", CRITICAL, np.tanh, 3000, 1, 6.207),
+        ("relu, He", he, lambda z: np.maximum(z, 0), 1000, 2, "l²(1-c)", 43.13),
+        ("tanh, critical, σ_b²=.05", CRITICAL, np.tanh, 3000, 1, "l(1-c)", 6.207),
     )
-    for name, field, g, depth, power, stated in cases:
+    for name, field, g, depth, power, what, stated in cases:
         apart = [_sampled_distance(g, field, depth, points, seed) for seed in range(40, 40 + repeats)]
         expected = depth**power * field.distances(depth, 0.0)[-1]
         where = f"{name}, l={depth}, {points} units sampled a layer"
-        what = "l²(1-c)" if power == 2 else "l(1-c)"
         yield Row("hayou-maps", source, where, what, stated, expected, jackknife(depth**power * np.array(apart)))
     if quick:
         return
@@ -37,8 +36,7 @@ def _maps(quick: bool) -> Iterator[Row]:
         expected = float(field.correlations(depth, 0.0)[-1])
         where = f"{name}, critical, orthogonal inputs, n={width}"
         what = f"correlation after {depth} layers"
-        measured = jackknife(flow.correlation[:, -1])
-        yield Row("hayou-network", "derived", where, what, expected, expected, measured, 0.02)
+        yield Row("hayou-network", "derived", where, what, expected, expected, jackknife(flow.correlation[:, -1]), 0.02)
 
 
 def _sampled_distance(

@@ -39,12 +39,10 @@ def agreement(rows: Sequence[Row]) -> matplotlib.figure.Figure:
     first = [y for y, row in enumerate(rows) if y == 0 or rows[y - 1].id != row.id]
     axes.set_yticks(first, [rows[y].id for y in first], fontsize=8)
     axes.set(xlim=(-1.03 * REACH, 1.03 * REACH), ylim=(len(rows) - 0.5, -0.5), xlabel="deviation from theory, per cent")
-    handles = [
-        axes.plot([], [], "o-", color=color, markersize=3.6, label=label)[0]
-        for label, color in ((HOLDS, PALETTE[0]), ("holds to a few per cent", PALETTE[4]), ("does not hold", WRONG))
-    ]
-    handles += axes.plot([], [], "o", markerfacecolor="none", markeredgecolor=MUTED, label="stated")
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    for label, color in ((HOLDS, PALETTE[0]), ("holds to a few per cent", PALETTE[4]), ("does not hold", WRONG)):
+        axes.plot([], [], "o-", color=color, markersize=3.6, label=label)
+    axes.plot([], [], "o", markerfacecolor="none", markeredgecolor=MUTED, label="stated")
+    figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 
@@ -66,25 +64,17 @@ def edge_of_chaos(rows: Sequence[Row]) -> matplotlib.figure.Figure:
     axes = figure.subplots()
     # The line is vertical where biases vanish.
     biases = 0.55 * np.linspace(0, 1, 45) ** 3
+    dots = {"markersize": 4, "capsize": 2.5, "linewidth": 1.2}
     for rank, (name, id) in enumerate((("tanh", "edge-of-chaos"), ("erf", "edge-erf"))):
         style = curve_style(rank)
         shown = biases if name == "tanh" else biases[biases <= 0.25]
         line = [float(theory.edge_of_chaos(name, math.sqrt(b))) ** 2 for b in shown]
         axes.plot(line, shown, color=style.color, label=f"{name}, theory")
-        found = [(float(row.setting.split("σ_b²=")[1].split(",")[0]), row.measured) for row in rows if row.id == id]
-        points = [m.value for _, m in found]
-        reach = np.array([[m.value - m.low, m.high - m.value] for _, m in found]).T
-        axes.errorbar(
-            points,
-            [b for b, _ in found],
-            xerr=reach,
-            fmt=style.marker,
-            color=darken(style.color),
-            markersize=4,
-            capsize=2.5,
-            linewidth=1.2,
-            label=f"{name}, measured",
-        )
+        shown = [row for row in rows if row.id == id]
+        at = [float(row.setting.split("σ_b²=")[1].split(",")[0]) for row in shown]
+        root, low, high = np.array([row.measured[:3] for row in shown]).T
+        look = {"fmt": style.marker, "color": darken(style.color), "label": f"{name}, measured"}
+        axes.errorbar(root, at, xerr=(root - low, high - root), **look, **dots)
     axes.text(1.15, 0.42, "order: gradients vanish", color=MUTED)
     axes.text(2.35, 0.08, "chaos: gradients explode", color=MUTED)
     axes.set(xlabel="σ_w²", ylabel="σ_b²")

@@ -69,11 +69,9 @@ class Row:
     def record(self) -> dict[str, Any]:
         """A tidy row."""
         names = ("id", "source", "setting", "quantity", "stated", "at_most", "theory", "tolerance")
-        return {name: getattr(self, name) for name in names} | {
-            "measured": self.measured.value,
-            "low": self.measured.low,
-            "high": self.measured.high,
-            "networks": self.measured.networks,
+        return {
+            **{name: getattr(self, name) for name in names},
+            **dict(zip(("measured", "low", "high", "networks"), self.measured, strict=True)),
             "verdict": self.verdict,
             "theory_holds": self.theory_holds,
             "finding": "" if self.verdict == HOLDS else self.finding,

@@ -7,6 +7,7 @@ import numpy as np
 
 import fbp
 from fbp import theory
+from fbp.initializers import Distribution
 from papers_rows.networks import CRITICAL, HE, Setting, draw_normal, jacobian_moments, measure, plain
 from papers_rows.row import Row, jackknife
 
@@ -34,7 +35,7 @@ def spectra(quick: bool) -> Iterator[Row]:
 def _moments(quick: bool) -> Iterator[Row]:
     width, depth, source = 400, 10, "Pennington 2017, 2018"
     settings = {"relu": Setting(HE), "tanh": Setting.at(CRITICAL), "linear": Setting()}
-    published = {
+    published: dict[str, tuple[Distribution, int, dict[str, float | None]]] = {
         "gaussian": ("normal", 4 if quick else 40, {"relu": 20, "tanh": 13.42, "linear": None}),
         "orthogonal": ("orthogonal", 3 if quick else 8, {"relu": 10, "tanh": 3.42}),
     }
@@ -52,13 +53,11 @@ def _moments(quick: bool) -> Iterator[Row]:
                 yield Row("saxe-moment", "Saxe et al. 2013", where, SECOND_MOMENT, depth + 1, exact, second, 0.02)
                 continue
             # Each network by itself: their means differ, which is worth 7 % at this width and nothing in the limit.
-            variance, what = jackknife(moments[:, 1] / moments[:, 0] ** 2 - 1), "Var/mean² of squared singular values"
+            spread, what = jackknife(moments[:, 1] / moments[:, 0] ** 2 - 1), "Var/mean² of squared singular values"
             expected = theory.jacobian_variance(name, s.q, depth, weights)
-            yield Row("pennington-var", source, where, what, stated, expected, variance, 0.03)
+            yield Row("pennington-var", source, where, what, stated, expected, spread, 0.03)
             if (name, weights) == ("relu", "orthogonal"):
-                yield Row(
-                    "isometry-relu", "often said", where, what, 0.0, expected, variance, 0.02, finding=NO_ISOMETRY
-                )
+                yield Row("isometry-relu", "often said", where, what, 0.0, expected, spread, 0.02, finding=NO_ISOMETRY)
 
 
 def _finite() -> Iterator[Row]:
@@ -66,12 +65,12 @@ def _finite() -> Iterator[Row]:
     width, depth, networks = 100, 10, 500
     params = fbp.flow.sample_parameters(fbp.Repeat(plain("linear", width), depth), (width,), networks, seed=24)
     X = draw_normal(np.random.default_rng(25), (networks, width))
-    exact = {"linear": theory.linear_second_moment(depth, width), "relu": _relu_second_moment(depth, width)}
-    for name, sigma_w, limit in (("linear", 1.0, depth + 1), ("relu", HE, 2 * depth + 1)):
+    linear, relu = theory.linear_second_moment(depth, width), _relu_second_moment(depth, width)
+    for name, sigma_w, limit, exact in (("linear", 1.0, depth + 1, linear), ("relu", HE, 2 * depth + 1, relu)):
         moments = jacobian_moments(fbp.Repeat(plain(name, width), depth), params, X, sigma_w)
-        finding = f"This is the limit of infinite width; at n = 10 L the moment is {exact[name]:.2f}."
+        finding = f"This is the limit of infinite width; at n = 10 L the moment is {exact:.2f}."
         second, where = jackknife(moments[:, 1]), f"{name}, gaussian, n={width}, L={depth}"
-        yield Row("finite-moment", "derived", where, SECOND_MOMENT, limit, exact[name], second, finding=finding)
+        yield Row("finite-moment", "derived", where, SECOND_MOMENT, limit, exact, second, finding=finding)
 
 
 def _relu_second_moment(depth: int, width: int) -> float:

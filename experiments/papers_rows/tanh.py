@@ -46,16 +46,13 @@ def tanh_networks(quick: bool) -> Iterator[Row]:
 
 def edges(quick: bool) -> Iterator[Row]:
     """The root of chi_1 = 1 in sigma_w^2, for tanh and erf."""
-    if quick:
-        yield from _edges("tanh", "edge-of-chaos", TANH_EDGE, WIDTH, 10, EXAMPLES, seed=12)
-        yield from _edges("erf", "edge-erf", ERF_EDGE, WIDTH, 10, EXAMPLES, seed=13)
-        return
-    # Without biases the edge is blunt: chi_1 hardly depends on sigma_w, and the root needs many examples to be seen.
-    least = min(TANH_EDGE)
-    yield from _edges("tanh", "edge-of-chaos", {least: TANH_EDGE[least]}, 400, 30, 4 * EXAMPLES, seed=11)
-    rest = {b: root for b, root in TANH_EDGE.items() if b != least}
-    yield from _edges("tanh", "edge-of-chaos", rest, WIDTH, 60, EXAMPLES, seed=12)
-    yield from _edges("erf", "edge-erf", ERF_EDGE, WIDTH, 60, EXAMPLES, seed=13)
+    networks, published = 10 if quick else 60, dict(TANH_EDGE)
+    if not quick:
+        # Without biases the edge is blunt: chi_1 hardly depends on sigma_w, and the root needs many examples.
+        least = min(published)
+        yield from _edges("tanh", "edge-of-chaos", {least: published.pop(least)}, 400, 30, 4 * EXAMPLES, seed=11)
+    yield from _edges("tanh", "edge-of-chaos", published, WIDTH, networks, EXAMPLES, seed=12)
+    yield from _edges("erf", "edge-erf", ERF_EDGE, WIDTH, networks, EXAMPLES, seed=13)
 
 
 def _edges(
