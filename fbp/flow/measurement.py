@@ -16,8 +16,8 @@ from fbp.backprop import GradientNorms, check_batch
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError, check_count
 from fbp.flow.prediction import find_plain_run
-from fbp.flow.probe import add_probes, read_network
-from fbp.flow.results import NORMS, READINGS, Flow, Stream
+from fbp.flow.probe import Units, add_probes, read_network
+from fbp.flow.results import NORMS, OTHERS, READINGS, Flow, Stream
 from fbp.flow.sampling import Draw, sample_inputs, sample_normals, sample_parameters
 from fbp.initializers import zeros
 from fbp.layers import Activation, Dense
@@ -177,19 +177,13 @@ def _build_flow(net: Layer, columns: dict[str, Any], scales: np.ndarray) -> Flow
     empty: Any = np.full((*next(iter(columns.values())).shape[:2], dense), np.nan, np.float32)
     get = lambda name: columns.get(name, empty)
     places, units = _find_units(layers)
-    by_layer = {}
-    for name in ("saturated", "dead"):
-        by_layer[name] = empty.copy()
-        if name in columns:
-            by_layer[name][..., places] = columns[name][..., units]
+    for name in columns.keys() & Units._fields:
+        by_unit, columns[name] = columns[name], empty.copy()
+        columns[name][..., places] = by_unit[..., units]
     return Flow(
         GradientNorms(*map(get, NORMS)),
         scales,
-        get("log10_mean_square"),
-        get("correlation"),
-        **by_layer,
-        cosine=get("cosine"),
-        noise=get("noise"),
+        **{name: get(name) for name in OTHERS},
         stream=Stream(*(get(f"stream_{name}") for name in Stream._fields)),
         log10_dX=columns.get("log10_dX", empty[..., 0]),
         plain=find_plain_run(net),

@@ -78,15 +78,15 @@ def find_plain_run(net: Layer) -> PlainRun | str:
         return "no theory: dense and activation layers do not alternate"
     between = [activation(layer.function) for layer in layers if isinstance(layer, Activation)]
     links = [
-        (function, initializer(after.initializer)) if before.width == after.width else None
+        (function, initializer(after.initializer), before.width == after.width)
         for function, (before, after) in zip(between, pairwise(dense), strict=True)
     ]
-    runs = [[l for l, _ in run] for link, run in groupby(enumerate(links), lambda each: each[1]) if link]
+    runs = [[l for l, _ in run] for link, run in groupby(enumerate(links), lambda each: each[1]) if link[2]]
     longest = max(runs, key=len, default=[])
     if len(longest) < 2:
         return "no theory: fewer than three layers of equal width, activation and initializer"
     start, stop = longest[0], longest[-1] + 2
-    function, rule = links[start]
+    function, rule, _ = links[start]
     sigma_w = weight_sigma(rule, dense[start].width)
     if sigma_w is None or not function.elementwise:
         return f"no theory: {function!r} with {rule.distribution} weights"
@@ -137,6 +137,4 @@ def _field(function: Nonlinearity, sigma_w: float, sigma_b: float, q: float) -> 
 
 
 def _is_all_chain(net: Layer) -> bool:
-    if not isinstance(net, Combinator):
-        return True
-    return net.is_chain and all(_is_all_chain(child) for child in net.children)
+    return not isinstance(net, Combinator) or (net.is_chain and all(map(_is_all_chain, net.children)))

@@ -171,9 +171,10 @@ def read(
 
         start = jax.vmap(lambda dZ: Cotangent(dZ, jnp.int32(0)).normalize())(networks.dZ)
         dZ, readings = jax.lax.fori_loop(0, depth - 1, turn, (start, nothing))
-        return restore_dW(forward, _set_layer(readings, 0, jax.vmap(begin_backward)(dense(0), dZ)))
+        return _set_layer(readings, 0, jax.vmap(begin_backward)(dense(0), dZ))
 
-    return Readings(restore_lengths(forward), units, jax.lax.map(of_depth, depths))
+    backward = jax.vmap(restore_dW, in_axes=(None, 0))(forward, jax.lax.map(of_depth, depths))
+    return Readings(restore_lengths(forward), units, backward)
 
 
 def _read_dense(visit: Visit) -> Backward | None:

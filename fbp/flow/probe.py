@@ -21,7 +21,7 @@ from fbp.errors import FbpError
 from fbp.layers import Activation, Dense
 from fbp.precision import widen
 from fbp.tree import map_layers, stack
-from fbp.typing import Activations, Cache, Key, Layer, Params, Shape, Visit
+from fbp.typing import Activations, Cache, Key, Layer, Params, Visit
 
 SATURATED = 0.1
 """An entry is saturated where |g'(z)| is below this part of the largest |g'|."""
@@ -81,9 +81,6 @@ class _Probed(Layer):
     """The same layer, with a reading of its output beside its cache."""
 
     layer: Layer
-
-    def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
-        return self.layer.init(key, shape)
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
         return self.layer.backward(params, cache[0], dA_out)

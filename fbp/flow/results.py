@@ -14,13 +14,6 @@ from fbp.flow.verdicts import Diagnosis, Interval, Verdict, confidence_interval,
 
 NORMS = GradientNorms._fields
 OTHERS = ("log10_mean_square", "correlation", "saturated", "dead", "cosine", "noise")
-READINGS = (
-    *NORMS,
-    *OTHERS,
-    *("stream_log10_dZ", "stream_log10_mean_square", "stream_correlation", "log10_dX"),
-)
-"""All that can be read off a network."""
-
 Mean = Literal["log", "arithmetic"]
 
 
@@ -39,6 +32,10 @@ class Stream(NamedTuple):
     log10_dZ: np.ndarray
     log10_mean_square: np.ndarray
     correlation: np.ndarray
+
+
+READINGS = (*NORMS, *OTHERS, *(f"stream_{name}" for name in Stream._fields), "log10_dX")
+"""All that can be read off a network."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -152,13 +152,9 @@ class Diagnosis:
         return None if self.theory is None else self.low <= self.theory <= self.high
 
     def __str__(self) -> str:
-        fate = {
-            "vanishing": "gradients vanish",
-            "stable": "gradients keep their size",
-            "exploding": "gradients explode",
-        }
+        fate = {"vanishing": "vanish", "stable": "keep their size", "exploding": "explode"}
         parts = [] if self.phase is None else [f"{self.phase} phase"]
-        parts.append(fate[self.verdict.kind])
+        parts.append(f"gradients {fate[self.verdict.kind]}")
         measured = f"‖dZ‖² ×{self.rate:.3f} a layer [{self.low:.3f}, {self.high:.3f}]"
         parts.append(measured if self.theory is None else f"{measured} (theory {self.theory:.3f})")
         if self.half_depth < LONG and self.verdict.kind != "stable":
