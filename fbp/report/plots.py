@@ -175,15 +175,11 @@ def digits(images: ArrayLike, labels: ArrayLike, predictions: ArrayLike) -> Figu
             axes.imshow(picture, cmap="gray_r", vmin=pictures.min(), vmax=pictures.max(), interpolation="none")
             axes.set(xticks=[], yticks=[])
             axes.set_title(f"label {label}", loc="center", fontsize=8, fontweight="normal", pad=3)
-            axes.set_xlabel(
-                f"read {said}" if right else f"✗ read {said}",
-                fontsize=8,
-                color=INK if right else WRONG,
-                fontweight="normal" if right else "bold",
-                labelpad=3,
-            )
+            mark, ink, weight = ("", INK, "normal") if right else ("✗ ", WRONG, "bold")
+            axes.set_xlabel(f"{mark}read {said}", fontsize=8, color=ink, fontweight=weight, labelpad=3)
+            frame, thickness = ("#c3c9d0", 0.8) if right else (WRONG, 2.2)
             for spine in axes.spines.values():
-                spine.set(visible=True, color="#c3c9d0" if right else WRONG, linewidth=0.8 if right else 2.2)
+                spine.set(visible=True, color=frame, linewidth=thickness)
     return figure
 
 

@@ -55,7 +55,6 @@ def write(report: Report, folder: str | os.PathLike[str], table: Path | None = N
         ['x', '1']
     """
     check_target(folder)
-    rows = _csv(report) if table is None else None
     files = _render_files(report, len(report.records) if table is None else _count_rows(table))
     with _explain_os_errors(folder), _swap_in(Path(folder).resolve()) as building:
         for name, content in files.items():
@@ -63,9 +62,9 @@ def write(report: Report, folder: str | os.PathLike[str], table: Path | None = N
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
         data = building / "data.csv"
-        if rows is not None:
-            data.write_bytes(rows.encode())
-        elif table is not None:
+        if table is None:
+            data.write_bytes(_csv(report).encode())
+        else:
             shutil.copyfile(table, data)
         with data.open("rb") as file:
             hashes = {data.name: hashlib.file_digest(file, "sha256").hexdigest()}

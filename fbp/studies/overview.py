@@ -1,6 +1,5 @@
 """The main report: are the gradients right, do they train, and how do they change over depth."""
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -8,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbp.config import NetworkConfig
+from fbp.cost import CostComparison
 from fbp.data import Dataset
 from fbp.report import Curve, Figure, Report, Table, Text, curves, digits, number
 from fbp.studies.flows import Flows, add_flows, measure_perceptrons
 from fbp.studies.frame import Draft
 from fbp.terminal import Progress, no_progress
 from fbp.training import evaluate, fit, optimizer
-from fbp.verify import Verification, compare
+from fbp.verify import compare
 
 DEPTH = 32
 WIDTH = 128
@@ -65,8 +65,10 @@ def overview(data: Dataset, seed: int = 0, progress: Progress = no_progress) -> 
 def _compare(draft: Draft, config: NetworkConfig, data: Dataset) -> None:
     X, Y = draft.digits(128, data)
     comparison = compare(config.network(), config.objective(), config.parameters(X), X, Y)
-    worst = max(leaf["relative_error_autodiff"] for leaf in comparison.to_dict()["leaves"])
-    cost = comparison.cost
+    result, cost = comparison.to_dict(), comparison.cost
+    draft.timings["comparison"] = result.pop("cost")
+    draft.results["comparison"] = result
+    worst = max(leaf["relative_error_autodiff"] for leaf in result["leaves"])
     ratio = f", in {cost.step_ratio:.2f} of the time and {cost.memory_ratio:.2f} of the memory" if cost else ""
     draft.findings.append(
         f"The hand-written gradient agrees with `jax.grad`: **{comparison.verdict}** on {len(comparison.leaves)} "
@@ -76,33 +78,29 @@ def _compare(draft: Draft, config: NetworkConfig, data: Dataset) -> None:
         "A leaf passes where it is within $10^{-5}$ of `jax.grad`, or where float64 shows that it is no further from "
         "the truth than `jax.grad`. A step is one loss value with all gradients, on one batch of 128 digits."
     )
-    draft.section("Hand-written against automatic", note, *_comparison_tables(comparison))
-    result = comparison.to_dict()
-    draft.timings["comparison"] = result.pop("cost")
-    draft.results["comparison"] = result
-
-
-def _comparison_tables(comparison: Verification) -> Iterator[Table]:
     columns = ("path", "verdict", "relative_error_autodiff", "relative_error", "epsilons", "cosine", "norm_ratio")
-    yield Table(
+    leaves = Table(
         "Each leaf of the hand-written gradient against `jax.grad` of the same forward pass in the same precision, and "
         "against `jax.grad` in float64. Errors are relative, in the Euclidean norm; eps is the rounding unit; cosine "
         "and norm ratio are against float64.",
         ("leaf", "verdict", "relative error", "against float64", "in eps", "cosine", "norm ratio"),
-        tuple(tuple(leaf[name] for name in columns) for leaf in comparison.to_dict()["leaves"]),
+        tuple(tuple(leaf[name] for name in columns) for leaf in result["leaves"]),
     )
-    if cost := comparison.cost:
-        a, b = cost.manual, cost.autodiff
-        yield Table(
-            "The cost of one value with its gradient, timed alternately in one process; ratios are over `jax.grad`.",
-            ("", "hand-written", "jax.grad", "ratio"),
-            (
-                ("compile time (s)", a.compile_seconds, b.compile_seconds, cost.compile_ratio),
-                ("step time (ms)", 1e3 * a.step_seconds, 1e3 * b.step_seconds, cost.step_ratio),
-                ("floating-point operations (millions)", a.flops / 1e6, b.flops / 1e6, cost.flops_ratio),
-                ("temporary memory (KiB)", a.temporary_bytes / 2**10, b.temporary_bytes / 2**10, cost.memory_ratio),
-            ),
-        )
+    draft.section("Hand-written against automatic", note, leaves, *([_cost_table(cost)] if cost else []))
+
+
+def _cost_table(cost: CostComparison) -> Table:
+    a, b = cost.manual, cost.autodiff
+    return Table(
+        "The cost of one value with its gradient, timed alternately in one process; ratios are over `jax.grad`.",
+        ("", "hand-written", "jax.grad", "ratio"),
+        (
+            ("compile time (s)", a.compile_seconds, b.compile_seconds, cost.compile_ratio),
+            ("step time (ms)", 1e3 * a.step_seconds, 1e3 * b.step_seconds, cost.step_ratio),
+            ("floating-point operations (millions)", a.flops / 1e6, b.flops / 1e6, cost.flops_ratio),
+            ("temporary memory (KiB)", a.temporary_bytes / 2**10, b.temporary_bytes / 2**10, cost.memory_ratio),
+        ),
+    )
 
 
 def _train(draft: Draft, config: NetworkConfig, data: Dataset) -> None:
@@ -162,10 +160,9 @@ def _measure(draft: Draft, data: Dataset) -> None:
     by_depth: Flows = {f"{a}, {i}": {f"depth {d}": flow(a, i, d) for d in _DEPTHS} for a, i in _BY_DEPTH}
     by_init: Flows = {a: {i: flow(a, i, DEPTH) for i in _BY_INITIALIZATION} for a in ("relu", "tanh")}
     by_activation: Flows = {f"depth {DEPTH}": {f"{a}, {i}": flow(a, i, DEPTH) for a, i in _BY_ACTIVATION}}
-    sigmoid, relu, lecun = (
-        flow(*network, DEPTH).verdict()
-        for network in (("sigmoid", "glorot_normal"), ("relu", "he_normal"), ("relu", "lecun_normal"))
-    )
+    sigmoid = flow("sigmoid", "glorot_normal", DEPTH).verdict()
+    relu = flow("relu", "he_normal", DEPTH).verdict()
+    lecun = flow("relu", "lecun_normal", DEPTH).verdict()
     draft.findings += [
         f"At depth {DEPTH} a sigmoid network multiplies the gradient by {sigmoid.rate:.3f} a layer on its way to the "
         f"input, {number(sigmoid.decades, 2)} decades in all: **{sigmoid.kind}**. relu with He initialization keeps "
