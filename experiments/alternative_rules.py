@@ -107,8 +107,7 @@ def cosine(a, b):
 
 def ends(run):
     """Of a run (seeds, epochs + 1, ...): the cosine of W_1 at the start and the end, loss and error rate at the end."""
-    places = ((0, COSINE_W1), (-1, COSINE_W1), (-1, LOSS), (-1, ERROR))
-    return [float(np.median(run[:, t, i])) for t, i in places]
+    return [float(np.median(run[:, t, i])) for t, i in ((0, COSINE_W1), (-1, COSINE_W1), (-1, LOSS), (-1, ERROR))]
 
 
 def end_table(columns, rows):
