@@ -51,6 +51,7 @@ def backward(net, loss, rule, params, feedback, X, Y):
         A, cache = layer.forward(p, A)
         caches.append(cache)
     _, error = loss.value_and_dZ(A, Y)
+    last = max(l for l, p in enumerate(params) if p)
     d_params, dA = [], error
     for l, layer in reversed(list(enumerate(net.layers))):
         dZ = dA
@@ -58,7 +59,7 @@ def backward(net, loss, rule, params, feedback, X, Y):
         d_params.insert(0, d)
         if d:
             W = params[l]["W"]
-            if rule == "raw error" and layer is net.layers[-1]:
+            if rule == "raw error" and l == last:
                 dA = error @ W.T
             elif rule == "sign-symmetric":
                 dA = dZ @ jnp.sign(W).T * jnp.mean(jnp.abs(W))

@@ -108,9 +108,8 @@ def _he_head(quick: bool) -> Iterator[Row]:
         f"A classifier before training is not at ln {CLASSES} by itself: a He head has logits of variance 2, and "
         "starts 0.81 nats above."
     )
-    yield Row(
-        "he-head-uniform", "often said", where, "loss", math.log(CLASSES), head.loss, loss, 0.002, finding=finding
-    )
+    uniform = math.log(CLASSES)
+    yield Row("he-head-uniform", "often said", where, "loss", uniform, head.loss, loss, 0.002, finding=finding)
 
 
 def _width(quick: bool) -> Iterator[Row]:
