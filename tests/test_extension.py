@@ -167,7 +167,7 @@ def test_verification_passes(own):
 
 def test_faults_are_injected_beside_a_combinator_whose_parameters_are_a_dictionary(own):
     branches = own.module.Sum(Dense(N_IN), Dense(N_IN))
-    net = Serial(branches, branches, Dense(N_IN), Dense(N_IN), shape=(N_IN,))
+    net = Serial(branches, branches, shape=(N_IN,))
     X, Y = own.X[:4], own.X[4:8]
     report = fbp.verify.mutate(net, fbp.HalfSquaredError(), net.init(jax.random.key(0))[0], X, Y)
     assert not report.survivors

@@ -20,7 +20,7 @@ SMALLER = {
     "initialization": {"WIDTH": 24, "INITIALIZERS": ("lecun_normal", "he_normal")},
     "normalization": {"WIDTH": 24},
     "phase_diagram": {"WIDTH": 24},
-    "remedies": {"DEPTH": 12, "WIDTH": 16},
+    "remedies": {"DEPTH": 6, "WIDTH": 16, "BATCH": 100},
     "residual": {"WIDTH": 24},
 }
 
