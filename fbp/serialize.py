@@ -35,11 +35,14 @@ def plain(value: Any) -> Any:
 
 def strict(value: Any) -> Any:
     """The value for strict JSON: NaN and infinities become "NaN", "Infinity" and "-Infinity"."""
-    value = plain(value)
+    return _name_nonfinite(plain(value))
+
+
+def _name_nonfinite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
-        return {key: strict(item) for key, item in value.items()}
+        return {key: _name_nonfinite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [strict(item) for item in value]
+        return [_name_nonfinite(item) for item in value]
     return value
