@@ -97,7 +97,7 @@ def measure(
     if spectrum:
         singular = [log10_singular_values(rolled, params, inputs[:, :1], factor) for factor in factors]
         flow = replace(flow, log10_singular=np.stack(singular))
-    return replace(flow, plain=find_plain_run(net))
+    return flow
 
 
 def read_networks(
