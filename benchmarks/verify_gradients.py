@@ -25,7 +25,7 @@ from verify_grid import DTYPES, FAULTS, LOSSES, SCALES, Architecture, architectu
 from fbp.precision import cast
 from fbp.verify.equations import compute_layer_inputs, judge_equations
 from fbp.verify.faults import make_mutants
-from fbp.verify.judges import judge
+from fbp.verify.judges import Request, judge
 from fbp.verify.networks import ByHand, NetworkLoss
 from fbp.verify.reference import compute_reference
 from fbp.verify.result import worst
@@ -131,11 +131,11 @@ def wrong_row(
     for scale, seed in scales.items():
         args = arguments(architecture, dtype, scale, seed)
         reference = compute_reference(function, args)
-        paths = [leaf.path for leaf in judge(reference, right, directions=0) if not leaf.is_zero]
+        paths = [leaf.path for leaf in judge(reference, right, Request(directions=None)) if not leaf.is_zero]
         for what, candidate, touched in inject(architecture, right, paths):
             if not effective(candidate, right, args, dtype, touched or paths):
                 continue
-            leaves = judge(reference, candidate, only=touched)
+            leaves = judge(reference, candidate, Request(only=touched))
             count += 1
             for name in PEERS.keys() - accept(function, args, candidate(*args)):
                 caught_by[name] += 1

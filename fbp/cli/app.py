@@ -179,6 +179,12 @@ def verify(
     reference: str | None = None,
     argnums: tuple[int, ...] = (0,),
     has_value: bool = False,
+    directions: int = 2,
+    tolerance: str = "0",
+    nondeterminism: float = 0.0,
+    batched: bool = False,
+    forward: bool = False,
+    time_limit: float | None = None,
     mutate: bool = False,
     seed: int = 0,
     json: bool = False,
@@ -186,8 +192,8 @@ def verify(
     """Verify a hand-written gradient by three judges: autodiff in float64, finite differences, the adjoint identity.
 
     Without a target the built-in networks are verified, equation by equation. A target is a gradient function, with
-    --loss and --args, or an operation with a rule of its own (jax.custom_vjp), with --args. All are named
-    package.module:name; modules in the current folder are found.
+    --loss and --args, or an operation with a rule of its own (jax.custom_vjp, jax.custom_jvp) or with --reference, and
+    --args. All are named package.module:name; modules in the current folder are found.
 
     Exit status 0: all pass; 1: one fails; 2: misuse; 3: none fails, but one is inconclusive.
 
@@ -205,6 +211,18 @@ def verify(
         For a gradient function: which arguments are differentiated.
     has_value
         The gradient function gives (value, gradient).
+    directions
+        Random directions in each leaf, along which the loss is differentiated by differences and in forward mode.
+    tolerance
+        A relative error that is allowed besides rounding, for all leaves, or by path: "['W']=1e-3,['b']=1e-2".
+    nondeterminism
+        The relative difference between two calls that is allowed.
+    batched
+        The gradient must be the same under jax.vmap.
+    forward
+        For an operation: its forward mode (jax.jvp) is judged, too.
+    time_limit
+        Seconds after which the leaves that are left are inconclusive.
     mutate
         Inject canonical faults into the built-in network's backward pass, and say which judge finds which.
     seed
@@ -212,7 +230,7 @@ def verify(
     json
         Print JSON instead of tables.
     """
-    from fbp.cli.verify import verify_builtin, verify_mutants, verify_target
+    from fbp.cli.verify import parse_tolerance, verify_builtin, verify_mutants, verify_target
 
     if target is None:
         given = [name for name, value in (("--loss", loss), ("--args", args), ("--reference", reference)) if value]
@@ -221,8 +239,22 @@ def verify(
         return verify_mutants(seed, json) if mutate else verify_builtin(seed, json)
     if mutate:
         raise FbpError(f"--mutate must stand without a target, got {target}; leave it out")
-    chosen = argnums[0] if len(argnums) == 1 else argnums
-    return verify_target(target, loss, args, reference, chosen, has_value, seed, json)
+    options = {
+        "directions": directions,
+        "tolerance": parse_tolerance(tolerance),
+        "nondeterminism": nondeterminism,
+        "batched": batched,
+        "time_limit": time_limit,
+    }
+    if loss is not None:
+        if forward:
+            raise FbpError("--forward must come with an operation, got --loss; leave one of them out")
+        options |= {"argnums": argnums[0] if len(argnums) == 1 else argnums, "has_value": has_value}
+    elif has_value or argnums != (0,):
+        raise FbpError("--argnums and --has-value must come with --loss, got an operation; leave them out")
+    else:
+        options |= {"forward": forward}
+    return verify_target(target, loss, args, reference, options, seed, json)
 
 
 @app.command

@@ -1,6 +1,8 @@
 """What `fbp verify` does: the built-in networks, the injected faults, a target by its name."""
 
+import re
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 from rich.console import Console, Group
@@ -12,7 +14,7 @@ from fbp.errors import FbpError
 from fbp.serialize import to_json
 from fbp.terminal import show_progress
 from fbp.verify import Verification, conformance, gradient, mutate, network, vjp
-from fbp.verify.reference import Argnums
+from fbp.verify.gradients import has_own_rule
 from fbp.verify.result import EXIT_STATUS, worst
 from fbp.verify.table import Printable, make_table, paint
 
@@ -83,13 +85,29 @@ def verify_mutants(seed: int, as_json: bool) -> int:
     return report.exit_status
 
 
+def parse_tolerance(text: str) -> float | dict[str, float]:
+    """A relative error for all leaves, or by path: "1e-3", or "['W']=1e-3,['b']=1e-2".
+
+    Raises:
+        FbpError: it has another form.
+    """
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = (each.rpartition("=") for each in re.split(r",(?![^\[]*\])", text))
+        return {path.strip(): float(number) for path, _, number in pairs}
+    except ValueError as error:
+        raise FbpError(
+            f"--tolerance must be a number, or numbers by path, got {text!r}; use e.g. 1e-3, or \"['W']=1e-3\""
+        ) from error
+
+
 def verify_target(
     target: str,
     loss: str | None,
     args: str | None,
     reference: str | None,
-    argnums: Argnums,
-    has_value: bool,
+    options: Mapping[str, Any],
     seed: int,
     as_json: bool,
 ) -> int:
@@ -100,8 +118,7 @@ def verify_target(
         loss: of a gradient function, its loss.
         args: a tuple of arguments, or a function that gives one.
         reference: of an operation, the same function in plain JAX.
-        argnums: of a gradient function, which arguments are differentiated.
-        has_value: whether the gradient function gives (value, gradient).
+        options: those of `fbp.verify.gradient`, or of `fbp.verify.vjp` without a loss.
         seed: of the judges.
         as_json: print JSON instead of tables.
 
@@ -121,11 +138,21 @@ def verify_target(
     if not callable(function):
         raise FbpError(f"{target} must be a function, got {type(function).__name__}; name a function of the module")
     if loss is not None:
-        verification = gradient(function, load(loss), *values, argnums=argnums, has_value=has_value, key=key)
+        loss_function = load(loss)
+        with show_progress() as progress:
+            verification = gradient(function, loss_function, *values, key=key, progress=progress, **options)
         show(verification, as_json)
         return verification.exit_status
-    rule = vjp(function, *values, reference=None if reference is None else load(reference), key=key)
-    report = conformance(function, *values)
+    plain = None if reference is None else load(reference)
+    with show_progress() as progress:
+        if plain is None and not has_own_rule(function, *values):
+            raise FbpError(
+                "a target must come with --loss (a gradient function) or --reference (an operation), or have a rule of "
+                f"its own (jax.custom_vjp), got {target} alone; name its loss by --loss package.module:loss"
+            )
+        rule = vjp(function, *values, reference=plain, key=key, progress=progress, **options)
+        progress(f"conformance of {target}")
+        report = conformance(function, *values)
     if as_json:
         print(to_json({"gradient": rule.to_dict(), "conformance": report.to_dict()}))
     else:

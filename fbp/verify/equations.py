@@ -19,12 +19,13 @@ from fbp.layers import Activation, Dense
 from fbp.losses import Loss
 from fbp.tree import instrument, map_layers, unstack
 from fbp.typing import Activations, Cache, Key, Layer, Params, Targets, Weights
+from fbp.verify.candidate import measure_jitter
 from fbp.verify.faults import FaultyLayer
-from fbp.verify.judges import LeafByAutodiff, measure_jitter
+from fbp.verify.leaf import LeafByAutodiff
 from fbp.verify.reference import Autodiff, Gradients
 from fbp.verify.result import EquationResult, JudgeResult, LeafResult
 from fbp.verify.structure import by_path, is_floating
-from fbp.verify.tolerance import DRAWS, in_float64, on_host, perturb
+from fbp.verify.tolerance import DRAWS, floor_of, in_float64, on_host, perturb
 
 
 class LayerInputs(NamedTuple):
@@ -158,8 +159,8 @@ def _judge(differentiate: Callable[..., Any], part: Any, at: Any, seed: int) -> 
     paths = [path for path, x in exact.items() if is_floating(x)]
     wide = lambda leaves: {path: np.asarray(leaves[path], np.float64) for path in paths}
     autodiff = Autodiff(
-        Gradients(wide(own), tuple(wide(by_autodiff) for _, by_autodiff in around)),
-        Gradients(wide(exact), tuple(wide(by_autodiff) for _, by_autodiff in around64)),
+        Gradients.measure(wide(own), lambda i: wide(around[i][1])),
+        Gradients.measure(wide(exact), lambda i: wide(around64[i][1]), floor_of(np.float64), DRAWS),
     )
     here, here64, perturbed = wide(manual), wide(manual64), [wide(by_hand) for by_hand, _ in around64]
     for path in paths:

@@ -1,6 +1,6 @@
 """Any gradient function against its loss, and any rule of differentiation against autodiff of its primal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any
@@ -13,11 +13,14 @@ from fbp.errors import FbpError
 from fbp.partition import combine, partition
 from fbp.precision import widen
 from fbp.typing import Key
-from fbp.verify.judges import judge
-from fbp.verify.primal import without_rules
-from fbp.verify.reference import Argnums, call_checked, compute_reference, make_seed
+from fbp.verify.evaluation import Argnums, call_checked, make_hashable, precision_of
+from fbp.verify.judges import Request, judge, judge_value
+from fbp.verify.programs import has_rule, without_rules
+from fbp.verify.reference import compute_reference, make_seed
 from fbp.verify.result import Verification
-from fbp.verify.structure import is_floating
+from fbp.verify.structure import is_inexact
+
+Progress = Callable[[str], None]
 
 
 def gradient(
@@ -27,7 +30,12 @@ def gradient(
     argnums: Argnums = 0,
     has_value: bool = False,
     directions: int = 2,
+    tolerance: float | Mapping[str, float] = 0.0,
+    nondeterminism: float = 0.0,
+    batched: bool = False,
+    time_limit: float | None = None,
     key: Key | None = None,
+    progress: Progress = lambda line: None,
 ) -> Verification:
     """A gradient function against the scalar loss that it is the gradient of.
 
@@ -36,20 +44,32 @@ def gradient(
     there too, and sharply. Differences: finite differences of the loss in float64 along directions in the leaf.
     Adjoint: its forward-mode derivative along the same. A leaf passes where one judge passes it and none fails it.
 
+    A loss that does not compute in float64 by itself (it casts to float32 inside, or draws other random numbers in
+    float64) is evaluated in float64 operation by operation. Where that is not possible either, the gradient is compared
+    in its own dtype: a difference of up to 32 times what rounding explains is INCONCLUSIVE, and a larger one FAILs.
+
+    The gradient by a complex leaf z = x + iy is dL/dx - i dL/dy, as `jax.grad` gives it.
+
     Args:
         my_grad: called as my_grad(*args), gives the gradient: a pytree in the structure of the differentiated argument.
         loss: called as loss(*args), gives a scalar; written in JAX.
         args: what both are called with: pytrees of arrays; Python integers, strings and the like are constants.
         argnums: which of the arguments is differentiated; a tuple where `my_grad` gives a tuple of gradients.
-        has_value: whether `my_grad` gives (value, gradient), as `jax.value_and_grad` does.
+        has_value: whether `my_grad` gives (value, gradient), as `jax.value_and_grad` does; the value is judged, too.
         directions: how many random directions in each leaf.
+        tolerance: a relative norm error that is allowed besides rounding, for all leaves or by the leaf's path.
+        nondeterminism: the relative difference of two calls that is allowed; more than rounding FAILs without it.
+        batched: whether `my_grad` must give the same under `jax.vmap`.
+        time_limit: after how many seconds the leaves that are left are INCONCLUSIVE.
         key: randomness of the directions and of the perturbations by which rounding is measured; None is a fixed key.
+        progress: called with a line for each leaf.
 
     Returns:
         A `Verification`: it prints as a table, and knows its verdict, hints and exit status.
 
     Raises:
-        FbpError: a function cannot be called with these arguments, or the loss does not return a scalar.
+        FbpError: a function cannot be called with these arguments, the loss does not return a scalar, or there is
+            nothing to differentiate by.
 
     Example:
         >>> def loss(w, x):
@@ -61,11 +81,24 @@ def gradient(
         >>> found.verdict, found.leaves[0].hint
         ('FAIL', 'ratio 2 = m: is 1/m, the mean over examples, missing?')
     """
-    name = getattr(my_grad, "__name__", type(my_grad).__name__)
+    request = Request(
+        directions=directions,
+        tolerance=tolerance,
+        nondeterminism=nondeterminism,
+        batched=batched,
+        time_limit=time_limit,
+        progress=progress,
+    )
     arrays, constants = split_constants(args)
-    candidate = _bind(_without_value(my_grad) if has_value else my_grad, constants)
+    candidate, judged = _bind(my_grad, constants), []
     reference = compute_reference(_bind(loss, constants), arrays, argnums, make_seed(key))
-    return Verification(name, judge(reference, candidate, directions=directions))
+    if has_value:
+        with precision_of(arrays):
+            judged.append(
+                judge_value(reference, _split_pair(call_checked("the gradient function", candidate, arrays))[0])
+            )
+        candidate = _without_value(candidate)
+    return Verification(_name(my_grad), (*judged, *judge(reference, candidate, request)))
 
 
 def assert_gradient(my_grad: Callable[..., Any], loss: Callable[..., Any], *args: Any, **options: Any) -> None:
@@ -75,7 +108,7 @@ def assert_gradient(my_grad: Callable[..., Any], loss: Callable[..., Any], *args
         my_grad: as in `gradient`.
         loss: as in `gradient`.
         args: as in `gradient`.
-        options: `argnums`, `has_value`, `directions`, `key`.
+        options: those of `gradient`.
 
     Raises:
         AssertionError: the verdict is not PASS.
@@ -94,27 +127,41 @@ def vjp(
     *args: Any,
     reference: Callable[..., Any] | None = None,
     directions: int = 2,
+    tolerance: float | Mapping[str, float] = 0.0,
+    nondeterminism: float = 0.0,
+    forward: bool = False,
+    batched: bool = False,
+    time_limit: float | None = None,
     key: Key | None = None,
+    progress: Progress = lambda line: None,
 ) -> Verification:
     """The vector-Jacobian product of an operation against autodiff, for a random cotangent v.
 
-    With L(args) = <op(args), v>, the gradient of L by the operation's own rule beside that of the reference.
+    With L(args) = Re <op(args), v>, the gradient of L by the operation's own rule beside that of the reference. An
+    operation without a `jax.custom_vjp` in it and without a reference is judged by differences and the adjoint identity
+    alone: autodiff, also by a `jax.custom_jvp`, is then what is judged.
 
     Args:
         op: a differentiable function of pytrees of arrays, e.g. a `jax.custom_vjp`.
-        args: what it is called with; the floating leaves are differentiated. Python integers, strings and the like, and
-            what `op.nondiff_argnums` names, are constants.
+        args: what it is called with; the floating and complex leaves are differentiated. Python integers, strings and
+            the like, and what `op.nondiff_argnums` names, are constants.
         reference: the same function in plain JAX; without it the operation's own primal, with every `custom_vjp` rule
             in it taken away.
         directions: how many random directions in each leaf.
+        tolerance: a relative norm error that is allowed besides rounding, for all leaves or by the leaf's path.
+        nondeterminism: the relative difference of two calls that is allowed.
+        forward: whether the operation's forward mode (`jax.jvp`) is judged, too.
+        batched: whether the gradient must be the same under `jax.vmap`.
+        time_limit: after how many seconds the leaves that are left are INCONCLUSIVE.
         key: randomness of the cotangent and the directions; None is a fixed key.
+        progress: called with a line for each leaf.
 
     Returns:
-        A `Verification`, with a leaf for each floating array among the arguments.
+        A `Verification`, with a leaf for each floating or complex array among the arguments.
 
     Raises:
-        FbpError: the operation cannot be called with the arguments, none is floating, or the reference's output
-            differs in shape or dtype.
+        FbpError: the operation cannot be called with the arguments, there is nothing to differentiate by, or the
+            reference's output differs in shape or dtype.
 
     Example:
         >>> @jax.custom_vjp
@@ -125,25 +172,50 @@ def vjp(
         'ratio 1/2: is one of two paths missing, or a factor 2 (an average of sides at a kink)?'
     """
     arrays, constants = split_constants(args, op)
-    rule = _bind(op, constants)
-    primal = without_rules(rule) if reference is None else _bind(reference, constants)
-    arrays = jax.tree.map(jnp.asarray, arrays)
-    if not any(is_floating(x) for x in jax.tree.leaves(arrays)):
+    rule, arrays = _bind(op, constants), jax.tree.map(jnp.asarray, arrays)
+    if not any(is_inexact(x) for x in jax.tree.leaves(arrays)):
         kinds = ", ".join(type(arg).__name__ for arg in args) or "none"
         raise FbpError(f"an operation must have floating arguments to differentiate by, got {kinds}; pass float arrays")
+    primal = without_rules(rule) if reference is None else _bind(reference, constants)
     outputs, expected = (
         jax.tree.map(lambda x: (x.shape, str(x.dtype)), call_checked(what, partial(jax.eval_shape, function), arrays))
         for what, function in (("the operation", rule), ("the reference", primal))
     )
-    if outputs != expected:
+    if jax.tree.leaves(outputs) != jax.tree.leaves(expected):
         raise FbpError(
             f"the reference must return what the operation returns, {outputs}, got {expected}; "
             "return the same shapes and dtypes"
         )
     argnums, seed = tuple(range(len(args))), make_seed(key)
-    by_rule = jax.grad(_Paired(rule, seed), argnums, allow_int=True)
-    leaves = judge(compute_reference(_Paired(primal, seed), arrays, argnums, seed), by_rule, directions=directions)
-    return Verification(getattr(op, "__name__", type(op).__name__), leaves)
+    paired = Paired(make_hashable(rule), seed)
+    request = Request(
+        directions=directions,
+        tolerance=tolerance,
+        nondeterminism=nondeterminism,
+        batched=batched,
+        time_limit=time_limit,
+        progress=progress,
+        autodiff_judges=reference is not None or has_rule(rule, arrays),
+        forward=paired if forward else None,
+    )
+    known = compute_reference(Paired(make_hashable(primal), seed), arrays, argnums, seed)
+    return Verification(_name(op), judge(known, jax.grad(paired, argnums, allow_int=True), request))
+
+
+def has_own_rule(op: Callable[..., Any], *args: Any) -> bool:
+    """Whether an operation has a rule of its own: it is a `jax.custom_jvp`, or there is a `jax.custom_vjp` in it.
+
+    Args:
+        op: the operation.
+        args: what it is called with.
+
+    Raises:
+        FbpError: the operation cannot be called with the arguments.
+    """
+    arrays, constants = split_constants(args, op)
+    return isinstance(op, jax.custom_jvp) or call_checked(
+        "the operation", partial(has_rule, _bind(op, constants)), (arrays,)
+    )
 
 
 def split_constants(
@@ -173,33 +245,37 @@ def _bind(function: Callable[..., Any], constants: tuple[Any, ...]) -> Callable[
     return (lambda *args: function(*combine(args, constants))) if jax.tree.leaves(constants) else function
 
 
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
 def _without_value(function: Callable[..., Any]) -> Callable[..., Any]:
     """A gradient function without the value that it returns beside the gradient."""
+    return lambda *args: _split_pair(function(*args))[1]
 
-    def compute(*args: Any) -> Any:
-        pair = function(*args)
-        if not (isinstance(pair, tuple) and len(pair) == 2):
-            raise FbpError(
-                f"with has_value=True a gradient function must return (value, gradient), got {type(pair).__name__}; "
-                "leave has_value out where it returns the gradient alone"
-            )
-        return pair[1]
 
-    return compute
+def _split_pair(pair: Any) -> tuple[Any, Any]:
+    if not (isinstance(pair, tuple) and len(pair) == 2):
+        raise FbpError(
+            f"with has_value=True a gradient function must return (value, gradient), got {type(pair).__name__}; "
+            "leave has_value out where it returns the gradient alone"
+        )
+    return pair
 
 
 @dataclass(frozen=True)
-class _Paired:
-    """L(args) = <op(args), v> with a random v, in float32 at least."""
+class Paired:
+    """L(args) = Re <op(args), v> with a random v, in float32 at least."""
 
     op: Callable[..., Any]
     seed: int
 
     def __call__(self, *args: Any) -> Any:
         draw = np.random.default_rng(self.seed)
-        outputs = [x for x in jax.tree.leaves(self.op(*args)) if is_floating(x)]
+        outputs = [jnp.asarray(x) for x in jax.tree.leaves(self.op(*args)) if is_inexact(x)]
         if not outputs:
             raise FbpError("an operation must return floating arrays, got none; return one")
+        parts = [part for x in outputs for part in ((x.real, x.imag) if jnp.iscomplexobj(x) else (x,))]
         # Two digits: exact in every dtype, so that one cotangent serves all of them.
-        cotangents = (jnp.asarray(np.round(4 * draw.standard_normal(x.shape)) / 4, x.dtype) for x in outputs)
-        return reduce(jnp.add, [jnp.sum(widen(x) * widen(v)) for x, v in zip(outputs, cotangents, strict=True)])
+        cotangents = (jnp.asarray(np.round(4 * draw.standard_normal(x.shape)) / 4, x.dtype) for x in parts)
+        return reduce(jnp.add, [jnp.sum(widen(x) * widen(v)) for x, v in zip(parts, cotangents, strict=True)])

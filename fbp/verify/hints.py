@@ -1,6 +1,7 @@
 """What a wrong gradient looks like: hints by its signature beside the right one."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -8,21 +9,42 @@ from fbp.verify.tolerance import distance, norm
 
 _CLOSE = 1e-3
 _UNITS_OF_DTYPES = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24}
+_SLICES_NAMED = 4
+
+OWN_RULE = (
+    "jax.grad agrees and the loss's values do not: a rule inside of the loss (custom_jvp, custom_vjp) is wrong, "
+    "or a straight-through estimator"
+)
+"""What is said where the gradient is that of autodiff and not that of the loss."""
 
 
-def make_hint(
-    path: str, g: np.ndarray, references: Mapping[str, np.ndarray], explained: float, sizes: Iterable[int] = ()
-) -> str:
+@dataclass(frozen=True)
+class Place:
+    """Where a gradient is wrong.
+
+    Attributes:
+        path: the leaf's path.
+        dtype: its dtype.
+        value: the leaf of the arguments that is differentiated by, in float64; None where it is not known.
+        lengths: numbers of examples, for factors such as m.
+    """
+
+    path: str
+    dtype: str
+    value: np.ndarray | None = None
+    lengths: Collection[int] = ()
+
+
+def make_hint(at: Place, g: np.ndarray, references: Mapping[str, np.ndarray], explained: float) -> str:
     """What the difference of a leaf looks like, in one line.
 
     Args:
-        path: the leaf's path.
+        at: which leaf.
         g: the wrong gradient of the leaf.
         references: the right gradient, all leaves by path.
         explained: the norm of the difference that rounding explains.
-        sizes: numbers of examples, for factors such as m.
     """
-    g_ref = references[path]
+    g_ref = references[at.path]
     size = norm(g_ref)
     if not np.isfinite(g).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(g))[0])
@@ -33,18 +55,24 @@ def make_hint(
         return "a zero leaf: is it forgotten, or its cotangent cut?"
     # Compared in units of the reference: gradients of 1e-200 are told apart as well.
     g, g_ref = g / size, g_ref / size
+    off = distance(g, g_ref)
     # A signature explains a difference where it leaves a twentieth of it, or what rounding does.
-    close = max(min(_CLOSE, 0.05 * distance(g, g_ref)), 2 * explained / size)
+    close = max(min(_CLOSE, 0.05 * off), 2 * explained / size)
+    if off <= close:
+        return ""
     same = lambda a, b: distance(a, b) <= close * norm(b)
-    for signature in (_find_factor(sizes), _find_rearrangement, _find_shift):
+    if at.dtype.startswith("complex") and same(g * np.array([1.0, -1.0]), g_ref):
+        return "the complex conjugate: jax.grad of a real loss is dL/dx - i dL/dy"
+    for signature in (_find_factor(at.lengths), _find_rearrangement, _find_shift):
         if text := signature(g, g_ref, same):
             return text
     for other, leaf in references.items():
-        if other == path or leaf.shape != g.shape or norm(leaf) == 0:
+        if other == at.path or leaf.shape != g.shape or norm(leaf) == 0:
             continue
         if same(g * (size / norm(leaf)), leaf / norm(leaf)):
             return f"equal to the gradient of {other}: are the two swapped?"
-    for signature in (_find_entry, _find_mask, _find_factor_per_index, _find_narrow_dtype):
+    signatures = (_find_entry, _find_decay(at.value), _find_mask, _find_clipping, _find_slices, _find_factor_per_index)
+    for signature in (*signatures, _find_constant, _find_narrow_dtype):
         if text := signature(g, g_ref, same):
             return text
     cosine = float(np.vdot(g, g_ref)) / (norm(g) * norm(g_ref))
@@ -109,6 +137,58 @@ def _find_entry(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
     return ""
 
 
+def _find_decay(value: np.ndarray | None) -> Callable[[np.ndarray, np.ndarray, Same], str]:
+    def signature(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
+        if value is None or value.shape != g.shape or not 0 < norm(value) < np.inf or g.size < 3:
+            return ""
+        unit = value / norm(value)
+        if not _is_along(g - g_ref, unit):
+            return ""
+        ratio = float(np.vdot(g - g_ref, unit))
+        sign = "added" if ratio > 0 else "subtracted"
+        return f"off by a multiple of the parameter itself, {sign}: weight decay, or a penalty that the loss has not?"
+
+    return signature
+
+
+def _find_clipping(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
+    limit = float(np.max(np.abs(g)))
+    cut = np.abs(g_ref) > limit
+    if 0 < cut.sum() < g.size and same(g, np.clip(g_ref, -limit, limit)):
+        return f"clipped: {cut.sum()} entries stop at {limit / np.max(np.abs(g_ref)):.3g} of the largest one"
+    return ""
+
+
+def _find_slices(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
+    """Wrong in some slices of an axis, and right in the others."""
+    gap = np.square(g - g_ref)
+    for axis in range(g.ndim):
+        errors = np.sqrt(np.sum(gap, axis=tuple(i for i in range(g.ndim) if i != axis)))
+        wrong = np.flatnonzero(errors > 1e-3 * errors.max())
+        n = g.shape[axis]
+        if not (n > 2 and 1 < wrong.size <= n // 2):
+            continue
+        if wrong[-1] == n - 1 and wrong.size == n - wrong[0]:
+            return f"right up to index {wrong[0] - 1} of axis {axis}, wrong in the last {wrong.size}: a tile forgotten?"
+        named = ", ".join(str(i) for i in wrong[:_SLICES_NAMED]) + (", ..." if wrong.size > _SLICES_NAMED else "")
+        return f"wrong in {wrong.size} of {n} slices of axis {axis} ({named}), right in the others"
+    return ""
+
+
+def _find_constant(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
+    """Off by something that is the same along an axis."""
+    gap = g - g_ref
+    for axis in range(g.ndim):
+        mean = np.broadcast_to(np.mean(gap, axis, keepdims=True), gap.shape)
+        if g.shape[axis] > 2 and norm(mean) > 0 and _is_along(gap, mean / norm(mean)):
+            return f"off by the same amount along axis {axis}: is a sum or mean over it missing, or left in?"
+    return ""
+
+
+def _is_along(gap: np.ndarray, unit: np.ndarray) -> bool:
+    return distance(gap, float(np.vdot(gap, unit)) * unit) <= 1e-3 * norm(gap)
+
+
 def _find_mask(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
     cut, extra = (g == 0) & (g_ref != 0), (g != 0) & (g_ref == 0)
     both = ~(cut | extra)
@@ -133,5 +213,10 @@ def _find_narrow_dtype(g: np.ndarray, g_ref: np.ndarray, same: Same) -> str:
     off = distance(g, g_ref)
     if off > 2e-2:
         return ""
-    dtype = next((name for name, unit in _UNITS_OF_DTYPES.items() if off > unit / 4), "float32")
-    return f"close, off by {off:.1e}, spread over the entries: arithmetic in {dtype}, or a small term missing?"
+    # Rounding of each entry or of sums is spread over them all; a small term is not, and no larger than the unit.
+    large = np.abs(g_ref) > 0.1 * np.max(np.abs(g_ref))
+    each = np.abs(g - g_ref)[large] / np.abs(g_ref[large])
+    for name, unit in _UNITS_OF_DTYPES.items():
+        if unit / 8 < off and unit / 8 < float(np.median(each)) and float(np.max(each)) < 2 * unit:
+            return f"close, off by {off:.1e}, at most a rounding of {name} in each entry: is it computed in {name}?"
+    return f"close, off by {off:.1e}: a small term missing, an epsilon elsewhere, or arithmetic in fewer digits?"

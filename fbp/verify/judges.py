@@ -1,80 +1,147 @@
 """What the judges say of each leaf of a gradient: autodiff, finite differences and the adjoint identity."""
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
-from functools import cached_property
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbp.errors import describe_exception
+from fbp.errors import FbpError, check_count, describe_exception
 from fbp.verify import slopes
-from fbp.verify.hints import make_hint
-from fbp.verify.reference import Autodiff, Leaves, NoDerivative, Reference, call_checked, precision_of, select_arguments
-from fbp.verify.result import DIRECTIONAL, JudgeResult, LeafResult
-from fbp.verify.structure import Structure, by_path, check_structure, is_floating
-from fbp.verify.tolerance import TOLERANCE, ZERO, Allowance, Verdict, difference, distance, norm, perturb
+from fbp.verify.candidate import ComputedGradient, compute_gradient
+from fbp.verify.leaf import LeafByAutodiff
+from fbp.verify.reference import NoDerivative, Reference
+from fbp.verify.result import DIRECTIONAL, WHOLE, JudgeResult, LeafResult
+from fbp.verify.structure import is_inexact
+from fbp.verify.tolerance import ALLOWED, BOUND, EXCESS, ZERO, as_real, difference, distance, epsilon, floor_of, norm
 
-_PROBE = 1e-12
-"""How far inputs move to see whether a function computes in float64: too little for float32 to follow."""
-_JITTER_DRAWS = 2
-"""At how many perturbed inputs a gradient function is called to see its own rounding."""
+_ZERO_PART = 1e-6
+"""The part of a gradient by which the loss would change as a whole that is zero for differences."""
 
 
 @dataclass(frozen=True)
-class ComputedGradient:
-    """The gradient to judge, as its function computed it.
+class Request:
+    """What is asked of the judges.
 
     Attributes:
-        structure: its leaves, and what is wrong with their structure.
-        in_float64: the leaves computed in float64, where the function does that.
-        jitter: for each of these the function's own rounding, as in `Allowance.measure`.
+        directions: how many random directions in each leaf; None asks autodiff alone.
+        only: the paths of the leaves to judge; None for all.
+        tolerance: the relative norm error that is allowed besides rounding, for all leaves or by path.
+        nondeterminism: the relative norm of the difference between two calls that is allowed.
+        batched: whether the gradient function is also called under `jax.vmap`.
+        time_limit: after how many seconds no further leaf is judged; None for no limit.
+        progress: called with a line for each leaf.
+        autodiff_judges: whether autodiff is a judge; not where it is what is judged.
+        forward: a function whose forward-mode derivative must be that of the loss; None for none.
+        begin: when the time began.
+
+    Raises:
+        FbpError: a number is out of range.
     """
 
-    structure: Structure
-    in_float64: Leaves = field(default_factory=dict)
-    jitter: dict[str, float] = field(default_factory=dict)
+    directions: int | None = 2
+    only: Collection[str] | None = None
+    tolerance: float | Mapping[str, float] = 0.0
+    nondeterminism: float = 0.0
+    batched: bool = False
+    time_limit: float | None = None
+    progress: Callable[[str], None] = lambda line: None
+    autodiff_judges: bool = True
+    forward: Callable[..., Any] | None = None
+    begin: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        if self.directions is not None:
+            check_count("directions", self.directions)
+        allowed = self.tolerance.values() if isinstance(self.tolerance, Mapping) else [self.tolerance]
+        for name, value in (*(("tolerance", t) for t in allowed), ("nondeterminism", self.nondeterminism)):
+            if not 0 <= value < np.inf:
+                raise FbpError(f"{name} must be a relative error of at least 0, got {value!r}; use e.g. 1e-3")
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise FbpError(f"time_limit must be positive, got {self.time_limit!r}; give seconds")
+
+    def tolerance_of(self, path: str) -> float:
+        """The relative error that is allowed in one leaf."""
+        return self.tolerance.get(path or WHOLE, 0.0) if isinstance(self.tolerance, Mapping) else self.tolerance
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return self.time_limit is not None and time.monotonic() - self.begin > self.time_limit
+
+    def check_paths(self, paths: Collection[str]) -> None:
+        """Refuse a tolerance for a leaf that does not exist.
+
+        Raises:
+            FbpError: there is no such leaf.
+        """
+        known = [path or WHOLE for path in paths]
+        for path in self.tolerance if isinstance(self.tolerance, Mapping) else ():
+            if path not in known:
+                raise FbpError(f"tolerance must name leaves by their paths, got {path!r}; known are {', '.join(known)}")
 
 
 def judge(
-    reference: Reference,
-    candidate: Callable[..., Any],
-    *,
-    directions: int = 2,
-    only: Collection[str] | None = None,
+    reference: Reference, candidate: Callable[..., Any], request: Request | None = None
 ) -> tuple[LeafResult, ...]:
     """The leaves of a gradient, each with what the judges say.
 
     Args:
         reference: the loss at the point where the gradient is judged.
         candidate: gives the gradient, called with the arguments of the reference.
-        directions: how many random directions in each leaf.
-        only: the paths of the leaves to judge; None for all.
+        request: what is asked of the judges.
 
     Raises:
         FbpError: the gradient function cannot be called with the arguments.
     """
-    with precision_of(reference.args):
-        gradient = call_checked("the gradient function", candidate, reference.args)
-        structure = check_structure(gradient, select_arguments(reference.args, reference.argnums))
-    return judge_gradient(reference, _compute_in_float64(candidate, reference, structure), directions, only)
+    request = request or Request()
+    request.check_paths(reference.inputs)
+    computed = compute_gradient(candidate, reference, request.nondeterminism, request.batched)
+    return judge_gradient(reference, computed, request)
+
+
+def judge_value(reference: Reference, value: Any) -> LeafResult:
+    """The value that a gradient function returns beside the gradient.
+
+    Args:
+        reference: the loss.
+        value: what was returned for it.
+    """
+    path = "(value)"
+    if jnp.shape(value) != () or not is_inexact(value):
+        problem = f"a number must be returned beside the gradient, got {jnp.shape(value)}: (value, gradient)"
+        return LeafResult(path, "", (), None, None, float("nan"), (JudgeResult("structure", "FAIL", problem),))
+    off = difference(path, value, np.asarray(reference.value))
+    # A sum that cancels is as uncertain as its terms, of which the gradient tells the size.
+    size = reference.scale_of_terms
+    limit = ALLOWED * epsilon(jnp.result_type(value)) * max(size, abs(reference.value))
+    verdict = "PASS" if off.error <= limit else "INCONCLUSIVE" if off.error <= BOUND * limit else "FAIL"
+    if reference.caveat:
+        verdict = "INCONCLUSIVE"
+    reason = "" if verdict == "PASS" else reference.caveat or f"{float(value):.8g} for a loss of {reference.value:.8g}"
+    dtype = str(jnp.result_type(value))
+    explained = limit / abs(reference.value) if reference.value else 0.0
+    return LeafResult(path, dtype, (), off, off, explained, (JudgeResult("value", verdict, reason),))
 
 
 def judge_gradient(
-    reference: Reference, gradient: ComputedGradient, directions: int | None = None, only: Collection[str] | None = None
+    reference: Reference, gradient: ComputedGradient, request: Request | None = None
 ) -> tuple[LeafResult, ...]:
     """The leaves of a gradient that is there.
 
     Args:
         reference: the loss at the point where the gradient is judged.
         gradient: what was computed.
-        directions: how many random directions in each leaf; None asks autodiff alone.
-        only: the paths of the leaves to judge; None for all.
+        request: what is asked of the judges.
     """
-    paths = [path for path in reference.inputs if only is None or path in only]
-    known = [_judge_leaf(path, reference, gradient, directions) for path in paths]
+    request = request or Request()
+    paths = [path for path in reference.inputs if request.only is None or path in request.only]
+    known = []
+    for i, path in enumerate(paths):
+        request.progress(f"{i + 1} of {len(paths)}: {path or 'the argument'}")
+        known.append(_judge_leaf(path, reference, gradient, request))
     problems = gradient.structure.problems
     unknown = [
         LeafResult(path, "", (), None, None, float("nan"), (JudgeResult("structure", "FAIL", problem),))
@@ -84,202 +151,100 @@ def judge_gradient(
     return (*known, *unknown)
 
 
-def _judge_leaf(path: str, reference: Reference, gradient: ComputedGradient, directions: int | None) -> LeafResult:
+def _judge_leaf(path: str, reference: Reference, gradient: ComputedGradient, request: Request) -> LeafResult:
     like, structure = reference.inputs[path], gradient.structure
     dtype, note = str(like.dtype), structure.notes.get(path, "")
-    results: list[JudgeResult] = []
+    said = () if reference.caveat else (gradient.repeats, gradient.batched)
+    results = [each[path] for each in said if path in each]
     if path in structure.problems:
         results.append(JudgeResult("structure", "FAIL", structure.problems[path]))
-    if path not in structure.leaves:
-        return LeafResult(path, dtype, like.shape, None, None, float("nan"), tuple(results))
-    g, in_float64 = np.asarray(structure.leaves[path], np.float64), gradient.in_float64.get(path)
+    undecided = reference.caveat or ("the time limit is over" if request.is_over else "")
+    if path not in structure.leaves or undecided:
+        results += [JudgeResult("loss" if reference.caveat else "time", "INCONCLUSIVE", undecided)] * bool(undecided)
+        decided = [each for each in results if each.verdict != "PASS"]
+        return LeafResult(path, dtype, like.shape, None, None, float("nan"), tuple(decided), "", note)
+    g, in_float64 = as_real(structure.leaves[path]), gradient.in_float64.get(path)
     best = g if in_float64 is None else in_float64
+    tolerance = request.tolerance_of(path)
     if reference.autodiff is None:
-        results.append(JudgeResult("autodiff", "INCONCLUSIVE", reference.silent))
-        if directions is not None:
-            results += _judge_along_directions(path, reference, best, TOLERANCE[dtype] * norm(g), directions)
-        judges = tuple(_excuse_at_kinks(results))
-        return LeafResult(path, dtype, like.shape, None, None, TOLERANCE[dtype], judges, "", note)
-    leaf = LeafByAutodiff(path, dtype, g, in_float64, gradient.jitter.get(path), reference.autodiff)
-    results.append(JudgeResult("autodiff", *leaf.assess()))
-    if directions is not None and leaf.is_zero:
-        results += [JudgeResult(name, "INCONCLUSIVE", ZERO) for name in DIRECTIONAL]
-    elif directions is not None:
-        results += _judge_along_directions(path, reference, best, leaf.explained, directions)
+        floor = max(tolerance, floor_of(dtype))
+        along = _judge_along_directions(path, reference, best, None, floor * norm(g), request.directions)
+        judges = _excuse_at_kinks([*results, JudgeResult("autodiff", "INCONCLUSIVE", reference.silent), *along])
+        return LeafResult(path, dtype, like.shape, None, None, floor, tuple(judges), "", note)
+    leaf = LeafByAutodiff(
+        path, dtype, g, in_float64, gradient.jitter.get(path), reference.autodiff, gradient.exact, tolerance, reference
+    )
+    verdict, reason = leaf.assess()
+    if not request.autodiff_judges and verdict == "PASS":
+        verdict, reason = "INCONCLUSIVE", "the operation has no rule of its own: autodiff is what is judged"
+    results.append(JudgeResult("autodiff", verdict, reason or leaf.without_float64))
+    results += _judge_along_directions(path, reference, best, leaf, leaf.excused, request.directions)
+    if request.forward is not None:
+        results.append(_judge_forward(path, replace(reference, loss=request.forward), leaf, request.directions or 1))
+    if reason.startswith(EXCESS):
+        # Where the error is more than rounding explains, no judge tells a careless formula from a small fault.
+        results = [replace(r, verdict="INCONCLUSIVE", reason=reason) if r.verdict == "PASS" else r for r in results]
     return leaf.describe(tuple(_excuse_at_kinks(results)), reference.lengths, note)
 
 
-@dataclass(frozen=True)
-class LeafByAutodiff:
-    """Judge 1: one leaf against autodiff in float64, with what rounding explains.
-
-    Where there is such a path, the leaf is judged in float64 arithmetic, too.
-
-    Attributes:
-        path: the leaf's path.
-        dtype: its dtype.
-        g: the leaf, computed in its own dtype.
-        in_float64: the leaf computed in float64; None where its function does not.
-        jitter: the rounding of its function in float64, as in `Allowance.measure`; None likewise.
-        autodiff: the reference.
-    """
-
-    path: str
-    dtype: str
-    g: np.ndarray
-    in_float64: np.ndarray | None
-    jitter: float | None
-    autodiff: Autodiff
-
-    @property
-    def exact(self) -> np.ndarray:
-        """`jax.grad` in float64 (in its own dtype where the loss has no float64 path)."""
-        return self.autodiff.exact.here[self.path]
-
-    @cached_property
-    def sharp(self) -> Allowance | None:
-        """What rounding explains in float64; None where the loss has no float64 path."""
-        if not self.autodiff.has_float64:
-            return None
-        return self.autodiff.exact.allow(self.path, "float64", self.exact, self.jitter or 0.0)
-
-    @cached_property
-    def own(self) -> Allowance:
-        """What rounding explains in the leaf's own dtype."""
-        if self.dtype == "float64" and self.sharp is not None:
-            return self.sharp
-        return self.autodiff.own.allow(self.path, self.dtype, self.exact)
-
-    @property
-    def explained(self) -> float:
-        """The norm of a difference that rounding explains, in float64 where the leaf was computed in it."""
-        sharp = self.own if self.in_float64 is None else self.sharp
-        return (sharp or self.own).explained
-
-    @property
-    def is_zero(self) -> bool:
-        """Whether the exact leaf is zero up to rounding, so that a relative error says nothing."""
-        return self.sharp is not None and self.sharp.is_zero(self.exact, self.autodiff.total)
-
-    def assess(self) -> tuple[Verdict, str]:
-        """What autodiff says, and why."""
-        whole = self.autodiff.total if self.is_zero else None
-        against_autodiff = difference(self.path, self.g, self.autodiff.own.here[self.path]).relative_error
-        verdict, reason = self.own.assess(difference(self.path, self.g, self.exact), against_autodiff, whole)
-        if self.sharp is None:
-            return verdict, reason or "no float64 path: compared with autodiff in its dtype"
-        if self.in_float64 is None or self.dtype == "float64":
-            return verdict, reason
-        off = difference(self.path, self.in_float64, self.exact)
-        in_float64, _ = self.sharp.assess(off, off.relative_error, whole)
-        if in_float64 == "FAIL":
-            return "FAIL", f"off in float64 arithmetic too, by {off.relative_error:.1e}"
-        if in_float64 == "PASS" and verdict == "FAIL":
-            return "FAIL", f"right in float64 and wrong in {self.dtype}: is a sum or product computed in less?"
-        if in_float64 == "PASS" and verdict == "INCONCLUSIVE":
-            return "PASS", f"{reason}; judged in float64"
-        return verdict, reason
-
-    def describe(self, judges: tuple[JudgeResult, ...], lengths: Collection[int], note: str = "") -> LeafResult:
-        """The leaf with its differences from autodiff, and a hint where a judge fails it.
-
-        Args:
-            judges: what they say.
-            lengths: what may be a number of examples.
-            note: what is unusual.
-        """
-        text, size = "", norm(self.exact)
-        if any(each.verdict == "FAIL" for each in judges):
-            best = self.g if self.in_float64 is None else self.in_float64
-            text = make_hint(self.path, best, self.autodiff.exact.here, self.explained, lengths)
-        against = difference(self.path, self.g, self.autodiff.own.here[self.path])
-        explained = self.own.explained / size if size else 0.0
-        off = difference(self.path, self.g, self.exact)
-        return LeafResult(self.path, self.dtype, self.g.shape, off, against, explained, judges, text, note)
-
-
-def _compute_in_float64(candidate: Callable[..., Any], reference: Reference, structure: Structure) -> ComputedGradient:
-    """The gradient, also in float64 arithmetic where its function computes so when it is given float64."""
-    alone = ComputedGradient(structure)
-    if reference.autodiff is None or not reference.has_float64:
-        return alone
-    exact, args64 = reference.autodiff.exact, reference.args64
-    with jax.enable_x64(True):
-        nudged = jax.tree.map(lambda x: x * (1 + _PROBE) if is_floating(x) else x, args64)
-        near = [perturb(args64, reference.seed + i) for i in range(_JITTER_DRAWS)]
-        try:
-            here, there, *around = (
-                by_path(candidate(*jax.tree.map(jnp.asarray, args))) for args in (args64, nudged, *near)
-            )
-        except Exception:
-            # A kernel for float32 alone may refuse float64 with any exception.
-            return alone
-    usable = [
-        path
-        for path in structure.leaves
-        if all(getattr(x.get(path), "dtype", None) == np.float64 for x in (here, there))
-        and here[path].shape == reference.inputs[path].shape
-    ]
-    here, there, *around = ({path: np.asarray(x[path]) for path in usable} for x in (here, there, *around))
-    exact_there = reference.gradient64(nudged)
-    ratios = [
-        _relative_change(here[path], there[path]) / expected
-        for path in usable
-        if norm(here[path]) > 0 and (expected := _relative_change(exact.here[path], exact_there[path])) > 0
-    ]
-    # Inside a narrower dtype the change is lost in rounding, or is a whole rounding; jitter may be more as well.
-    if ratios and not 0.05 < float(np.median(ratios)) < 20:
-        return alone
-    return ComputedGradient(structure, here, {p: measure_jitter(p, here, around, exact) for p in usable})
-
-
-def measure_jitter(path: str, here: Leaves, around: list[Leaves], exact: Any) -> float:
-    """How erratically a leaf follows the exact gradient where inputs are perturbed: `Allowance.measure`.
-
-    Args:
-        path: the leaf's path.
-        here: a gradient in float64.
-        around: the same at the perturbed inputs.
-        exact: autodiff's gradients in float64, at these inputs and perhaps more.
-    """
-    pairs = zip(around, exact.perturbed[: len(around)], strict=True)
-    return max(distance(g[path] - here[path], m[path] - exact.here[path]) for g, m in pairs)
-
-
-def _relative_change(a: np.ndarray, b: np.ndarray) -> float:
-    return distance(a, b) / size if (size := norm(a)) else 0.0
-
-
 def _judge_along_directions(
-    path: str, reference: Reference, g: np.ndarray, explained: float, directions: int
+    path: str,
+    reference: Reference,
+    g: np.ndarray,
+    leaf: LeafByAutodiff | None,
+    explained: float,
+    directions: int | None,
 ) -> list[JudgeResult]:
     """Judges 2 and 3, along random signs, and along the difference from autodiff where there is one."""
-    exact = None if reference.autodiff is None else reference.autodiff.exact.here[path]
-    if not reference.has_float64:
-        return [JudgeResult(name, "INCONCLUSIVE", "no float64 path") for name in DIRECTIONAL]
-    if not np.isfinite(g).all():
+    if directions is None or not np.isfinite(g).all():
         return []
+    exact = None if leaf is None else leaf.exact
     scale, size = reference.scale(path), max(norm(g), 0.0 if exact is None else norm(exact))
+    if leaf is not None and leaf.is_zero:
+        # Held against a gradient by which the loss would change as a whole.
+        size = max(size, reference.natural(path))
+        explained = max(explained, _ZERO_PART * size)
     if size == 0:
-        return [JudgeResult(name, "INCONCLUSIVE", "zero") for name in DIRECTIONAL]
+        return [JudgeResult(name, "INCONCLUSIVE", ZERO) for name in DIRECTIONAL]
     asked = [
         (slopes.draw_signs(g.shape, scale, reference.seed + i), size * scale, slopes.SIGMAS * explained / size)
         for i in range(directions)
     ]
-    if exact is not None and distance(g, exact) > max(explained, TOLERANCE["float64"] * size):
+    if exact is not None and np.isfinite(exact).all() and distance(g, exact) > max(explained, floor_of(float) * size):
         v = slopes.scale_direction(g - exact, scale)
         asked += [] if v is None else [(v, size * norm(v), explained / size)]
     results: dict[str, list[JudgeResult]] = {name: [] for name in DIRECTIONAL}
+    finite = np.isfinite(as_real(reference.inputs[path]))
     for v, slope_scale, tolerance in asked:
-        inner = slopes.inner_product(g, v)
+        along = np.where(finite, v, 0.0)
+        inner = slopes.inner_product(g, along)
         for name, slope in zip(DIRECTIONAL, (reference.slope_by_differences, reference.slope_forward), strict=True):
             try:
-                verdict, reason = slopes.assess_slope(inner, slope(path, v), slope_scale, tolerance)
+                verdict, reason = slopes.assess_slope(inner, slope(path, along), slope_scale, tolerance)
             except NoDerivative as error:
-                verdict = "INCONCLUSIVE"
-                reason = f"the loss has no forward-mode derivative: {describe_exception(error)}"
+                missing = "the loss has no forward-mode derivative: " if name == "adjoint" else ""
+                verdict, reason = "INCONCLUSIVE", f"{missing}{describe_exception(error)}"
+            if name == "differences" and verdict == "FAIL" and reference.jumps[1]:
+                verdict, reason = "INCONCLUSIVE", reference.jumps[1]
             results[name].append(JudgeResult(name, verdict, reason))
     return [min(each, key=_rank) for each in results.values() if each]
+
+
+def _judge_forward(path: str, by_rule: Reference, leaf: LeafByAutodiff, directions: int) -> JudgeResult:
+    """The forward mode of an operation beside the exact gradient: <g, v> is the derivative along v."""
+    scale = by_rule.scale(path)
+    explained = (leaf.sharp or leaf.own).explained
+    for i in range(directions):
+        v = slopes.draw_signs(leaf.exact.shape, scale, by_rule.seed + i)
+        try:
+            slope = by_rule.slope_forward(path, v)
+        except NoDerivative as error:
+            return JudgeResult("forward", "INCONCLUSIVE", f"it has no forward mode: {describe_exception(error)}")
+        room = scale * max(slopes.SIGMAS * explained, floor_of(float) * norm(leaf.exact))
+        if not abs(slope.value - slopes.inner_product(leaf.exact, v)) <= room:
+            inner = slopes.inner_product(leaf.exact, v)
+            return JudgeResult("forward", "FAIL", f"jax.jvp gives {slope.value:.6g}, the gradient {inner:.6g}")
+    return JudgeResult("forward", "PASS")
 
 
 def _rank(result: JudgeResult) -> int:
@@ -293,7 +258,8 @@ def _excuse_at_kinks(results: list[JudgeResult]) -> list[JudgeResult]:
     kink = next((each.reason for each in results if each.reason.startswith(slopes.KINK)), "")
     if not kink or any(each.verdict == "FAIL" for each in results if each.judge == "differences"):
         return results
+    excused = ("autodiff", "adjoint")
     return [
-        JudgeResult(each.judge, "INCONCLUSIVE", kink) if each.verdict == "FAIL" and each.judge != "structure" else each
+        JudgeResult(each.judge, "INCONCLUSIVE", kink) if each.verdict == "FAIL" and each.judge in excused else each
         for each in results
     ]

@@ -12,8 +12,9 @@ from fbp import cost
 from fbp.backprop import check_batch, loss_value, value_and_grad
 from fbp.losses import Loss
 from fbp.typing import Activations, Key, Layer, Params, Targets, Weights
+from fbp.verify.candidate import ComputedGradient
 from fbp.verify.equations import compute_layer_inputs, find_faulty_combinators, judge_equations
-from fbp.verify.judges import ComputedGradient, judge, judge_gradient
+from fbp.verify.judges import Request, judge, judge_gradient
 from fbp.verify.reference import compute_reference, make_seed
 from fbp.verify.result import Verification
 from fbp.verify.structure import check_structure
@@ -88,7 +89,7 @@ def compare(
     reference = compute_reference(function, args)
     manual = cost.compile(value_and_grad(net, loss), args)
     value, gradient = manual.call(*args)
-    leaves = judge_gradient(reference, ComputedGradient(check_structure(gradient, args[0])))
+    leaves = judge_gradient(reference, ComputedGradient(check_structure(gradient, args[0])), Request(directions=None))
     costs = None
     if cost_seconds > 0:
         costs = cost.compare(manual, cost.compile(jax.value_and_grad(function), args), args, cost_seconds)
@@ -133,7 +134,8 @@ def network(
         ('PASS', ['dW_1', 'db_1', 'dA_0', 'dZ_1', 'dW_2', 'db_2', 'dA_1', 'dZ_2'])
     """
     args, seed = prepare_arguments(params, X, Y, weights, key), make_seed(key)
-    leaves = judge(compute_reference(NetworkLoss(net, loss), args, seed=seed), ByHand(net, loss), directions=directions)
+    reference = compute_reference(NetworkLoss(net, loss), args, seed=seed)
+    leaves = judge(reference, ByHand(net, loss), Request(directions=directions))
     equations = judge_equations(net, loss, args[0], compute_layer_inputs(net, loss, *args), seed)
     wrong = any(leaf.verdict == "FAIL" for leaf in leaves)
     if wrong and all(each.verdict != "FAIL" for each in equations):

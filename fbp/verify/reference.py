@@ -1,7 +1,7 @@
 """What autodiff says of a loss at one point, in its own dtype and in float64, and what rounding does to it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, TypeAlias
 
@@ -11,27 +11,85 @@ import numpy as np
 
 from fbp.errors import FbpError, describe_exception
 from fbp.typing import Key
-from fbp.verify import slopes
-from fbp.verify.structure import by_path, is_floating
-from fbp.verify.tolerance import DRAWS, Allowance, in_float64, norm, on_host, perturb
+from fbp.verify import programs, slopes
+from fbp.verify.evaluation import (
+    Argnums,
+    InFloat64,
+    call_checked,
+    check_argnums,
+    choose_float64,
+    lift_from,
+    make_hashable,
+    precision_of,
+    run,
+)
+from fbp.verify.structure import by_path, is_inexact
+from fbp.verify.tolerance import (
+    DRAWS,
+    Allowance,
+    as_real,
+    distance,
+    epsilon,
+    floor_of,
+    in_float64,
+    norm,
+    on_host,
+    perturb,
+)
 
-Argnums: TypeAlias = int | tuple[int, ...]
 Leaves: TypeAlias = dict[str, np.ndarray]
-"""Arrays in float64 by path."""
-NoDerivative = (TypeError, NotImplementedError, ValueError, jax.errors.JAXTypeError)
+"""Arrays in float64 by path; a complex one as two, see `as_real`."""
+NoDerivative = (TypeError, NotImplementedError, ValueError, AssertionError, jax.errors.JAXTypeError)
 """What JAX raises where a function has no derivative of some kind."""
+_OTHER_VALUE = 1e3
+"""How many roundings of its terms a loss may differ from its value in float64, where it is the same function."""
+SHIFTS = 2
+"""At how many perturbed inputs a gradient function is called to see its own rounding."""
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """`jax.grad` at a point, and at points that are some roundings away."""
+    """`jax.grad` at a point, and how it moves when its inputs do.
+
+    Attributes:
+        here: the gradient.
+        moves: for each leaf how far it moves, for each draw of inputs that are some roundings away.
+        shifts: by how much, for the first draws; empty where nobody asks.
+        floor: the relative difference that no gradient function is blamed for.
+    """
 
     here: Leaves
-    perturbed: tuple[Leaves, ...]
+    moves: dict[str, list[float]]
+    shifts: tuple[Leaves, ...] = ()
+    floor: float = 0.0
 
-    def allow(self, path: str, dtype: str, exact: np.ndarray, jitter: float = 0.0) -> Allowance:
-        """What rounding in a dtype explains of one leaf; see `Allowance.measure`."""
-        return Allowance.measure(dtype, self.here[path], [leaves[path] for leaves in self.perturbed], exact, jitter)
+    @classmethod
+    def measure(
+        cls, here: Leaves, at_perturbed: Callable[[int], Leaves], floor: float = 0.0, shifts: int = 0
+    ) -> "Gradients":
+        """From the gradient, and what gives it at the inputs of each draw."""
+        moves: dict[str, list[float]] = {path: [] for path in here}
+        kept = []
+        for i in range(DRAWS):
+            there = at_perturbed(i)
+            for path, g in here.items():
+                moves[path].append(distance(there[path], g))
+            if i < shifts:
+                kept.append({path: there[path] - g for path, g in here.items()})
+        return cls(here, moves, tuple(kept), floor)
+
+    def allow(self, path: str, dtype: str, exact: np.ndarray, jitter: float = 0.0, tolerance: float = 0.0) -> Allowance:
+        """What rounding in a dtype explains of one leaf; see `Allowance.measure`.
+
+        Args:
+            path: the leaf's path.
+            dtype: of the arithmetic.
+            exact: the leaf in float64.
+            jitter: the rounding of the gradient function itself.
+            tolerance: the relative difference that the user allows.
+        """
+        off, floor = distance(self.here[path], exact), max(self.floor, tolerance)
+        return Allowance.measure(dtype, norm(exact), off, self.moves[path], jitter, floor)
 
 
 @dataclass(frozen=True)
@@ -40,8 +98,8 @@ class Autodiff:
 
     Attributes:
         own: in the arguments' own dtypes.
-        exact: in float64; the same ones where the loss does not compute in float64.
-        has_float64: whether it does.
+        exact: in float64; the same ones where the loss is not evaluated in float64.
+        has_float64: whether it is.
     """
 
     own: Gradients
@@ -63,11 +121,16 @@ class Reference:
         argnums: which arguments are differentiated.
         args: the arguments.
         args64: the same on the host, in float64.
-        inputs: the differentiated leaves by path, in their own dtypes; those that are not floating are left out.
-        has_float64: whether the loss computes in float64 when it is given float64.
+        inputs: the differentiated leaves by path, in their own dtypes; those that have no gradient are left out.
+        float64: how the loss is evaluated in float64; None where it is not.
+        why: why it is not.
         seed: of all that is drawn.
-        autodiff: its gradients; None where it has none.
+        value: the loss.
+        noise: how far it is from its value in float64.
+        is_traced: whether it is compiled; not where it decides on values in Python.
+        autodiff: its gradients; None where it has none, or where nothing is asked of them.
         silent: why there are none.
+        caveat: why no gradient of this loss can be judged here; mostly empty.
     """
 
     loss: Callable[..., Any]
@@ -75,10 +138,20 @@ class Reference:
     args: tuple[Any, ...]
     args64: tuple[Any, ...]
     inputs: dict[str, Any]
-    has_float64: bool
+    float64: InFloat64 | None
+    why: str
     seed: int
+    value: float
     autodiff: Autodiff | None
+    noise: float = 0.0
+    is_traced: bool = True
     silent: str = ""
+    caveat: str = ""
+
+    @property
+    def wanted(self) -> Any:
+        """The differentiated arguments."""
+        return select_arguments(self.args, self.argnums)
 
     @cached_property
     def lengths(self) -> frozenset[int]:
@@ -86,24 +159,65 @@ class Reference:
         return frozenset(np.shape(x)[0] for x in jax.tree.leaves(self.args64) if np.ndim(x))
 
     def scale(self, path: str) -> float:
-        """The size of a leaf's entries; where they are zero that of all leaves, or 1."""
+        """The size of a leaf's finite entries; where they are zero that of all leaves, or 1."""
         for paths in ((path,), tuple(self.inputs)):
-            entries = np.concatenate([np.asarray(self.inputs[p], np.float64).ravel() for p in paths])
+            entries = np.concatenate([as_real(self.inputs[p]).ravel() for p in paths])
+            entries = entries[np.isfinite(entries)]
             if size := norm(entries) / max(entries.size, 1) ** 0.5:
                 return size
         return 1.0
 
+    def natural(self, path: str) -> float:
+        """The size of a gradient by which the loss changes as a whole, or of the whole gradient if that is larger."""
+        # Rounding tells how large the terms are that cancel in the loss.
+        dtype = min((x.dtype for x in self.inputs.values()), key=epsilon)
+        terms = max(abs(self.value), self.noise / epsilon(dtype))
+        return max(
+            terms / self.scale(path) if np.isfinite(terms) else 0.0, self.autodiff.total if self.autodiff else 0.0
+        )
+
     def gradient64(self, args: tuple[Any, ...]) -> Leaves:
         """The gradient by autodiff at other float64 arguments."""
+        assert self.float64 is not None
         with jax.enable_x64(True):
-            return _leaves(differentiate(self.loss, self.argnums, args), self.inputs)
+            return _leaves(self._run(self.float64.of(ValueAndGradient(self.loss, self.argnums)), args)[1], self.inputs)
+
+    @cached_property
+    def scale_of_terms(self) -> float:
+        """What the loss changes by where every leaf changes as a whole: the size of what it is summed from."""
+        if self.autodiff is None:
+            return 0.0
+        return sum(norm(g) * norm(as_real(self.inputs[path])) for path, g in self.autodiff.exact.here.items())
+
+    @cached_property
+    def lifted(self) -> tuple[InFloat64, Gradients] | None:
+        """The gradients of the loss traced in its own dtypes and lifted to float64; None where it cannot be."""
+        if self.autodiff is None or self.float64 is None:
+            return None
+        if self.float64.lifted_from is not None:
+            return self.float64, self.autodiff.exact
+        with precision_of(self.args):
+            way = lift_from(self.loss, on_host(self.args), bool(jax.config.read("jax_enable_x64")))
+        try:
+            return way, replace(self, float64=way)._measure64(self.args64)
+        except Exception:
+            # A program may hold operations that have no float64 form.
+            return None
 
     def slope_by_differences(self, path: str, v: np.ndarray) -> slopes.Slope:
-        """The derivative of the loss along v in one leaf, from values of the loss."""
-        with jax.enable_x64(True):
-            steps = np.concatenate([[0.0], *([h, -h] for h in slopes.STEPS)])
-            values = slopes.evaluate_along(self.loss, self.args64, self._tangent(path, v), steps)
-        return slopes.estimate_slope(np.asarray(values, np.float64))
+        """The derivative of the loss along v in one leaf, from values of the loss; in float64 where there is a way."""
+        steps = np.concatenate([[0.0], *([h, -h] for h in slopes.STEPS)])
+        if self.float64 is not None:
+            args, loss, precision, eps = self.args64, self.float64.of(self.loss), jax.enable_x64(True), epsilon(float)
+        else:
+            args, loss, precision, eps = on_host(self.args), self.loss, precision_of(self.args), self.coarsest
+        with precision:
+            tangent = jax.tree.map(jnp.asarray, self._tangent(path, v))
+            if self.is_traced:
+                values = slopes.evaluate_along(loss, args, tangent, jnp.asarray(steps), self.jumps[0])
+            else:
+                values = slopes.evaluate_each(loss, args, tangent, steps)
+            return slopes.estimate_slope(np.asarray(values, np.float64), eps)
 
     def slope_forward(self, path: str, v: np.ndarray) -> slopes.Slope:
         """The derivative of the loss along v in one leaf, by forward-mode differentiation.
@@ -111,18 +225,74 @@ class Reference:
         Raises:
             TypeError: and the others of `NoDerivative`, where the loss has none.
         """
+        if self.float64 is None:
+            raise NotImplementedError(self.why)
         with jax.enable_x64(True):
-            value = float(slopes.push_forward(self.loss, self.args64, self._tangent(path, v)))
+            push_forward = self.float64.of(slopes.PushForward(self.loss), times=2)
+            value = float(self._run(push_forward, (*self.args64, *self._tangent(path, v))))
         return slopes.Slope(value, 0.0, value, value)
+
+    @cached_property
+    def coarsest(self) -> float:
+        """The largest epsilon of the dtypes that the loss computes in, and of its arguments."""
+        dtypes = {x.dtype for x in jax.tree.leaves(self.args) if is_inexact(x)}
+        if self.is_traced:
+            with precision_of(self.args):
+                dtypes |= programs.find_dtypes(programs.trace(self.loss, on_host(self.args)).jaxpr)
+        return max(map(epsilon, dtypes))
+
+    @cached_property
+    def jumps(self) -> tuple[bool, str]:
+        """Why values of the loss may change otherwise than its derivative says; see `find_jumps`."""
+        if not self.is_traced:
+            return False, ""
+        with precision_of(self.args):
+            return programs.find_jumps(programs.trace(self.loss, on_host(self.args)).jaxpr)
+
+    def _run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        return run(function, args, self.is_traced)
 
     def _tangent(self, path: str, v: np.ndarray) -> tuple[Any, ...]:
         def leaf(place: Any, x: Any) -> Any:
-            return v if jax.tree_util.keystr(place) == path else zero(x)
+            if jax.tree_util.keystr(place) != path:
+                return zero(x)
+            return v[..., 0] + 1j * v[..., 1] if np.iscomplexobj(x) else v
 
-        zero = lambda x: np.zeros_like(x) if is_floating(x) else x
+        zero = lambda x: np.zeros_like(x) if is_inexact(x) else x
         along = jax.tree.map_with_path(leaf, select_arguments(self.args64, self.argnums))
         places = {self.argnums: along} if isinstance(self.argnums, int) else dict(zip(self.argnums, along, strict=True))
         return tuple(places.get(i, jax.tree.map(zero, arg)) for i, arg in enumerate(self.args64))
+
+    def _with_float64(self, own: Gradients) -> "Reference":
+        """The reference with its gradients in float64 beside those in its own dtypes."""
+        assert self.float64 is not None
+        exact = self._measure64(self.args64)
+        with jax.enable_x64(True):
+            noise = abs(float(self._run(self.float64.of(self.loss), self.args64)) - self.value)
+        whole = replace(self, autodiff=Autodiff(own, exact), noise=noise)
+        dtype = min((x.dtype for x in self.inputs.values()), key=epsilon)
+        if noise > _OTHER_VALUE * epsilon(dtype) * max(abs(self.value), whole.scale_of_terms) and (
+            other := whole.lifted
+        ):
+            # In float64 it is another function, for a reason that its program does not show.
+            return replace(self, float64=other[0])._with_float64(own) if self.float64.lifted_from is None else whole
+        return whole
+
+    def _measure64(self, args64: tuple[Any, ...]) -> Gradients:
+        assert self.float64 is not None
+        at = lambda i: self.gradient64(perturb(args64, self.seed + i))
+        return Gradients.measure(self.gradient64(args64), at, self.float64.floor, SHIFTS)
+
+
+@dataclass(frozen=True)
+class ValueAndGradient:
+    """`jax.value_and_grad` of a loss; equal ones compile once."""
+
+    loss: Callable[..., Any]
+    argnums: Argnums
+
+    def __call__(self, *args: Any) -> Any:
+        return jax.value_and_grad(self.loss, self.argnums, allow_int=True)(*args)
 
 
 def compute_reference(
@@ -137,38 +307,75 @@ def compute_reference(
         seed: of all that the judges draw: directions, and the perturbations by which rounding is measured.
 
     Raises:
-        FbpError: the loss cannot be called with the arguments, or does not return a scalar.
+        FbpError: the loss cannot be called with the arguments, or does not return a scalar; or no argument that is
+            differentiated has a floating or complex leaf.
     """
+    argnums, loss = check_argnums(argnums, len(args)), make_hashable(loss)
     with precision_of(args):
         arrays = on_host(args)
-        shape = call_checked("the loss", partial(jax.eval_shape, loss), arrays)
-        if not hasattr(shape, "shape") or shape.shape != () or not jnp.issubdtype(shape.dtype, jnp.floating):
+        is_traced = _is_traceable(loss, arrays)
+        value = call_checked("the loss", partial(run, loss, is_traced=is_traced), (arrays,))
+        if not hasattr(value, "dtype") or jnp.shape(value) or not jnp.issubdtype(value.dtype, jnp.floating):
+            received = jax.tree.map(lambda x: f"{jnp.result_type(x)}{jnp.shape(x)}", value)
             raise FbpError(
-                f"the loss must return one floating-point number, got {shape}; sum or average over the examples"
+                f"the loss must return one floating-point number, got {received}; sum or average over the examples"
             )
         wanted = select_arguments(arrays, argnums)
-        inputs = {path: x for path, x in by_path(wanted).items() if x is not None and is_floating(x)}
-
-        def compute_gradients(args: tuple[Any, ...]) -> Gradients:
-            compute = lambda args: _leaves(differentiate(loss, argnums, args), inputs)
-            return Gradients(compute(args), tuple(compute(perturb(args, seed + i)) for i in range(DRAWS)))
-
+        inputs = {path: x for path, x in by_path(wanted).items() if x is not None and is_inexact(x)}
+        if not inputs:
+            raise FbpError(
+                "the differentiated arguments must have a floating or complex leaf, "
+                f"got none in {jax.tree.structure(wanted)}; name others by argnums"
+            )
         with jax.enable_x64(True):
             args64 = in_float64(arrays)
-            has_float64 = _computes_in_float64(loss, args64)
-        known = partial(Reference, loss, argnums, args, args64, inputs, has_float64, seed)
+        float64, why = choose_float64(loss, arrays, args64, is_traced)
+        known = partial(Reference, loss, argnums, args, args64, inputs, float64, why, seed, is_traced=is_traced)
+        compute = partial(run, ValueAndGradient(loss, argnums), is_traced=is_traced)
         try:
-            own = compute_gradients(arrays)
-            with jax.enable_x64(True):
-                return known(Autodiff(own, compute_gradients(args64) if has_float64 else own, has_float64))
+            value, gradient = compute(arrays)
+            again, repeated = compute(arrays)
         except NoDerivative as error:
-            return known(None, f"the loss has no reverse-mode derivative: {describe_exception(error)}")
+            why = f"the loss has no reverse-mode derivative: {describe_exception(error)}"
+            caveat = _find_caveat(loss, arrays, (value,), (run(loss, arrays, is_traced),), is_traced)
+            return known(float(value), None, silent=why, caveat=caveat)
+        own = Gradients.measure(
+            _leaves(gradient, inputs), lambda i: _leaves(compute(perturb(arrays, seed + i))[1], inputs)
+        )
+        again = (again, *_leaves(repeated, inputs).values())
+        caveat = _find_caveat(loss, arrays, (value, *own.here.values()), again, is_traced)
+    bare = known(float(value), None, caveat=caveat)
+    if float64 is None:
+        return replace(bare, autodiff=Autodiff(own, own, has_float64=False))
+    try:
+        return bare._with_float64(own)
+    except Exception as error:
+        # Lifted programs may hold operations that have no float64 form.
+        reason = f"it cannot be evaluated in float64: {describe_exception(error)}"
+        return replace(bare, float64=None, why=reason, autodiff=Autodiff(own, own, has_float64=False))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def differentiate(loss: Callable[..., Any], argnums: Argnums, args: tuple[Any, ...]) -> Any:
-    """`jax.grad`, compiled once for each loss and each set of shapes."""
-    return jax.grad(loss, argnums, allow_int=True)(*args)
+def _is_traceable(loss: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    try:
+        jax.eval_shape(loss, *args)
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+        # It decides on values in Python, which `jax.grad` allows for what does not depend on what it differentiates.
+        return False
+    except Exception:
+        # What is wrong with it shows where it is called.
+        return True
+    return True
+
+
+def _find_caveat(loss: Callable[..., Any], args: tuple[Any, ...], first: Any, second: Any, is_traced: bool) -> str:
+    if not np.isfinite(np.asarray(first[0], np.float64)):
+        return f"the loss is {float(first[0])} at these arguments; choose others"
+    differ = [distance(a, b) / (norm(as_real(a)) or 1.0) for a, b in zip(first, second, strict=True)]
+    if is_traced and programs.draws_anew(loss, args):
+        return "two calls of the loss with the same arguments differ; draw from a key that is an argument"
+    if max(differ) > floor_of(np.float32):
+        return f"two calls of the loss with the same arguments differ, by {max(differ):.1e}; draw from a key"
+    return ""
 
 
 def select_arguments(args: tuple[Any, ...], argnums: Argnums) -> Any:
@@ -176,42 +383,11 @@ def select_arguments(args: tuple[Any, ...], argnums: Argnums) -> Any:
     return args[argnums] if isinstance(argnums, int) else tuple(args[i] for i in argnums)
 
 
-def call_checked(what: str, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """function(*args), with whatever it raises as a mistake of the caller's.
-
-    Raises:
-        FbpError: naming what was called, and what it raised.
-    """
-    try:
-        return function(*args)
-    except FbpError:
-        raise
-    except Exception as error:
-        raise FbpError(
-            f"{what} must accept the given arguments, got {describe_exception(error)}; call it by hand to see where"
-        ) from error
-
-
-def precision_of(args: tuple[Any, ...]) -> Any:
-    """A context with float64 where one of the arguments is in float64; else as the user has it."""
-    floating = (x for x in jax.tree.leaves(args) if hasattr(x, "dtype") and is_floating(x))
-    wide = any(x.dtype == np.float64 for x in floating)
-    return jax.enable_x64(wide or bool(jax.config.read("jax_enable_x64")))
-
-
 def make_seed(key: Key | None) -> int:
     """A seed for numpy from a key; a fixed one without."""
     return 0 if key is None else int(jax.random.bits(key))
 
 
-def _computes_in_float64(loss: Callable[..., Any], args64: tuple[Any, ...]) -> bool:
-    try:
-        return jax.eval_shape(loss, *args64).dtype == np.float64
-    except Exception:
-        # A kernel for float32 alone may refuse float64 with any exception.
-        return False
-
-
 def _leaves(tree: Any, wanted: dict[str, Any]) -> Leaves:
     leaves = by_path(tree)
-    return {path: np.asarray(leaves[path], np.float64) for path in wanted}
+    return {path: as_real(leaves[path]) for path in wanted}

@@ -25,7 +25,8 @@ JUDGES = ("autodiff", *DIRECTIONAL)
 """The judges of a leaf; the equations of a network have their own."""
 
 _LAYERS_SHOWN = 16
-_WHOLE = "(argument)"
+WHOLE = "(argument)"
+"""What a leaf is called that is the whole argument."""
 _HEADINGS = {"differences": "diff.", "adjoint": "adj."}
 _MARKS = {"PASS": "pass", "FAIL": "FAIL", "INCONCLUSIVE": "?"}
 _NUMBERS = ("jax.grad", "float64", "in eps", "cosine", "ratio")
@@ -233,13 +234,13 @@ class Verification(Printable):
             f"{self.subject} against jax.grad",
             ("leaf", "verdict", *_NUMBERS, *(_HEADINGS[name] for name in asked)),
             (
-                (leaf.path or _WHOLE, paint(leaf.verdict, leaf.verdict), *leaf.cells(), *_marks(leaf, asked))
+                (leaf.path or WHOLE, paint(leaf.verdict, leaf.verdict), *leaf.cells(), *_marks(leaf, asked))
                 for leaf in self.leaves
             ),
             numbers=_NUMBERS,
             folds={"leaf": 8},
         )
-        remarks = [line for leaf in self.leaves for line in leaf.remark(leaf.path or _WHOLE)]
+        remarks = [line for leaf in self.leaves for line in leaf.remark(leaf.path or WHOLE)]
         failed = [each for each in self.equations if each.verdict == "FAIL"]
         remarks += [line for each in failed for line in each.leaf.remark(f"{each.layer}: {each.quantity}")]
         parts: list[Table | Text] = [table, *remarks]

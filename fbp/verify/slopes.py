@@ -1,7 +1,7 @@
 """Two judges that need no gradient: finite differences and the adjoint identity, along directions in one leaf.
 
 Both ask for the derivative of the loss along v, which a gradient says is <g, v>: finite differences from values of the
-loss alone, the adjoint identity <1, J v> = <J^T 1, v> from forward-mode differentiation. In float64.
+loss alone, the adjoint identity <1, J v> = <J^T 1, v> from forward-mode differentiation.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,11 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fbp.verify.structure import is_floating
+from fbp.verify.programs import keep_stopped
+from fbp.verify.structure import is_inexact
 from fbp.verify.tolerance import Verdict, norm
 
 STEPS = tuple(10.0**-k for k in range(1, 8))
@@ -23,6 +25,8 @@ _ROUNDINGS = 16.0
 _RESOLUTION = 0.02
 """A direction passes where its derivative is known to this part of the gradient's size along it, at least."""
 _SAFETY = 10.0
+_APPROXIMATE = 1e-6
+"""The part of a gradient that differences leave to a loss whose values are approximated, as special functions are."""
 SIGMAS = 5.0
 """How many standard deviations <error, v> is allowed: for random signs one is the error's norm times their size."""
 
@@ -41,6 +45,7 @@ class Slope:
         high: the larger one; further from `low` than the uncertainty only at a kink.
         spread: how far the one-sided differences of that step are apart: small for a smooth loss, and not where
             kinks lie inside of the step.
+        approximate: the part of a gradient that the loss's own approximations explain.
     """
 
     value: float
@@ -48,27 +53,52 @@ class Slope:
     low: float
     high: float
     spread: float = 0.0
+    approximate: float = 0.0
 
 
-@partial(jax.jit, static_argnums=0)
-def evaluate_along(function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...], steps: Any) -> Any:
-    """The loss at args + h v for each h, in float64."""
+@partial(jax.jit, static_argnums=(0, 4))
+def evaluate_along(
+    function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...], steps: Any, stops: bool = False
+) -> Any:
+    """The loss at args + h v for each h.
+
+    Args:
+        function: the loss.
+        args: where.
+        v: the direction, zero in what does not move.
+        steps: the values of h.
+        stops: whether `stop_gradient` occurs in the loss: what it gives then stays as it is at args.
+    """
 
     def loss(h: Any) -> Any:
-        shifted = jax.tree.map(lambda x, d: x + h * d if is_floating(x) else x, args, v)
-        return function(*shifted)
+        shifted = jax.tree.map(lambda x, d: x + h * d if is_inexact(x) else x, args, v)
+        return keep_stopped(function)(args, shifted) if stops else function(*shifted)
 
     return jax.lax.map(loss, steps)
 
 
-@partial(jax.jit, static_argnums=0)
-def push_forward(function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...]) -> Any:
-    """The derivative of the loss along v by forward-mode differentiation, in float64."""
-    tangents = jax.tree.map(lambda x, d: d if is_floating(x) else np.zeros(x.shape, jax.dtypes.float0), args, v)
-    return jax.jvp(function, args, tangents)[1]
+def evaluate_each(function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...], steps: np.ndarray) -> Any:
+    """`evaluate_along` for a loss that cannot be compiled."""
+    shifted = (jax.tree.map(lambda x, d, h=h: jnp.asarray(x + h * d) if is_inexact(x) else x, args, v) for h in steps)
+    return jnp.stack([function(*each) for each in shifted])
 
 
-def estimate_slope(values: np.ndarray) -> Slope:
+@dataclass(frozen=True)
+class PushForward:
+    """The derivative of a loss along a direction by forward-mode differentiation, called as (*args, *v).
+
+    Equal ones compile once.
+    """
+
+    loss: Callable[..., Any]
+
+    def __call__(self, *args_and_v: Any) -> Any:
+        args, v = args_and_v[: len(args_and_v) // 2], args_and_v[len(args_and_v) // 2 :]
+        tangents = jax.tree.map(lambda x, d: d if is_inexact(x) else np.zeros(x.shape, jax.dtypes.float0), args, v)
+        return jax.jvp(self.loss, args, tangents)[1]
+
+
+def estimate_slope(values: np.ndarray, eps: float = _EPS) -> Slope:
     """The derivative from values of the loss at 0, +h and -h for each h of `STEPS`.
 
     Of each step the central difference (L(h) - L(-h)) / 2h; the step is chosen where its change from the next larger
@@ -76,10 +106,11 @@ def estimate_slope(values: np.ndarray) -> Slope:
 
     Args:
         values: [L(0), L(h_1), L(-h_1), L(h_2), ...].
+        eps: of the dtype that they were computed in.
     """
     here, ahead, behind = values[0], values[1::2], values[2::2]
     h = np.asarray(STEPS)
-    floor = _ROUNDINGS * _EPS * np.maximum(np.maximum(np.abs(ahead), np.abs(behind)), abs(here)) / h
+    floor = _ROUNDINGS * eps * np.maximum(np.maximum(np.abs(ahead), np.abs(behind)), abs(here)) / h
     central = (ahead - behind) / (2 * h)
     forward, backward = (ahead - here) / h, (here - behind) / h
     # Step i + 1 judged by how far it is from step i.
@@ -90,7 +121,8 @@ def estimate_slope(values: np.ndarray) -> Slope:
     gap, before = forward[i] - backward[i], forward[i - 1] - backward[i - 1]
     kink = abs(gap) > 0.5 * abs(before) and abs(gap) > _SAFETY * (uncertainty[i - 1] + 2 * floor[i])
     sides = (forward[i], backward[i]) if kink else (central[i], central[i])
-    return Slope(float(central[i]), float(uncertainty[i - 1]), float(min(sides)), float(max(sides)), float(abs(gap)))
+    low, high = float(min(sides)), float(max(sides))
+    return Slope(float(central[i]), float(uncertainty[i - 1]), low, high, float(abs(gap)), _APPROXIMATE)
 
 
 def assess_slope(inner: float, slope: Slope, scale: float, tolerance: float) -> tuple[Verdict, str]:
@@ -104,7 +136,7 @@ def assess_slope(inner: float, slope: Slope, scale: float, tolerance: float) -> 
     """
     if not np.isfinite(slope.value) or not np.isfinite(slope.uncertainty):
         return "INCONCLUSIVE", "the loss is NaN or infinite along the direction"
-    room = _SAFETY * slope.uncertainty + tolerance * scale
+    room = _SAFETY * slope.uncertainty + max(tolerance, slope.approximate) * scale
     if slope.high - slope.low > room:
         if slope.low - room <= inner <= slope.high + room:
             sides = f"{slope.low:.4g} to one side, {slope.high:.4g} to the other"

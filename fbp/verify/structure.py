@@ -31,9 +31,54 @@ def by_path(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
+def leaves_like(gradient: Any, wanted: Any) -> dict[str, Any]:
+    """The leaves of a gradient by the paths of the tree that it is the gradient of.
+
+    Containers of other libraries are looked through: the gradient by a module may be a `flax.nnx.State`, that by a
+    dictionary a `FrozenDict`. Their leaves are matched by the names on the way, whether these are keys or attributes.
+
+    Args:
+        gradient: what a gradient function returned.
+        wanted: the differentiated arguments.
+    """
+    given = by_path(gradient)
+    if given.keys() == by_path(wanted).keys() or not (_has_foreign_node(gradient) or _has_foreign_node(wanted)):
+        return given
+    names, others = _paths_by_name(wanted), _paths_by_name(gradient)
+    if len(names) < len(by_path(wanted)) or len(others) < len(given):
+        return given
+    return {names.get(name, path): given[path] for name, path in others.items()}
+
+
+def _paths_by_name(tree: Any) -> dict[tuple[str, ...], str]:
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is None)]
+    # The last step into a variable of a framework is its value.
+    names = (tuple(jax.tree_util.keystr((step,), simple=True) for step in path) for path in paths)
+    return {
+        tuple(n for n in each if n != "value"): jax.tree_util.keystr(p) for each, p in zip(names, paths, strict=True)
+    }
+
+
+def _has_foreign_node(tree: Any) -> bool:
+    """Whether a container in a tree is none of Python's own."""
+
+    def look(treedef: Any) -> bool:
+        node = treedef.node_data()
+        if node is not None and not issubclass(node[0], (dict, list, tuple, type(None))):
+            return True
+        return any(look(child) for child in treedef.children())
+
+    return look(jax.tree.structure(tree))
+
+
 def is_floating(leaf: Any) -> bool:
     """Whether a leaf has a gradient of its own dtype."""
     return jnp.issubdtype(_dtype(leaf), jnp.floating)
+
+
+def is_inexact(leaf: Any) -> bool:
+    """Whether a leaf has a gradient: it is floating or complex."""
+    return jnp.issubdtype(_dtype(leaf), jnp.inexact)
 
 
 def check_structure(gradient: Any, wanted: Any) -> Structure:
@@ -43,7 +88,7 @@ def check_structure(gradient: Any, wanted: Any) -> Structure:
         gradient: what a gradient function returned.
         wanted: the differentiated arguments.
     """
-    given, expected = by_path(gradient), by_path(wanted)
+    given, expected = leaves_like(gradient, wanted), by_path(wanted)
     is_pair = isinstance(gradient, tuple) and len(gradient) == 2
     if is_pair and _have_same_structure(gradient[1], wanted) and not _have_same_structure(gradient, wanted):
         return Structure({}, dict.fromkeys(expected, "(value, gradient) was returned: pass has_value=True"), {})
@@ -51,13 +96,15 @@ def check_structure(gradient: Any, wanted: Any) -> Structure:
     for path, like in expected.items():
         if like is None:
             continue
+        if path not in given and not is_inexact(like):
+            continue
         if path not in given:
             problems[path] = "missing in the gradient"
             continue
         leaf = given[path]
-        if problem := _check_floating(leaf, like) if is_floating(like) else _check_integer(leaf, _dtype(like)):
+        if problem := _check_inexact(leaf, like) if is_inexact(like) else _check_integer(leaf, _dtype(like)):
             problems[path] = problem
-        if is_floating(like) and leaf is not None and is_floating(leaf) and np.shape(leaf) == np.shape(like):
+        if is_inexact(like) and leaf is not None and is_inexact(leaf) and np.shape(leaf) == np.shape(like):
             leaves[path] = leaf
             if getattr(leaf, "weak_type", False) and not getattr(like, "weak_type", False):
                 notes[path] = _WEAK
@@ -65,7 +112,14 @@ def check_structure(gradient: Any, wanted: Any) -> Structure:
         if path not in expected and given[path] is not None:
             problems[path] = "not expected: the differentiated arguments have no such leaf"
     if not problems and not _have_same_structure(gradient, wanted):
-        problems["<tree>"] = f"containers differ: {jax.tree.structure(gradient)} for {jax.tree.structure(wanted)}"
+        differ = f"containers differ: {jax.tree.structure(gradient)} for {jax.tree.structure(wanted)}"
+        if _has_foreign_node(gradient) or _has_foreign_node(wanted):
+            kinds = (type(gradient).__name__, type(wanted).__name__)
+            notes = {
+                path: f"a {kinds[0]} for a {kinds[1]}" for path in list(leaves)[:1] if kinds[0] != kinds[1]
+            } | notes
+        else:
+            problems["<tree>"] = differ
     return Structure(leaves, problems, notes)
 
 
@@ -81,13 +135,13 @@ def _check_integer(leaf: Any, dtype: Any) -> str:
     return f"the gradient of a leaf of {dtype} must be None or of dtype float0, got {_describe(leaf)}"
 
 
-def _check_floating(leaf: Any, like: Any) -> str:
+def _check_inexact(leaf: Any, like: Any) -> str:
     wanted = f"{_dtype(like)} {np.shape(like)}"
     if leaf is None:
         return f"None where an array {wanted} is expected"
     if _dtype(leaf) == jax.dtypes.float0:
         return f"float0, the gradient of an integer, where {wanted} is expected"
-    if not is_floating(leaf):
+    if not is_inexact(leaf):
         return f"{_describe(leaf)} where {wanted} is expected"
     if np.shape(leaf) != np.shape(like):
         transposed = np.shape(leaf) == np.shape(like)[::-1]

@@ -1,0 +1,149 @@
+"""How functions of some arguments are evaluated: compiled where they can be, and in float64 where there is a way."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fbp.errors import FbpError, describe_exception
+from fbp.verify import programs
+from fbp.verify.programs import Lifted, NotLiftable
+from fbp.verify.structure import is_inexact
+from fbp.verify.tolerance import epsilon, floor_of
+
+Argnums: TypeAlias = int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class InFloat64:
+    """How functions of some arguments are evaluated in float64.
+
+    Attributes:
+        lifted_from: the arguments in the dtypes where a function is traced to be lifted; None where it computes in
+            float64 by itself when it is given float64.
+        wide: whether it is traced with `jax.enable_x64`.
+        floor: the relative error that two right programs may have to each other.
+        kept: the dtypes whose rounding stays in a program that is lifted.
+    """
+
+    lifted_from: tuple[Any, ...] | None = field(default=None, repr=False)
+    wide: bool = True
+    floor: float = floor_of(np.float64)
+    kept: frozenset[str] = frozenset()
+
+    def of(self, function: Callable[..., Any], times: int = 1) -> Callable[..., Any]:
+        """The function in float64; one that takes the arguments and tangents of them takes them `times` = 2."""
+        if self.lifted_from is None:
+            return function
+        with jax.enable_x64(self.wide):
+            return Lifted.at(function, self.lifted_from * times, self.kept, self.wide)
+
+
+def choose_float64(
+    loss: Callable[..., Any], args: tuple[Any, ...], args64: tuple[Any, ...], is_traced: bool
+) -> tuple[InFloat64 | None, str]:
+    """How a loss is evaluated in float64, or why it is not."""
+    if not is_traced:
+        with jax.enable_x64(True):
+            computed = run(loss, args64, is_traced=False).dtype == np.float64
+        return (InFloat64(), "") if computed else (None, "it decides on values in Python, and computes in fewer digits")
+    own = programs.trace(loss, args)
+    wide = trace_wide(loss, args64)
+    if wide is not None and programs.is_same_program(own, wide):
+        narrow = [dtype for dtype in programs.find_dtypes(wide.jaxpr) if epsilon(dtype) > epsilon(np.float64)]
+        if not narrow:
+            return InFloat64(), ""
+        way = lift_from(loss, args64, wide=True)
+    else:
+        way = lift_from(loss, args, bool(jax.config.read("jax_enable_x64")))
+    try:
+        with jax.enable_x64(True):
+            shape = jax.eval_shape(way.of(loss), *args64)
+        if shape.dtype == np.float64:
+            return way, ""
+    except NotLiftable as error:
+        return None, str(error)
+    except Exception as error:
+        return None, f"no float64 path: {describe_exception(error)}"
+    return None, "no float64 path"
+
+
+def lift_from(loss: Callable[..., Any], args: tuple[Any, ...], wide: bool) -> InFloat64:
+    """The way to lift functions from these arguments."""
+    with jax.enable_x64(wide):
+        dtypes = programs.find_dtypes(programs.trace(loss, args).jaxpr)
+    coarsest = max((epsilon(dtype) for dtype in dtypes), default=epsilon(np.float64))
+    return InFloat64(args, wide, max(programs.LITERALS * coarsest, floor_of(np.float64)))
+
+
+def trace_wide(function: Callable[..., Any], args64: tuple[Any, ...]) -> Any:
+    """The program of a function that is given float64; None where it refuses it, with whatever exception."""
+    with jax.enable_x64(True):
+        try:
+            return programs.trace(function, args64)
+        except Exception:
+            return None
+
+
+def run(function: Callable[..., Any], args: tuple[Any, ...], is_traced: bool = True) -> Any:
+    """function(*args), compiled if it can be traced."""
+    return call(function, args) if is_traced else function(*jax.tree.map(jnp.asarray, args))
+
+
+@partial(jax.jit, static_argnums=0)
+def call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """function(*args), compiled once for each function and each set of shapes."""
+    return function(*args)
+
+
+def make_hashable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, or one that calls it where it has no hash, as modules with arrays in them."""
+    try:
+        hash(function)
+    except TypeError:
+        return lambda *args: function(*args)
+    return function
+
+
+def call_checked(what: str, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """function(*args), with whatever it raises as a mistake of the caller's.
+
+    Raises:
+        FbpError: naming what was called, and what it raised.
+    """
+    try:
+        return function(*args)
+    except FbpError:
+        raise
+    except Exception as error:
+        raise FbpError(
+            f"{what} must accept the given arguments, got {describe_exception(error)}; call it by hand to see where"
+        ) from error
+
+
+def precision_of(args: tuple[Any, ...]) -> Any:
+    """A context with float64 where one of the arguments is in float64; else as the user has it."""
+    floating = (x for x in jax.tree.leaves(args) if hasattr(x, "dtype") and is_inexact(x))
+    wide = any(epsilon(x.dtype) == epsilon(np.float64) for x in floating)
+    return jax.enable_x64(wide or bool(jax.config.read("jax_enable_x64")))
+
+
+def check_argnums(argnums: Any, count: int) -> Argnums:
+    """argnums counted from the front.
+
+    Raises:
+        FbpError: one is no position of an argument, or occurs twice.
+    """
+    single = not isinstance(argnums, (tuple, list))
+    places = []
+    for n in [argnums] if single else argnums:
+        if isinstance(n, bool) or not hasattr(n, "__index__") or not -count <= int(n) < count:
+            raise FbpError(f"argnums must name arguments, 0 to {count - 1}, got {n!r}; the first argument is 0")
+        places.append(int(n) % count)
+    if len(set(places)) < len(places) or not places:
+        raise FbpError(f"argnums must name each argument once, got {argnums}; leave out the repetitions")
+    return places[0] if single else tuple(places)
