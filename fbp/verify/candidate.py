@@ -15,7 +15,18 @@ from fbp.verify.programs import Lifted
 from fbp.verify.reference import SHIFTS, Gradients, Leaves, Reference
 from fbp.verify.result import JudgeResult
 from fbp.verify.structure import Structure, check_structure, is_inexact, leaves_like
-from fbp.verify.tolerance import BOUND, as_real, difference, distance, epsilon, floor_of, norm, on_host, perturb
+from fbp.verify.tolerance import (
+    BOUND,
+    as_real,
+    difference,
+    distance,
+    epsilon,
+    floor_of,
+    norm,
+    norm_of,
+    on_host,
+    perturb,
+)
 
 _PROBE = 1e-12
 """How far inputs move to see whether a function computes in float64: too little for float32 to follow."""
@@ -119,7 +130,7 @@ def _compute_in_float64(
     if found is None:
         return alone
     in_float64, exact, is_traced = found
-    args64, paths = reference.args64, alone.structure.leaves
+    args64, paths = on_host(reference.args64), alone.structure.leaves
     run = (
         (lambda args: call(in_float64, args))
         if is_traced
@@ -146,7 +157,7 @@ def _compute_in_float64(
         else []
     )
     here, *around = ({path: as_real(x[path]) for path in usable} for x in (here, *around))
-    if not is_traced and not _follows(here, around.pop(), exact.here, reference.gradient64(nudged)):
+    if not is_traced and not _follows(here, around.pop(), exact.here, reference.evaluate64(nudged)[1]):
         return alone
     jitter = {path: measure_jitter(path, here, around, exact) for path in usable}
     return replace(alone, in_float64=here, jitter=jitter, exact=exact)
@@ -208,9 +219,14 @@ def measure_jitter(path: str, here: Leaves, around: list[Leaves], exact: Gradien
         around: the same at the perturbed inputs.
         exact: autodiff's gradients in float64, at these inputs and perhaps more.
     """
-    pairs = zip(around, exact.shifts[: len(around)], strict=True)
-    shifts = [distance(g[path] - here[path], shift[path]) for g, shift in pairs]
-    return max((shift for shift in shifts if np.isfinite(shift)), default=0.0)
+    erratic = []
+    for there, shift in zip(around, exact.shifts[: len(around)], strict=True):
+        size, part = shift[path]
+        off = norm_of(
+            lambda g, g_here, of_shift, size=size: g - g_here - size * of_shift, there[path], here[path], part
+        )
+        erratic.append(off)
+    return max((off for off in erratic if np.isfinite(off)), default=0.0)
 
 
 def _relative_change(a: np.ndarray, b: np.ndarray) -> float:

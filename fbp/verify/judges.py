@@ -1,7 +1,7 @@
 """What the judges say of each leaf of a gradient: autodiff, finite differences and the adjoint identity."""
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,19 @@ from fbp.verify.leaf import LeafByAutodiff
 from fbp.verify.reference import NoDerivative, Reference
 from fbp.verify.result import DIRECTIONAL, WHOLE, JudgeResult, LeafResult
 from fbp.verify.structure import is_inexact
-from fbp.verify.tolerance import ALLOWED, BOUND, EXCESS, ZERO, as_real, difference, distance, epsilon, floor_of, norm
+from fbp.verify.tolerance import (
+    ALLOWED,
+    BOUND,
+    EXCESS,
+    ZERO,
+    Verdict,
+    as_real,
+    difference,
+    distance,
+    epsilon,
+    floor_of,
+    norm,
+)
 
 _ZERO_PART = 1e-6
 """The part of a gradient by which the loss would change as a whole that is zero for differences."""
@@ -206,28 +218,49 @@ def _judge_along_directions(
         explained = max(explained, _ZERO_PART * size)
     if size == 0:
         return [JudgeResult(name, "INCONCLUSIVE", ZERO) for name in DIRECTIONAL]
-    asked = [
-        (slopes.draw_signs(g.shape, scale, reference.seed + i), size * scale, slopes.SIGMAS * explained / size)
-        for i in range(directions)
-    ]
-    if exact is not None and np.isfinite(exact).all() and distance(g, exact) > max(explained, floor_of(float) * size):
-        v = slopes.scale_direction(g - exact, scale)
-        asked += [] if v is None else [(v, size * norm(v), explained / size)]
     results: dict[str, list[JudgeResult]] = {name: [] for name in DIRECTIONAL}
     finite = np.isfinite(as_real(reference.inputs[path]))
-    for v, slope_scale, tolerance in asked:
+    for v, slope_scale, tolerance in _draw_directions(g, exact, reference.seed, scale, size, explained, directions):
         along = np.where(finite, v, 0.0)
         inner = slopes.inner_product(g, along)
-        for name, slope in zip(DIRECTIONAL, (reference.slope_by_differences, reference.slope_forward), strict=True):
-            try:
-                verdict, reason = slopes.assess_slope(inner, slope(path, along), slope_scale, tolerance)
-            except NoDerivative as error:
-                missing = "the loss has no forward-mode derivative: " if name == "adjoint" else ""
-                verdict, reason = "INCONCLUSIVE", f"{missing}{describe_exception(error)}"
-            if name == "differences" and verdict == "FAIL" and reference.jumps[1]:
-                verdict, reason = "INCONCLUSIVE", reference.jumps[1]
-            results[name].append(JudgeResult(name, verdict, reason))
+        for name, assess in zip(DIRECTIONAL, (_assess_differences, _assess_adjoint), strict=True):
+            results[name].append(JudgeResult(name, *assess(reference, path, along, inner, slope_scale, tolerance)))
     return [min(each, key=_rank) for each in results.values() if each]
+
+
+def _draw_directions(
+    g: np.ndarray, exact: np.ndarray | None, seed: int, scale: float, size: float, explained: float, count: int
+) -> Iterator[tuple[np.ndarray, float, float]]:
+    """Each direction, the size of the slope of a right gradient along it, and the part of it that rounding explains."""
+    for i in range(count):
+        yield slopes.draw_signs(g.shape, scale, seed + i), size * scale, slopes.SIGMAS * explained / size
+    if exact is not None and np.isfinite(exact).all() and distance(g, exact) > max(explained, floor_of(float) * size):
+        v = slopes.scale_direction(g.astype(np.float64) - exact, scale)
+        if v is not None:
+            yield v, size * norm(v), explained / size
+
+
+def _assess_differences(
+    reference: Reference, path: str, v: np.ndarray, inner: float, scale: float, tolerance: float
+) -> tuple[Verdict, str]:
+    for steps in (slopes.FIRST_STEPS, slopes.STEPS):
+        slope = reference.slope_by_differences(path, v, steps)
+        verdict, reason = slopes.assess_slope(inner, slope, scale, tolerance)
+        if verdict == "PASS":
+            return verdict, reason
+    if verdict == "FAIL" and reference.jumps[1]:
+        return "INCONCLUSIVE", reference.jumps[1]
+    return verdict, reason
+
+
+def _assess_adjoint(
+    reference: Reference, path: str, v: np.ndarray, inner: float, scale: float, tolerance: float
+) -> tuple[Verdict, str]:
+    try:
+        slope = reference.slope_forward(path, v)
+    except NoDerivative as error:
+        return "INCONCLUSIVE", f"the loss has no forward-mode derivative: {describe_exception(error)}"
+    return slopes.assess_slope(inner, slope, scale, tolerance)
 
 
 def _judge_forward(path: str, by_rule: Reference, leaf: LeafByAutodiff, directions: int) -> JudgeResult:

@@ -111,6 +111,9 @@ def find_jumps(jaxpr: Any) -> tuple[bool, str]:
         return False, "samples of a gamma distribution jump where their derivative does not"
     if "stop_gradient" not in primitives:
         return False, ""
+    if "custom_linear_solve" in primitives:
+        # There a stopped factorization belongs to the derivative of the solution.
+        return False, "a stopped gradient beside the derivative of a linear solve may change the values"
     if _stops_inside(jaxpr):
         return False, "a stopped gradient inside of a loop or a branch changes the values"
     return True, ""

@@ -38,7 +38,9 @@ from fbp.verify.tolerance import (
 )
 
 Leaves: TypeAlias = dict[str, np.ndarray]
-"""Arrays in float64 by path; a complex one as two, see `as_real`."""
+"""Arrays by path; a complex one as two real ones, see `as_real`."""
+Shift: TypeAlias = tuple[float, np.ndarray]
+"""A small difference, as a factor and its multiples in float32."""
 NoDerivative = (TypeError, NotImplementedError, ValueError, AssertionError, jax.errors.JAXTypeError)
 """What JAX raises where a function has no derivative of some kind."""
 _OTHER_VALUE = 1e3
@@ -60,7 +62,7 @@ class Gradients:
 
     here: Leaves
     moves: dict[str, list[float]]
-    shifts: tuple[Leaves, ...] = ()
+    shifts: tuple[dict[str, Shift], ...] = ()
     floor: float = 0.0
 
     @classmethod
@@ -75,7 +77,7 @@ class Gradients:
             for path, g in here.items():
                 moves[path].append(distance(there[path], g))
             if i < shifts:
-                kept.append({path: there[path] - g for path, g in here.items()})
+                kept.append({path: _compress(there[path] - g) for path, g in here.items()})
         return cls(here, moves, tuple(kept), floor)
 
     def allow(self, path: str, dtype: str, exact: np.ndarray, jitter: float = 0.0, tolerance: float = 0.0) -> Allowance:
@@ -120,7 +122,7 @@ class Reference:
         loss: called as loss(*args), gives a scalar.
         argnums: which arguments are differentiated.
         args: the arguments.
-        args64: the same on the host, in float64.
+        args64: the same in float64.
         inputs: the differentiated leaves by path, in their own dtypes; those that have no gradient are left out.
         float64: how the loss is evaluated in float64; None where it is not.
         why: why it is not.
@@ -176,11 +178,12 @@ class Reference:
             terms / self.scale(path) if np.isfinite(terms) else 0.0, self.autodiff.total if self.autodiff else 0.0
         )
 
-    def gradient64(self, args: tuple[Any, ...]) -> Leaves:
-        """The gradient by autodiff at other float64 arguments."""
+    def evaluate64(self, args: tuple[Any, ...]) -> tuple[float, Leaves]:
+        """The loss and its gradient by autodiff at other float64 arguments."""
         assert self.float64 is not None
         with jax.enable_x64(True):
-            return _leaves(self._run(self.float64.of(ValueAndGradient(self.loss, self.argnums)), args)[1], self.inputs)
+            value, gradient = self._run(self.float64.of(ValueAndGradient(self.loss, self.argnums)), args)
+            return float(value), _leaves(gradient, self.inputs)
 
     @cached_property
     def scale_of_terms(self) -> float:
@@ -199,25 +202,25 @@ class Reference:
         with precision_of(self.args):
             way = lift_from(self.loss, on_host(self.args), bool(jax.config.read("jax_enable_x64")))
         try:
-            return way, replace(self, float64=way)._measure64(self.args64)
+            return way, replace(self, float64=way)._measure64()[1]
         except Exception:
             # A program may hold operations that have no float64 form.
             return None
 
-    def slope_by_differences(self, path: str, v: np.ndarray) -> slopes.Slope:
+    def slope_by_differences(self, path: str, v: np.ndarray, steps: tuple[float, ...] = slopes.STEPS) -> slopes.Slope:
         """The derivative of the loss along v in one leaf, from values of the loss; in float64 where there is a way."""
-        steps = np.concatenate([[0.0], *([h, -h] for h in slopes.STEPS)])
+        h = np.concatenate([[0.0], *([h, -h] for h in steps)])
         if self.float64 is not None:
             args, loss, precision, eps = self.args64, self.float64.of(self.loss), jax.enable_x64(True), epsilon(float)
         else:
             args, loss, precision, eps = on_host(self.args), self.loss, precision_of(self.args), self.coarsest
         with precision:
-            tangent = jax.tree.map(jnp.asarray, self._tangent(path, v))
+            tangent = self._tangent(path, v)
             if self.is_traced:
-                values = slopes.evaluate_along(loss, args, tangent, jnp.asarray(steps), self.jumps[0])
+                values = slopes.evaluate_along(loss, args, tangent, jnp.asarray(h), self.jumps[0])
             else:
-                values = slopes.evaluate_each(loss, args, tangent, steps)
-            return slopes.estimate_slope(np.asarray(values, np.float64), eps)
+                values = slopes.evaluate_each(loss, args, tangent, h)
+            return slopes.estimate_slope(np.asarray(values, np.float64), steps, eps)
 
     def slope_forward(self, path: str, v: np.ndarray) -> slopes.Slope:
         """The derivative of the loss along v in one leaf, by forward-mode differentiation.
@@ -253,22 +256,25 @@ class Reference:
         return run(function, args, self.is_traced)
 
     def _tangent(self, path: str, v: np.ndarray) -> tuple[Any, ...]:
-        def leaf(place: Any, x: Any) -> Any:
+        def leaf(place: Any, x: Any, zero: Any) -> Any:
             if jax.tree_util.keystr(place) != path:
-                return zero(x)
-            return v[..., 0] + 1j * v[..., 1] if np.iscomplexobj(x) else v
+                return zero
+            return jnp.asarray(v[..., 0] + 1j * v[..., 1] if jnp.iscomplexobj(x) else v)
 
-        zero = lambda x: np.zeros_like(x) if is_inexact(x) else x
-        along = jax.tree.map_with_path(leaf, select_arguments(self.args64, self.argnums))
+        zeros = self._zeros
+        along = jax.tree.map_with_path(leaf, *(select_arguments(args, self.argnums) for args in (self.args64, zeros)))
         places = {self.argnums: along} if isinstance(self.argnums, int) else dict(zip(self.argnums, along, strict=True))
-        return tuple(places.get(i, jax.tree.map(zero, arg)) for i, arg in enumerate(self.args64))
+        return tuple(places.get(i, zero) for i, zero in enumerate(zeros))
+
+    @cached_property
+    def _zeros(self) -> tuple[Any, ...]:
+        return jax.tree.map(lambda x: jnp.zeros_like(x) if is_inexact(x) else x, self.args64)
 
     def _with_float64(self, own: Gradients) -> "Reference":
         """The reference with its gradients in float64 beside those in its own dtypes."""
         assert self.float64 is not None
-        exact = self._measure64(self.args64)
-        with jax.enable_x64(True):
-            noise = abs(float(self._run(self.float64.of(self.loss), self.args64)) - self.value)
+        value, exact = self._measure64()
+        noise = abs(value - self.value)
         whole = replace(self, autodiff=Autodiff(own, exact), noise=noise)
         dtype = min((x.dtype for x in self.inputs.values()), key=epsilon)
         if noise > _OTHER_VALUE * epsilon(dtype) * max(abs(self.value), whole.scale_of_terms) and (
@@ -278,10 +284,11 @@ class Reference:
             return replace(self, float64=other[0])._with_float64(own) if self.float64.lifted_from is None else whole
         return whole
 
-    def _measure64(self, args64: tuple[Any, ...]) -> Gradients:
+    def _measure64(self) -> tuple[float, Gradients]:
         assert self.float64 is not None
-        at = lambda i: self.gradient64(perturb(args64, self.seed + i))
-        return Gradients.measure(self.gradient64(args64), at, self.float64.floor, SHIFTS)
+        value, here = self.evaluate64(self.args64)
+        at = lambda i: self.evaluate64(perturb(on_host(self.args64), self.seed + i))[1]
+        return value, Gradients.measure(here, at, self.float64.floor, SHIFTS)
 
 
 @dataclass(frozen=True)
@@ -314,9 +321,10 @@ def compute_reference(
     with precision_of(args):
         arrays = on_host(args)
         is_traced = _is_traceable(loss, arrays)
-        value = call_checked("the loss", partial(run, loss, is_traced=is_traced), (arrays,))
+        called = partial(jax.eval_shape, loss) if is_traced else loss
+        value = call_checked("the loss", called, arrays if is_traced else jax.tree.map(jnp.asarray, arrays))
         if not hasattr(value, "dtype") or jnp.shape(value) or not jnp.issubdtype(value.dtype, jnp.floating):
-            received = jax.tree.map(lambda x: f"{jnp.result_type(x)}{jnp.shape(x)}", value)
+            received = jax.tree.map(lambda x: f"{x.dtype}{x.shape}" if hasattr(x, "dtype") else x, value)
             raise FbpError(
                 f"the loss must return one floating-point number, got {received}; sum or average over the examples"
             )
@@ -328,7 +336,7 @@ def compute_reference(
                 f"got none in {jax.tree.structure(wanted)}; name others by argnums"
             )
         with jax.enable_x64(True):
-            args64 = in_float64(arrays)
+            args64 = jax.tree.map(jnp.asarray, in_float64(arrays))
         float64, why = choose_float64(loss, arrays, args64, is_traced)
         known = partial(Reference, loss, argnums, args, args64, inputs, float64, why, seed, is_traced=is_traced)
         compute = partial(run, ValueAndGradient(loss, argnums), is_traced=is_traced)
@@ -337,6 +345,7 @@ def compute_reference(
             again, repeated = compute(arrays)
         except NoDerivative as error:
             why = f"the loss has no reverse-mode derivative: {describe_exception(error)}"
+            value = run(loss, arrays, is_traced)
             caveat = _find_caveat(loss, arrays, (value,), (run(loss, arrays, is_traced),), is_traced)
             return known(float(value), None, silent=why, caveat=caveat)
         own = Gradients.measure(
@@ -353,6 +362,11 @@ def compute_reference(
         # Lifted programs may hold operations that have no float64 form.
         reason = f"it cannot be evaluated in float64: {describe_exception(error)}"
         return replace(bare, float64=None, why=reason, autodiff=Autodiff(own, own, has_float64=False))
+
+
+def _compress(shift: np.ndarray) -> Shift:
+    size = norm(shift)
+    return size, (shift / size if 0 < size < np.inf else shift).astype(np.float32)
 
 
 def _is_traceable(loss: Callable[..., Any], args: tuple[Any, ...]) -> bool:

@@ -15,10 +15,12 @@ import numpy as np
 
 from fbp.verify.programs import keep_stopped
 from fbp.verify.structure import is_inexact
-from fbp.verify.tolerance import Verdict, norm
+from fbp.verify.tolerance import Verdict, chunks, norm
 
 STEPS = tuple(10.0**-k for k in range(1, 8))
 """The ladder of steps, in units of the size of the leaf's entries."""
+FIRST_STEPS = (1e-3, 1e-4)
+"""What is tried before the whole ladder: enough for a smooth loss."""
 _EPS = float(np.finfo(np.float64).eps)
 _ROUNDINGS = 16.0
 """How many roundings of its value a loss may be off: the floor under every difference."""
@@ -98,18 +100,19 @@ class PushForward:
         return jax.jvp(self.loss, args, tangents)[1]
 
 
-def estimate_slope(values: np.ndarray, eps: float = _EPS) -> Slope:
-    """The derivative from values of the loss at 0, +h and -h for each h of `STEPS`.
+def estimate_slope(values: np.ndarray, steps: tuple[float, ...] = STEPS, eps: float = _EPS) -> Slope:
+    """The derivative from values of the loss at 0, +h and -h for each step h.
 
     Of each step the central difference (L(h) - L(-h)) / 2h; the step is chosen where its change from the next larger
     step and the rounding of the loss are smallest together.
 
     Args:
         values: [L(0), L(h_1), L(-h_1), L(h_2), ...].
+        steps: h_1 > h_2 > ..., two at least.
         eps: of the dtype that they were computed in.
     """
     here, ahead, behind = values[0], values[1::2], values[2::2]
-    h = np.asarray(STEPS)
+    h = np.asarray(steps)
     floor = _ROUNDINGS * eps * np.maximum(np.maximum(np.abs(ahead), np.abs(behind)), abs(here)) / h
     central = (ahead - behind) / (2 * h)
     forward, backward = (ahead - here) / h, (here - behind) / h
@@ -155,8 +158,8 @@ def assess_slope(inner: float, slope: Slope, scale: float, tolerance: float) -> 
 
 def draw_signs(shape: tuple[int, ...], size: float, seed: int) -> np.ndarray:
     """A direction of random signs times `size`: a gradient of norm n has a slope of about n * size along it."""
-    signs = np.random.default_rng(seed).integers(0, 2, shape) * 2.0 - 1.0
-    return signs * size
+    up = np.random.default_rng(seed).integers(0, 2, shape, np.bool_)
+    return np.where(up, size, -size)
 
 
 def scale_direction(difference: np.ndarray, size: float) -> np.ndarray | None:
@@ -168,4 +171,6 @@ def scale_direction(difference: np.ndarray, size: float) -> np.ndarray | None:
 def inner_product(g: np.ndarray, v: np.ndarray) -> float:
     """<g, v>, exact in scale: gradients of 1e-200 are no zeros."""
     largest = norm(g)
-    return largest * float(np.vdot(g / largest, v)) if 0 < largest < np.inf else 0.0
+    if not 0 < largest < np.inf:
+        return 0.0
+    return largest * sum(float(np.vdot(part / largest, along)) for _, part, along in chunks(g, v))

@@ -4,7 +4,7 @@ The yardstick is `jax.grad` itself: how far it is from float64, and how far it m
 roundings. Rounding explains a difference that is no larger.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,6 +37,8 @@ _RESOLVED = 0.05
 """The part of a gradient that rounding may explain while a right one is still told from a wrong one."""
 _LOST = 0.5
 """The part of a gradient from which on autodiff's own rounding error says that it is lost."""
+_CHUNK = 1 << 18
+"""How many entries of an array are in float64 at a time."""
 _NEGLIGIBLE = 1e-9
 _UNCERTAIN = 1e-3
 _SHRINKS = 1e3
@@ -63,11 +65,11 @@ def step_of(dtype: Any) -> int:
 
 
 def as_real(x: Any) -> np.ndarray:
-    """A gradient in float64. A complex one, which is dL/dx - i dL/dy by JAX's convention, becomes (dL/dx, dL/dy)."""
+    """A gradient as real numbers. A complex one, dL/dx - i dL/dy by JAX's convention, becomes (dL/dx, dL/dy)."""
     array = np.asarray(x)
     if not jnp.issubdtype(array.dtype, jnp.complexfloating):
-        return array.astype(np.float64)
-    return np.stack([np.real(array), -np.imag(array)], -1).astype(np.float64)
+        return array
+    return np.stack([np.real(array), -np.imag(array)], -1)
 
 
 @dataclass(frozen=True)
@@ -143,32 +145,62 @@ def difference(path: str, gradient: ArrayLike, reference: ArrayLike) -> LeafDiff
         reference: an array of the same shape.
     """
     g, g_ref = as_real(gradient), as_real(reference)
-    finite, finite_ref = bool(np.isfinite(g).all()), bool(np.isfinite(g_ref).all())
+    largest, largest_ref = _largest(g), _largest(g_ref)
+    finite, finite_ref = bool(np.isfinite(largest)), bool(np.isfinite(largest_ref))
     # Divided by the largest entry first: gradients of 1e-200 are compared as well as gradients of 1.
-    scale = max(np.max(np.abs(g), initial=0.0), np.max(np.abs(g_ref), initial=0.0)) if finite and finite_ref else 1.0
-    scale = scale or 1.0
+    scale = (max(largest, largest_ref) if finite and finite_ref else 1.0) or 1.0
+    squares, furthest, at = np.zeros(3), -1.0, 0
     with np.errstate(invalid="ignore", over="ignore"):
-        gap = np.abs(g / scale - g_ref / scale)
-        norm, norm_ref = np.linalg.norm(g / scale), np.linalg.norm(g_ref / scale)
-        inner = float(np.vdot(g / scale, g_ref / scale))
-        cosine = _ratio(inner, float(norm * norm_ref)) if norm and norm_ref else float("nan")
-        worst = tuple(int(i) for i in np.unravel_index(np.argmax(gap), gap.shape)) if gap.size else ()
-        error = float(np.linalg.norm(gap) * scale)
-        return LeafDifference(
-            path, error, float(norm * scale), float(norm_ref * scale), cosine, worst, finite, finite_ref
-        )
+        for begin, x, y in chunks(g, g_ref):
+            x, y = x / scale, y / scale
+            gap = np.abs(x - y)
+            squares += (np.vdot(x, x), np.vdot(y, y), np.vdot(gap, gap))
+            i = int(np.argmax(gap))
+            if gap[i] > furthest or np.isnan(gap[i]) > np.isnan(furthest):
+                furthest, at = gap[i], begin + i
+        norm, norm_ref, error = map(float, np.sqrt(squares))
+        inner = sum(float(np.vdot(x / scale, y / scale)) for _, x, y in chunks(g, g_ref))
+        cosine = _ratio(inner, norm * norm_ref) if norm and norm_ref else float("nan")
+        worst = tuple(int(i) for i in np.unravel_index(at, g.shape)) if g.size else ()
+        error, norm, norm_ref = (float(x * scale) for x in (error, norm, norm_ref))
+        return LeafDifference(path, error, norm, norm_ref, cosine, worst, finite, finite_ref)
 
 
 def norm(x: np.ndarray) -> float:
-    """The Euclidean norm in float64, of entries of any size."""
-    largest = float(np.max(np.abs(x), initial=0.0))
-    return largest * float(np.linalg.norm(x / largest)) if 0 < largest < np.inf else largest
+    """The Euclidean norm in float64, of entries of any size; infinite where one of them is not finite."""
+    return norm_of(lambda x: x, x)
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
     """||a - b|| in float64; infinite where one of them is not finite."""
-    size = norm(np.asarray(a, np.float64) - np.asarray(b, np.float64))
-    return size if np.isfinite(size) else float("inf")
+    return norm_of(np.subtract, a, b)
+
+
+def norm_of(combine: Callable[..., np.ndarray], *arrays: np.ndarray) -> float:
+    """The norm of combine(*arrays), an elementwise function, without an array of their size.
+
+    Args:
+        combine: of parts of the arrays, in float64.
+        arrays: of one shape.
+    """
+    parts = lambda: (combine(*chunk) for _, *chunk in chunks(*arrays))
+    with np.errstate(invalid="ignore", over="ignore"):
+        largest = max(map(_largest, parts()), default=0.0)
+        if largest == 0 or not np.isfinite(largest):
+            return 0.0 if largest == 0 else float("inf")
+        return largest * float(np.sqrt(sum(float(np.vdot(x / largest, x / largest)) for x in parts())))
+
+
+def _largest(x: np.ndarray) -> float:
+    """The largest absolute value; NaN or infinite where an entry is."""
+    return max(float(np.max(x, initial=-np.inf)), -float(np.min(x, initial=np.inf))) if x.size else 0.0
+
+
+def chunks(*arrays: np.ndarray) -> Iterator[tuple[Any, ...]]:
+    """(begin, *parts) of flat arrays, in float64."""
+    flat = [np.ravel(x) for x in arrays]
+    for begin in range(0, flat[0].size, _CHUNK):
+        yield begin, *(x[begin : begin + _CHUNK].astype(np.float64) for x in flat)
 
 
 def perturb(tree: Any, seed: int) -> Any:
@@ -184,8 +216,10 @@ def perturb(tree: Any, seed: int) -> Any:
         if not is_inexact(leaf):
             return leaf
         step = step_of(leaf.dtype) * epsilon(leaf.dtype)
+        up = draw.integers(0, 2, leaf.shape, np.bool_)
         with np.errstate(over="ignore", invalid="ignore"):
-            return (leaf * np.where(draw.integers(0, 2, leaf.shape, np.int8), 1 + step, 1 - step)).astype(leaf.dtype)
+            moved = np.asarray(leaf * leaf.dtype.type(1 - step))
+            return np.multiply(leaf, leaf.dtype.type(1 + step), out=moved, where=up)
 
     return jax.tree.map(perturb_leaf, tree)
 
