@@ -1,52 +1,103 @@
 """How commands and scripts meet the person at the terminal: progress, mistakes, exit status."""
 
+import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
-from fbp.errors import FbpError
+from fbp.errors import FbpError, Status, describe_exception
+from fbp.interrupts import was_interrupted, watch_interruptions
+from fbp.streams import guard_streams
 
 Progress = Callable[[str], None]
 """Takes one line about what happens next."""
+Command = Callable[[list[str]], object]
+"""Parses words and does the work; an integer that it returns is the status."""
+
+DEBUG = "--debug"
+NOTHING_WRITTEN = "nothing was written"
 
 
 def no_progress(line: str) -> None:
     """Show nothing."""
 
 
-def run(name: str, command: Callable[[], object], interrupted: str = "nothing was written") -> int:
-    """Call a command and turn its end into an exit status.
+def start(name: str, command: Command) -> NoReturn:
+    """Run a command as the program, with the words that were typed, and leave with its status.
 
     Args:
         name: what a message begins with.
-        command: parses and does the work; an integer that it returns is the status.
-        interrupted: what an interruption leaves, where the command itself does not say it by `show_progress`.
+        command: see `run`.
+    """
+    is_program = sys._getframe(2).f_globals.get("__name__") == "__main__"
+    with watch_interruptions():
+        status = run(name, command, sys.argv[1:])
+        if status == Status.INTERRUPTED and is_program:
+            # XLA compiles on threads of its own, and they crash when a finalizing interpreter takes their client away.
+            os._exit(status)
+    sys.exit(int(status))
+
+
+def run(name: str, command: Command, words: Sequence[str]) -> int:
+    """Call a command and turn its end into an exit status, whatever that end is.
+
+    Args:
+        name: what a message begins with.
+        command: parses the words and does the work; an integer that it returns is the status.
+        words: what was typed behind the program's name; with --debug, an error prints its traceback.
 
     Returns:
-        The status: 2, with one line on standard error, for a mistake of the user's; 130 when interrupted.
+        A `Status`; where it is not that of a command that came to its end, one line on standard error says why.
     """
+    options = words[: words.index("--")] if "--" in words else words
+    kept = [word for word in options if word != DEBUG]
+    with watch_interruptions(), guard_streams():
+        try:
+            returned = command([*kept, *words[len(options) :]])
+            sys.stdout.flush()
+            if was_interrupted():
+                raise KeyboardInterrupt
+            return returned if isinstance(returned, int) else Status.DONE
+        except BaseException as error:
+            status, line = _explain(error)
+            if len(kept) < len(options):
+                traceback.print_exception(error)
+            print(f"{name}: {' '.join(line.split())}", file=sys.stderr, flush=True)
+            return status
+
+
+def _explain(error: BaseException) -> tuple[Status, str]:
+    """The status and the line of a command that ended with an exception."""
+    if isinstance(error, KeyboardInterrupt) or was_interrupted():
+        left = str(error) if isinstance(error, KeyboardInterrupt) else ""
+        return Status.INTERRUPTED, f"interrupted; {left or NOTHING_WRITTEN}"
     from cyclopts import CycloptsError
 
-    try:
-        status = command()
-    except (FbpError, CycloptsError) as error:
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as interruption:
-        print(f"{name}: interrupted; {str(interruption) or interrupted}", file=sys.stderr)
-        return 130
-    return status if isinstance(status, int) else 0
+    if isinstance(error, FbpError):
+        return error.exit_status, str(error)
+    if isinstance(error, CycloptsError):
+        return Status.MISUSED, str(error)
+    described = describe_exception(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in described:
+        return Status.MISUSED, f"a run must fit the memory, got {described}; take a smaller network or batch"
+    if isinstance(error, OSError):
+        return Status.MISUSED, f"files must be readable and writable, got {described}; free the place or name another"
+    if isinstance(error, SystemExit):
+        return Status.MISUSED, f"functions must return to their caller, got {described}; take the exit out of them"
+    return Status.BROKEN, f"internal error, {described}; please report it as an issue, with what {DEBUG} prints"
 
 
 @contextmanager
-def show_progress(interrupted: str = "") -> Iterator[Progress]:
+def show_progress(left: Callable[[], str] = lambda: NOTHING_WRITTEN) -> Iterator[Progress]:
     """Show what a long command is doing, on standard error: plain lines, or on a terminal a bar beside the last line.
 
     A line that begins with "3 of 36" says how far the bar is.
 
     Args:
-        interrupted: what an interruption leaves, for `run` to say.
+        left: says what an interruption has left, for `run` to print.
     """
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
@@ -69,5 +120,7 @@ def show_progress(interrupted: str = "") -> Iterator[Progress]:
                     bar.update(task, completed=int(counted[1]), total=int(counted[2]) + 1)
 
             yield progress
-    except KeyboardInterrupt as interruption:
-        raise KeyboardInterrupt(interrupted) from interruption
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or was_interrupted():
+            raise KeyboardInterrupt(left()) from error
+        raise

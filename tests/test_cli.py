@@ -166,7 +166,7 @@ def test_the_report_refuses_a_folder_that_is_not_its_own(run, tmp_path):
 
 def test_help_answers_without_jax():
     heavy = ("jax", "numpy", "matplotlib", "optax", "rich.progress")
-    code = "import sys; from fbp.cli import app; app('--help', exit_on_error=False, result_action='return_value'); "
+    code = "import sys; from fbp.cli import call; call(['--help']); "
     code += f"print('imported', [name for name in {heavy} if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert "Commands" in shown

@@ -21,6 +21,7 @@ MODULES = {
 
 ORDER = (
     {"errors"},
+    {"interrupts", "streams", "memory"},
     {"registry", "precision", "partition", "data", "terminal", "cost", "serialize"},
     {"report"},
     {"cotangent"},

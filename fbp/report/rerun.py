@@ -53,7 +53,9 @@ def rerun(folder: Path) -> Repetition:
     then = _read_manifest(folder)
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "again"
-        done = subprocess.run([*_arguments(then["command"]), "--out", str(out)], check=False, stdout=subprocess.PIPE)
+        again = [*_arguments(then["command"]), "--out", str(out)]
+        # In a session of its own, Ctrl-C reaches it by way of this program alone, which ends it and says so.
+        done = subprocess.run(again, check=False, stdout=subprocess.PIPE, start_new_session=True)
         if done.returncode or not (out / _RESULT).exists():
             raise FbpError(
                 f"a manifest's command must succeed in the working folder, got {then['command']!r}, which ended with "
