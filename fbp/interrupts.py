@@ -1,6 +1,5 @@
 """Ctrl-C: none is lost, none is taken twice, and none comes in the middle of what must stay whole."""
 
-import _thread
 import signal
 import sys
 import threading
@@ -34,7 +33,7 @@ def watch_interruptions() -> Iterator[None]:
             report(unraisable)
             return
         _raised.clear()
-        again = threading.Timer(_RETRY, _thread.interrupt_main)
+        again = threading.Timer(_RETRY, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
         again.daemon = True
         again.start()
 

@@ -24,8 +24,8 @@ from fbp.serialize import to_json
 
 SCHEMA, SCHEMA_VERSION = "fbp.report", 1
 MANIFEST_SCHEMA, MANIFEST_VERSION = "fbp.manifest", 1
-MANIFEST = "manifest.json"
-_OURS = frozenset({"report.html", "report.md", "figures", "data.csv", "result.json", MANIFEST})
+TABLE, MANIFEST = "data.csv", "manifest.json"
+_OURS = frozenset({"report.html", "report.md", "figures", TABLE, "result.json", MANIFEST})
 
 
 def write(report: Report, folder: str | os.PathLike[str], table: Path | None = None) -> Path:
@@ -63,7 +63,7 @@ def write(report: Report, folder: str | os.PathLike[str], table: Path | None = N
             path = building / name
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
-        data = building / "data.csv"
+        data = building / TABLE
         if table is None:
             data.write_bytes(_csv(report).encode())
         else:
