@@ -54,7 +54,11 @@ def loss_value(
 
     Returns:
         A scalar.
+
+    Raises:
+        FbpError: the parameters do not fit.
     """
+    check_params(net, params, X)
     return loss.value(net.forward(params, X, key)[0], Y, weights)
 
 

@@ -42,7 +42,8 @@ def watch_interruptions() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.getsignal(signal.SIGINT) is _raise_once:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.unraisablehook = report
         _raised.clear()
 

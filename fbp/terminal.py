@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -35,10 +36,13 @@ def start(name: str, command: Command) -> NoReturn:
     is_program = sys._getframe(2).f_globals.get("__name__") == "__main__"
     with watch_interruptions():
         status = run(name, command, sys.argv[1:])
-        if status == Status.INTERRUPTED and is_program:
+        if is_program:
+            # The work is done; a finalizing interpreter can only complain of a Ctrl-C.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if is_program and status == Status.INTERRUPTED:
             # XLA compiles on threads of its own, and they crash when a finalizing interpreter takes their client away.
             os._exit(status)
-    sys.exit(int(status))
+        sys.exit(int(status))
 
 
 def run(name: str, command: Command, words: Sequence[str]) -> int:

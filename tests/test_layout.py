@@ -21,7 +21,7 @@ MODULES = {
 
 ORDER = (
     {"errors"},
-    {"interrupts", "streams", "memory"},
+    {"interrupts", "streams", "memory", "script"},
     {"registry", "precision", "partition", "data", "terminal", "cost", "serialize"},
     {"report"},
     {"cotangent"},

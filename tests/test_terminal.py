@@ -33,7 +33,11 @@ def raise_error(error):
         (FbpError("a must b, got c; d"), 2, "t: a must b, got c; d\n"),
         (MemoryError("no 8 GiB"), 2, "t: a run must fit the memory, got MemoryError: no 8 GiB; take a smaller"),
         (RuntimeError("RESOURCE_EXHAUSTED: 8 GiB"), 2, "t: a run must fit the memory"),
-        (OSError(28, "No space left on device", "x"), 2, "t: files must be readable and writable, got OSError: [Errno 28]"),
+        (
+            OSError(28, "No space left on device", "x"),
+            2,
+            "t: files must be readable and writable, got OSError: [Errno 28]",
+        ),
         (SystemExit(1), 2, "t: functions must return to their caller, got SystemExit: 1"),
         (ZeroDivisionError("by\nzero"), 70, "t: internal error, ZeroDivisionError: by; please report it as an issue"),
         (KeyboardInterrupt(), 130, "t: interrupted; nothing was written\n"),
@@ -116,9 +120,14 @@ def test_a_second_ctrl_c_does_not_break_the_cleaning(capsys):
 
 def test_what_must_stay_whole_is_not_interrupted():
     done = []
-    with pytest.raises(KeyboardInterrupt), watch_interruptions(), postpone_interruptions():
-        press_ctrl_c()
-        done.append(True)
+
+    def work():
+        with watch_interruptions(), postpone_interruptions():
+            press_ctrl_c()
+            done.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert done
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -141,7 +150,7 @@ def test_a_command_runs_in_any_thread(capsys):
     assert ends == [Status.FAILED]
 
 
-def test_a_report_that_is_interrupted_while_it_is_put_in_place_is_complete(tmp_path):
+def test_a_report_that_is_interrupted_while_it_is_put_in_place_is_complete(monkeypatch, tmp_path):
     target = tmp_path / "report"
     target.mkdir()
     (target / "data.csv").write_text("old")
@@ -151,10 +160,13 @@ def test_a_report_that_is_interrupted_while_it_is_put_in_place_is_complete(tmp_p
         press_ctrl_c()
         replace(*names)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt), watch_interruptions():
-        patch.setattr(os, "replace", interrupted_replace)
-        with _swap_in(target) as building:
+    def write():
+        with watch_interruptions(), _swap_in(target) as building:
             (building / "data.csv").write_text("new")
+
+    monkeypatch.setattr(os, "replace", interrupted_replace)
+    with pytest.raises(KeyboardInterrupt):
+        write()
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
     assert (target / "data.csv").read_text() == "new"
 
@@ -170,8 +182,9 @@ def test_progress_says_what_an_interruption_left(capsys):
 
 # Programs in other folders use the package that is tested.
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(fbp.__file__).parent.parent)}
+# Whoever runs the tests in the background ignores SIGINT, and so would the programs.
+HEAD = "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
 PROGRAM = """
-import sys, time
 from fbp.terminal import start
 def command(words):
     {body}
@@ -182,13 +195,11 @@ if __name__ == "__main__":
 """
 
 
-def launch(tmp_path, body, *words, **options):
+def launch(tmp_path, body, source=PROGRAM, **options):
     program = tmp_path / "program.py"
-    program.write_text(PROGRAM.format(body=body))
+    program.write_text(HEAD + source.format(body=body))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": ENVIRONMENT} | options
-    # Whoever runs the tests in the background ignores SIGINT, and so would the program.
-    default = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen([sys.executable, str(program), *words], preexec_fn=default, **pipes)
+    return subprocess.Popen([sys.executable, str(program)], **pipes)
 
 
 def test_ctrl_c_leaves_without_a_finalizer_that_XLA_would_crash_in(tmp_path):
@@ -199,6 +210,18 @@ def test_ctrl_c_leaves_without_a_finalizer_that_XLA_would_crash_in(tmp_path):
     out, said = program.communicate(timeout=30)
     assert "finalized" not in out
     assert said == "t: interrupted; nothing was written\n"
+    assert program.returncode == Status.INTERRUPTED
+
+
+def test_ctrl_c_while_a_script_imports_is_one_line(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import time\nprint('ready', flush=True)\n"
+        "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    raise ImportError('failed to import')"
+    )
+    program = launch(tmp_path, None, source="import fbp.script\nimport slow\n")
+    assert program.stdout.readline() == "ready\n"
+    program.send_signal(signal.SIGINT)
+    assert program.communicate(timeout=30)[1] == "program: interrupted; nothing was written\n"
     assert program.returncode == Status.INTERRUPTED
 
 

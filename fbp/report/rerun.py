@@ -107,7 +107,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     for key, kind in (("command", str), ("device", str), ("versions", dict)):
         if not isinstance(manifest.get(key), kind):
             raise FbpError(
-                f"a manifest must say its {key}, got {manifest.get(key)!r} in {folder}; run the report's command by hand"
+                f"a manifest must say its {key}, got {manifest.get(key)!r} in {folder}; run its command by hand"
             )
     return manifest
 
