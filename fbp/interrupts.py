@@ -4,8 +4,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.machinery import ExtensionFileLoader
+from types import FrameType
 from typing import Any
 
 _SAME = 1.0
@@ -17,35 +19,44 @@ _raised: list[float] = []
 
 @contextmanager
 def watch_interruptions() -> Iterator[None]:
-    """Raise SIGINT as KeyboardInterrupt in the main thread, and again where nobody could catch it.
-
-    A program that was started with SIGINT ignored, in the background of a script, goes on ignoring it; so does one
-    whose caller handles it in a way of its own.
-    """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or not _is_main_thread():
-        yield
-        return
-    report = sys.unraisablehook
-
-    def retry(unraisable: Any) -> None:
-        # A callback of C code has swallowed it, such as that by which JAX joins a garbage collection.
-        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-            report(unraisable)
-            return
-        _raised.clear()
-        again = threading.Timer(_RETRY, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
-        again.daemon = True
-        again.start()
-
-    sys.unraisablehook = retry
-    signal.signal(signal.SIGINT, _raise_once)
+    """Raise SIGINT as `handle_interruptions` says while the body runs; `was_interrupted` then speaks of this run."""
+    undo = handle_interruptions()
+    _raised.clear()
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGINT) is _raise_once:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.unraisablehook = report
+        undo()
         _raised.clear()
+
+
+def handle_interruptions() -> Callable[[], None]:
+    """Raise SIGINT as KeyboardInterrupt in the main thread, where C code bears it, and again where nobody caught it.
+
+    A program that was started with SIGINT ignored, in the background of a script, goes on ignoring it; so does one
+    whose caller handles it in a way of its own.
+
+    Returns:
+        A function that puts back what was there.
+    """
+    handler, report = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    if handler not in (signal.default_int_handler, _raise_once) or not _is_main_thread():
+        return lambda: None
+
+    def repeat(unraisable: Any) -> None:
+        # A callback of C code has swallowed it, such as that by which JAX joins a garbage collection.
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            _raised.clear()
+            _press_again()
+        else:
+            report(unraisable)
+
+    def undo() -> None:
+        signal.signal(signal.SIGINT, handler)
+        sys.unraisablehook = report
+
+    sys.unraisablehook = repeat
+    signal.signal(signal.SIGINT, _raise_once)
+    return undo
 
 
 @contextmanager
@@ -71,11 +82,24 @@ def was_interrupted() -> bool:
     return bool(_raised)
 
 
-def _raise_once(*_: object) -> None:
+def _raise_once(_: int, frame: FrameType | None) -> None:
     moment = time.monotonic()
-    if not _raised or moment - _raised[-1] > _SAME:
-        _raised.append(moment)
-        raise KeyboardInterrupt
+    if _raised and moment - _raised[-1] <= _SAME:
+        return
+    while frame is not None:
+        # Modules in C crash, or print, when an exception meets them while they are initialized.
+        if isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+            _press_again()
+            return
+        frame = frame.f_back
+    _raised.append(moment)
+    raise KeyboardInterrupt
+
+
+def _press_again() -> None:
+    again = threading.Timer(_RETRY, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    again.daemon = True
+    again.start()
 
 
 def _is_main_thread() -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 
 from fbp.errors import Status
+from fbp.interrupts import handle_interruptions
 
 _report = sys.excepthook
 
@@ -23,3 +24,4 @@ def _end(kind: type[BaseException], error: BaseException, trace: TracebackType |
 
 
 sys.excepthook = _end
+handle_interruptions()

@@ -34,15 +34,17 @@ def start(name: str, command: Command) -> NoReturn:
         command: see `run`.
     """
     is_program = sys._getframe(2).f_globals.get("__name__") == "__main__"
-    with watch_interruptions():
+    try:
         status = run(name, command, sys.argv[1:])
         if is_program:
             # The work is done; a finalizing interpreter can only complain of a Ctrl-C.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if is_program and status == Status.INTERRUPTED:
-            # XLA compiles on threads of its own, and they crash when a finalizing interpreter takes their client away.
-            os._exit(status)
-        sys.exit(int(status))
+    except KeyboardInterrupt:
+        status = Status.INTERRUPTED
+    if is_program and status == Status.INTERRUPTED:
+        # XLA compiles on threads of its own, and they crash when a finalizing interpreter takes their client away.
+        os._exit(status)
+    sys.exit(int(status))
 
 
 def run(name: str, command: Command, words: Sequence[str]) -> int:

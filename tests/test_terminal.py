@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 
 import pytest
@@ -126,10 +127,27 @@ def test_what_must_stay_whole_is_not_interrupted():
             press_ctrl_c()
             done.append(True)
 
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         work()
     assert done
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_module_in_c_is_not_interrupted_while_it_is_initialized(capsys):
+    class Loader(ExtensionFileLoader):
+        def exec_module(self, module):
+            press_ctrl_c()
+            initialized.append(module)
+
+    initialized = []
+
+    def work(_):
+        Loader("name", "path").exec_module("module")
+        time.sleep(20)
+
+    assert run("t", work, []) == Status.INTERRUPTED
+    assert initialized == ["module"]
 
 
 def test_the_handler_of_a_caller_stays():
