@@ -1,10 +1,16 @@
 """The command line `fbp`: what was typed is parsed, a function is called, its result is printed."""
 
-from fbp.terminal import start
+import sys
 
 
 def main() -> None:
     """Run `fbp` with the words that were typed, and leave with its status."""
+    try:
+        from fbp.terminal import start
+    except KeyboardInterrupt:
+        # What handles it was not there yet.
+        print("fbp: interrupted; nothing was written", file=sys.stderr)
+        sys.exit(130)
     start("fbp", call)
 
 

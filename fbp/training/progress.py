@@ -29,7 +29,7 @@ def progress(epochs: int) -> Iterator[Callable[[Epoch], None]]:
         # A plain print: rich would wrap the line at 80 columns.
         yield lambda record: print(describe_epoch(record, epochs), file=console.file, flush=True)
         return
-    columns = (BarColumn(bar_width=20), TimeRemainingColumn(), TextColumn("{task.description}"))
+    columns = (BarColumn(bar_width=10), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(f"epoch 0/{epochs}", total=epochs)
         yield lambda record: bar.update(task, advance=1, description=_abridge(record, epochs), refresh=True)
@@ -58,4 +58,4 @@ def _abridge(record: Epoch, epochs: int) -> str:
     if record.validation_loss is not None:
         parts.append(f"validation {record.validation_loss:.3g}")
     accuracy = record.accuracy if record.validation_accuracy is None else record.validation_accuracy
-    return "  ".join(parts if accuracy is None else [*parts, f"{accuracy:.1%}"])
+    return "  ".join(parts if accuracy is None else [*parts, f"accuracy {accuracy:.1%}"])
