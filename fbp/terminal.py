@@ -97,36 +97,43 @@ def _explain(error: BaseException) -> tuple[Status, str]:
 
 
 @contextmanager
-def show_progress(left: Callable[[], str] = lambda: NOTHING_WRITTEN) -> Iterator[Progress]:
+def explain_interruption(left: Callable[[], str]) -> Iterator[None]:
+    """Let `run` say what an interruption of the body has left.
+
+    Args:
+        left: says it, called when it has happened.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or was_interrupted():
+            raise KeyboardInterrupt(left()) from error
+        raise
+
+
+@contextmanager
+def show_progress() -> Iterator[Progress]:
     """Show what a long command is doing, on standard error: plain lines, or on a terminal a bar beside the last line.
 
     A line that begins with "3 of 36" says how far the bar is.
-
-    Args:
-        left: says what an interruption has left, for `run` to print.
     """
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
-    try:
-        if not console.is_terminal:
-            yield lambda line: print(line, file=sys.stderr, flush=True)
-            return
-        columns = (BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-        with Bar(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("starting", total=None)
+    if not console.is_terminal:
+        yield lambda line: print(line, file=sys.stderr, flush=True)
+        return
+    columns = (BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
 
-            def progress(line: str) -> None:
-                counted = re.match(r"(\d+) of (\d+)\b", line)
-                bar.update(task, description=line)
-                if counted:
-                    # The work behind the last step counts as one more: a full bar stops its clock.
-                    bar.update(task, completed=int(counted[1]), total=int(counted[2]) + 1)
+        def progress(line: str) -> None:
+            counted = re.match(r"(\d+) of (\d+)\b", line)
+            bar.update(task, description=line)
+            if counted:
+                # The work behind the last step counts as one more: a full bar stops its clock.
+                bar.update(task, completed=int(counted[1]), total=int(counted[2]) + 1)
 
-            yield progress
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) or was_interrupted():
-            raise KeyboardInterrupt(left()) from error
-        raise
+        yield progress

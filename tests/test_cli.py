@@ -361,16 +361,11 @@ def test_an_interrupted_grid_that_has_not_begun_left_nothing(run, monkeypatch, t
 
 
 def test_an_interruption_behind_the_report_says_that_it_is_complete(run, monkeypatch, tmp_path):
-    from fbp.studies import flow_grid
-
-    monkeypatch.chdir(tmp_path)
-    write = flow_grid.write
-
-    def stopped(*report, **table):
-        write(*report, **table)
+    def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(flow_grid, "write", stopped)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fbp.studies.frame.announce", stopped)
     status, _, err = run(*GRID, "--depth", "3")
     assert status == 130
     assert err.splitlines()[-1] == "fbp: interrupted; the report in flow is complete"

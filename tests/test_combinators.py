@@ -314,7 +314,7 @@ def zeros(tree):
         (zeros((*GOOD, GOOD[0])), "got an unexpected params[3]['W'], an unexpected params[3]['b'];"),
         (zeros(({"W": GOOD[0]["W"]}, *GOOD[1:])), "got no params[0]['b'];"),
         (list(zeros(GOOD)), "got other containers"),
-        (zeros(({"W": GOOD[0]["W"], "b": GOOD[2]["b"]}, *GOOD[1:])), "params[0]['b'] must have the shape (6,)"),
+        (zeros(({"W": GOOD[0]["W"], "b": GOOD[2]["b"]}, *GOOD[1:])), "params[0]['b'] must have the shape (6,) in Dense"),
     ],
 )
 def test_parameters_refused(params, said):

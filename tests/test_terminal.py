@@ -17,7 +17,7 @@ import fbp
 from fbp.errors import FbpError, Status
 from fbp.interrupts import postpone_interruptions, watch_interruptions
 from fbp.report.write import _swap_in
-from fbp.terminal import run, show_progress
+from fbp.terminal import explain_interruption, run
 
 
 def press_ctrl_c():
@@ -189,13 +189,26 @@ def test_a_report_that_is_interrupted_while_it_is_put_in_place_is_complete(monke
     assert (target / "data.csv").read_text() == "new"
 
 
-def test_progress_says_what_an_interruption_left(capsys):
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("what C code has made of it")], ids=repr)
+def test_a_command_says_what_an_interruption_left(capsys, error):
     def command(_):
-        with show_progress(lambda: "half of it is there"):
-            raise KeyboardInterrupt
+        with explain_interruption(lambda: "half of it is there"):
+            try:
+                press_ctrl_c()
+            except KeyboardInterrupt:
+                raise error from None
 
     assert run("t", command, []) == Status.INTERRUPTED
     assert capsys.readouterr().err == "t: interrupted; half of it is there\n"
+
+
+def test_another_error_is_none(capsys):
+    def command(_):
+        with explain_interruption(lambda: "half of it is there"):
+            raise FbpError("a must b, got c; d")
+
+    assert run("t", command, []) == Status.MISUSED
+    assert capsys.readouterr().err == "t: a must b, got c; d\n"
 
 
 # Programs in other folders use the package that is tested.

@@ -28,7 +28,7 @@ app = App(
 )
 app.register_install_completion_command(help="Install the completion of commands and options in this shell.")
 
-_show = lambda text: lambda _: text
+_shown_as = lambda text: Parameter(show_default=lambda _: text)
 Network = Annotated[NetworkConfig, Parameter(name="*", group=Group("Network", sort_key=1))]
 _DEFAULT = NetworkConfig()
 
@@ -50,28 +50,29 @@ def report(*, out: Path = Path("fbp-report"), data_dir: Path | None = None, seed
     from fbp.report import check_target, describe_target, write
     from fbp.studies.frame import announce
     from fbp.studies.overview import overview
-    from fbp.terminal import show_progress
+    from fbp.terminal import explain_interruption, show_progress
 
     check_seed(seed)
     _DEFAULT.check_memory(COMPARISON, 128)
     check_target(out)
     data = load(data_dir)
     _DEFAULT.check(data.train_X.shape[1], data.classes)
-    with show_progress(describe_target(out)) as progress:
-        report = overview(data, seed, progress)
-        write(report, out)
-    announce(report, out)
+    with explain_interruption(describe_target(out)):
+        with show_progress() as progress:
+            report = overview(data, seed, progress)
+            write(report, out)
+        announce(report, out)
     return 0
 
 
 @app.command
 def flow(
     *,
-    depth: Annotated[str | None, Parameter(show_default=_show("10,50,200"))] = None,
+    depth: Annotated[str | None, _shown_as("10,50,200")] = None,
     activation: str = "tanh,relu,gelu",
     init: str = "he_normal,glorot_normal,orthogonal",
-    width: Annotated[Integer | None, Parameter(show_default=_show("256"))] = None,
-    seeds: Annotated[Integer | None, Parameter(show_default=_show("20"))] = None,
+    width: Annotated[Integer | None, _shown_as("256")] = None,
+    seeds: Annotated[Integer | None, _shown_as("20")] = None,
     out: Path = Path("flow"),
     resume: bool = False,
     seed: Integer = 0,
@@ -104,14 +105,15 @@ def flow(
     from fbp.flow import Plan
     from fbp.studies.flow_grid import QUICK, describe_grid, run_flow
     from fbp.studies.frame import announce
-    from fbp.terminal import show_progress
+    from fbp.terminal import explain_interruption, show_progress
 
     typed = {"depths": depth and integers("depth", depth), "width": width, "seeds": seeds}
     sizes = (QUICK if quick else {}) | {name: value for name, value in typed.items() if value is not None}
     plan = Plan(activations=tuple(names(activation)), initializers=tuple(names(init)), seed=seed, **sizes)
-    with show_progress(describe_grid(out, resume)) as progress:
-        report = run_flow(plan, out, resume, progress)
-    announce(report, out)
+    with explain_interruption(describe_grid(out, resume)):
+        with show_progress() as progress:
+            report = run_flow(plan, out, resume, progress)
+        announce(report, out)
     return 0
 
 
@@ -283,22 +285,23 @@ def train(
     steps = epochs * -(-len(X) // batch_size)
     rule = optimizer_named(optimizer, learning_rate, decay_steps=steps if schedule == "cosine" else None)
     net, loss = network.network(), network.objective()
-    with reserve_stdout(json), progress(epochs) as on_epoch:
+    with reserve_stdout(json):
         try:
-            fitted = fit(
-                net,
-                loss,
-                network.parameters(jnp.asarray(X[:1000])),
-                X,
-                network.targets(Y),
-                optimizer=rule,
-                epochs=epochs,
-                batch_size=batch_size,
-                seed=network.seed,
-                gradient=gradient,
-                validation=(X_val, network.targets(Y_val)) if len(X_val) else None,
-                on_epoch=on_epoch,
-            )
+            with progress(epochs) as on_epoch:
+                fitted = fit(
+                    net,
+                    loss,
+                    network.parameters(jnp.asarray(X[:1000])),
+                    X,
+                    network.targets(Y),
+                    optimizer=rule,
+                    epochs=epochs,
+                    batch_size=batch_size,
+                    seed=network.seed,
+                    gradient=gradient,
+                    validation=(X_val, network.targets(Y_val)) if len(X_val) else None,
+                    on_epoch=on_epoch,
+                )
         except Diverged as error:
             _print_training(error.fitted.history, None, epochs, json)
             raise

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from fbp.data import Dataset, load
 from fbp.report import Block, Report, Section, check_target, describe_target, plain, write
-from fbp.terminal import Progress, no_progress, show_progress, start
+from fbp.terminal import Progress, explain_interruption, no_progress, show_progress, start
 
 
 @dataclass
@@ -149,10 +149,11 @@ class Study:
                 The folder to write; an older report in it is replaced.
             """
             check_target(out)
-            with show_progress(describe_target(out)) as progress:
-                report = self.report(quick, progress)
-                write(report, out)
-            announce(report, out)
+            with explain_interruption(describe_target(out)):
+                with show_progress() as progress:
+                    report = self.report(quick, progress)
+                    write(report, out)
+                announce(report, out)
 
         start(name, lambda words: app(words, exit_on_error=False, print_error=False))
 
