@@ -258,8 +258,8 @@ def check_params(net: Layer, params: Params, X: Activations) -> None:
     for (path, shape), layer in zip(wanted.items(), layers, strict=True):
         if received[path] != shape:
             raise FbpError(
-                f"params{path} must have the shape {shape} in {type(layer).__name__} for examples of shape {X.shape[1:]}, got "
-                f"{received[path]}; make params with net.init, or reshape the examples"
+                f"params{path} must have the shape {shape} in {type(layer).__name__} for examples of shape "
+                f"{X.shape[1:]}, got {received[path]}; make params with net.init, or reshape the examples"
             )
 
 
