@@ -6,7 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from fbp.errors import FbpError, Status, describe_exception
@@ -34,16 +34,22 @@ def start(name: str, command: Command) -> NoReturn:
         command: see `run`.
     """
     is_program = sys._getframe(2).f_globals.get("__name__") == "__main__"
+
+    def leave(*_: object) -> NoReturn:
+        with suppress(OSError):
+            print(f"{name}: interrupted; all was done", file=sys.stderr, flush=True)
+        os._exit(Status.INTERRUPTED)
+
     try:
         status = run(name, command, sys.argv[1:])
-        if is_program:
-            # The work is done; a finalizing interpreter can only complain of a Ctrl-C.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
         status = Status.INTERRUPTED
     if is_program and status == Status.INTERRUPTED:
         # XLA compiles on threads of its own, and they crash when a finalizing interpreter takes their client away.
         os._exit(status)
+    if is_program:
+        # Finalizing takes a while, too.
+        signal.signal(signal.SIGINT, leave)
     sys.exit(int(status))
 
 

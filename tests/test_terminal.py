@@ -262,6 +262,15 @@ def test_a_program_that_ends_by_itself_is_finalized(tmp_path):
     assert program.returncode == 0
 
 
+def test_ctrl_c_while_a_program_is_finalized_is_one_line(tmp_path):
+    program = launch(tmp_path, 'import atexit; atexit.register(time.sleep, 60); print("ready"); return 1')
+    assert program.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    program.send_signal(signal.SIGINT)
+    assert program.communicate(timeout=30)[1] == "t: interrupted; all was done\n"
+    assert program.returncode == Status.INTERRUPTED
+
+
 def test_a_reader_may_leave(tmp_path):
     program = launch(tmp_path, 'print("line\\n" * 100_000); return 1')
     assert program.stdout.readline() == "line\n"
