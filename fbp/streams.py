@@ -100,7 +100,7 @@ def print_result(text: str) -> None:
 def _open_text(descriptor: int, like: TextIO) -> TextIO:
     # A terminal of few characters shows the others escaped.
     outlet = io.BufferedWriter(_Outlet(descriptor))
-    return io.TextIOWrapper(outlet, like.encoding, "backslashreplace", line_buffering=like.line_buffering)
+    return io.TextIOWrapper(outlet, like.encoding, "backslashreplace", line_buffering=bool(like.line_buffering))
 
 
 def _flush(*streams: TextIO) -> None:
