@@ -46,14 +46,14 @@ def report(*, out: Path = Path("fbp-report"), data_dir: Path | None = None, seed
     seed
         Seed of all randomness.
     """
+    check_seed(seed)
+    _DEFAULT.check_memory(COMPARISON, 128)
     from fbp.data import load
     from fbp.report import check_target, describe_target, write
     from fbp.studies.frame import announce
     from fbp.studies.overview import overview
     from fbp.terminal import explain_interruption, show_progress
 
-    check_seed(seed)
-    _DEFAULT.check_memory(COMPARISON, 128)
     check_target(out)
     data = load(data_dir)
     _DEFAULT.check(data.train_X.shape[1], data.classes)
@@ -101,6 +101,7 @@ def flow(
     quick
         A small grid, for a first look: depths 5,10, width 64 and 8 seeds, where they are not given.
     """
+    check_seed(seed)
     from fbp.config import integers, names
     from fbp.flow import Plan
     from fbp.studies.flow_grid import QUICK, describe_grid, run_flow
@@ -219,9 +220,9 @@ def verify(
     json
         Print JSON instead of tables.
     """
+    check_seed(seed)
     from fbp.cli.verify import verify_builtin, verify_mutants, verify_target
 
-    check_seed(seed)
     if target is None:
         given = [name for name, value in (("--loss", loss), ("--args", args), ("--reference", reference)) if value]
         if given:

@@ -1,9 +1,11 @@
 """The conditions on arrays to train on, and the validation split."""
 
+from numbers import Integral
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fbp.errors import FbpError, check_seed
+from fbp.errors import FbpError
 
 
 def validate(X: ArrayLike, Y: ArrayLike | None = None, *, classes: int | None = None) -> None:
@@ -44,7 +46,7 @@ def split(
         Y: (m, ...) labels or targets.
         fraction: the fraction of rows to hold out, in [0, 1); the count is rounded to the nearest integer. At 0 the
             validation part is empty.
-        seed: the seed of numpy's PCG64, in 0..2**32-1.
+        seed: the seed of numpy's PCG64, at least 0.
 
     Returns:
         train_X, train_Y, val_X, val_Y: copies, the pairs kept.
@@ -57,7 +59,8 @@ def split(
     _check_rows(X, Y)
     if not 0 <= fraction < 1:
         raise FbpError(f"the validation fraction must be in [0, 1), got {fraction}; 0.1 holds out one row in ten")
-    check_seed(seed)
+    if not isinstance(seed, Integral) or seed < 0:
+        raise FbpError(f"seed must be an integer of at least 0, got {seed!r}; use 0")
     held_out = round(fraction * len(X))
     if fraction > 0 and not 0 < held_out < len(X):
         raise FbpError(

@@ -13,7 +13,7 @@ import numpy as np
 
 from fbp.activations import activation
 from fbp.backprop import GradientNorms
-from fbp.errors import FbpError, check_count, check_seed
+from fbp.errors import FbpError, check_count
 from fbp.flow.prediction import PlainRun, weight_sigma
 from fbp.flow.prefixes import Networks, Readings, Setting, read
 from fbp.flow.results import NORMS, OTHERS, Flow
@@ -86,7 +86,8 @@ class Plan:
             )
         for name in ("width", "seeds", "examples"):
             check_count(name, getattr(self, name))
-        check_seed(self.seed)
+        if self.seed < 0:
+            raise FbpError(f"seed must be an integer of at least 0, got {self.seed}; use 0")
         for name in self.activations:
             if not activation(name).elementwise:
                 raise FbpError(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Num
 from fbp.activations import activation
 from fbp.backprop import GradientNorms, check_batch
 from fbp.cotangent import Cotangent
-from fbp.errors import FbpError, check_count, check_seed
+from fbp.errors import FbpError, check_count
 from fbp.flow.prediction import find_plain_run
 from fbp.flow.probe import Units, add_probes, read_network
 from fbp.flow.results import NORMS, OTHERS, READINGS, Flow, Stream
@@ -75,7 +75,6 @@ def measure(
         True
     """
     check_count("seeds", seeds)
-    check_seed(seed)
     factors = [float(scale) for scale in scales]
     if not factors or not all(0 <= factor < math.inf for factor in factors):
         raise FbpError(f"scales must be finite factors of at least 0, at least one of them, got {factors}; use (1.0,)")
