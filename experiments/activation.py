@@ -3,6 +3,10 @@
 How does the choice of nonlinearity, with the same weights, change the gradient on its way back?
 """
 
+# First, for a Ctrl-C while the rest is imported.
+import fbp.script  # noqa: F401
+
+# isort: split
 from fbp.studies import Draft, add_flows, measure_perceptrons, study
 
 FAMILIES = {

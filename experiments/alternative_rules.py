@@ -3,6 +3,10 @@
 How far from the gradient are the raw output error and feedback alignment, and do they learn?
 """
 
+# First, for a Ctrl-C while the rest is imported.
+import fbp.script
+
+# isort: split
 # A widely copied three-layer network computes the output's delta correctly for its own weights, but sends (Ŷ - Y) W_2^T
 # back to the hidden layer, where the chain rule asks for ((Ŷ - Y) Act'(Z_2)) W_2^T.
 #

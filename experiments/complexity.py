@@ -3,6 +3,10 @@
 Does one gradient cost what the sums over $n_l n_{l-1}$ and $n_l$ say, in operations and in memory?
 """
 
+# First, for a Ctrl-C while the rest is imported.
+import fbp.script
+
+# isort: split
 from functools import partial
 
 import jax

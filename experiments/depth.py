@@ -3,6 +3,10 @@
 How fast do gradients shrink or grow from layer to layer, and does the rate depend on depth?
 """
 
+# First, for a Ctrl-C while the rest is imported.
+import fbp.script  # noqa: F401
+
+# isort: split
 from fbp.report import interval, number
 from fbp.studies import Draft, add_flows, measure_perceptrons, study
 

@@ -3,6 +3,10 @@
 Which variance of the weights keeps the gradient's size, and how narrow is the choice?
 """
 
+# First, for a Ctrl-C while the rest is imported.
+import fbp.script  # noqa: F401
+
+# isort: split
 from functools import partial
 
 import numpy as np

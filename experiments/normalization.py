@@ -3,6 +3,10 @@
 What do batch, layer and RMS normalization do to gradients, before and after a residual sum?
 """
 
+# First, for a Ctrl-C while the rest is imported.
+import fbp.script
+
+# isort: split
 from functools import partial
 from typing import Any
 

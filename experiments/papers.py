@@ -3,6 +3,10 @@
 Which published numbers on gradient flow do sampled networks reproduce, and which sayings do not hold as stated?
 """
 
+# First, for a Ctrl-C while the rest is imported.
+import fbp.script  # noqa: F401
+
+# isort: split
 import os
 
 # LAPACK's threads and those of JAX get in one another's way: a QR factorization takes ten times as long with both.

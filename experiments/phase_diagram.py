@@ -3,6 +3,10 @@
 Where do gradients vanish, where do they explode, and does theory draw the line in the right place?
 """
 
+# First, for a Ctrl-C while the rest is imported.
+import fbp.script
+
+# isort: split
 from functools import partial
 
 import numpy as np

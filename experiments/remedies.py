@@ -3,6 +3,10 @@
 A sigmoid and a tanh network of 64 layers do not learn the digits. Which single change cures them?
 """
 
+# First, for a Ctrl-C while the rest is imported.
+import fbp.script
+
+# isort: split
 from functools import partial
 
 import jax

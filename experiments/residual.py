@@ -3,6 +3,10 @@
 Which scale of the branches keeps a deep network's gradient, and what do ReZero and Fixup do?
 """
 
+# First, for a Ctrl-C while the rest is imported.
+import fbp.script
+
+# isort: split
 import numpy as np
 
 import fbp

@@ -3,6 +3,10 @@
 Do the fluctuations of gradients fall like $1/n$, and does muP keep the size of what one step changes?
 """
 
+# First, for a Ctrl-C while the rest is imported.
+import fbp.script
+
+# isort: split
 from functools import partial
 
 import jax.numpy as jnp

@@ -11,7 +11,7 @@ from fbp.cotangent import Cotangent, log10_norm
 from fbp.errors import FbpError
 from fbp.layers import Dense
 from fbp.losses import Loss
-from fbp.tree import stack
+from fbp.tree import map_layers, stack
 from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape, Targets, Visit, Weights
 
 Result = TypeVar("Result", covariant=True)
@@ -54,7 +54,11 @@ def loss_value(
 
     Returns:
         A scalar.
+
+    Raises:
+        FbpError: the parameters do not fit.
     """
+    check_params(net, params, X)
     return loss.value(net.forward(params, X, key)[0], Y, weights)
 
 
@@ -248,11 +252,14 @@ def check_params(net: Layer, params: Params, X: Activations) -> None:
             f"{', '.join(difference[:4]) or 'other containers, such as a list for a tuple'}; "
             "make them with params, _ = net.init(key)"
         )
-    for path, shape in wanted.items():
+    if wanted == received:
+        return
+    layers = jax.tree.leaves(map_layers(lambda layer, own: jax.tree.map(lambda _: layer, own), net, expected))
+    for (path, shape), layer in zip(wanted.items(), layers, strict=True):
         if received[path] != shape:
             raise FbpError(
-                f"params{path} must have the shape {shape} for examples of shape {X.shape[1:]}, got {received[path]}; "
-                "make params with net.init, or reshape the examples"
+                f"params{path} must have the shape {shape} in {type(layer).__name__} for examples of shape "
+                f"{X.shape[1:]}, got {received[path]}; make params with net.init, or reshape the examples"
             )
 
 

@@ -5,9 +5,13 @@ The command line reads its options off this class before anything heavy is impor
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from fbp.errors import FbpError
+from cyclopts import Parameter
+
+from fbp.errors import FbpError, check_seed
+from fbp.memory import check_memory
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Num
@@ -16,6 +20,36 @@ if TYPE_CHECKING:
     from fbp.combinators import Serial
     from fbp.losses import Loss
     from fbp.typing import Params
+
+
+def _read_integer(_: type, tokens: Any) -> int:
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"it must be an integer, got {text!r}; leave the fraction out") from None
+
+
+Integer = Annotated[int, Parameter(converter=_read_integer)]
+"""An integer on the command line, which would by itself round 2.5 to 2."""
+
+
+class Demand(NamedTuple):
+    """What a command holds in memory at once, as measured with large networks (bytes).
+
+    Attributes:
+        parameter: for each parameter.
+        activation: for each unit behind the inputs, for each example.
+    """
+
+    parameter: int
+    activation: int
+
+
+TRAINING = Demand(28, 12)
+"""Parameters, those that the epoch began with, the caller's, gradients and the optimizer's moments, in float32."""
+COMPARISON = Demand(120, 24)
+"""Gradients by hand and by autodiff, and those of the judges in float64."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +70,16 @@ class NetworkConfig:
     """Rate of dropout after each activation."""
     loss: str = "softmax_cross_entropy"
     """softmax_cross_entropy, sigmoid_binary_cross_entropy or half_squared_error."""
-    seed: int = 0
-    """Seed of all randomness."""
+    seed: Integer = 0
+    """Seed of all randomness, in 0..4294967295."""
 
     def network(self) -> "Serial":
         """The network.
 
         Raises:
-            FbpError: a width, a name or a number of activations does not fit.
+            FbpError: a width, a name, a number of activations or the seed does not fit.
         """
+        check_seed(self.seed)
         from fbp.networks import mlp
 
         activations = names(self.activation)
@@ -80,6 +115,26 @@ class NetworkConfig:
                 f"layers must begin with the {inputs} inputs of the data and end with at least its {classes} classes, "
                 f"got {self.layers}; use {inputs},128,64,{classes}"
             )
+
+    def check_memory(self, demand: Demand, examples: int) -> None:
+        """Refuse a network that does not fit the memory.
+
+        Args:
+            demand: what a command holds.
+            examples: those of a batch.
+
+        Raises:
+            FbpError: it does not fit.
+        """
+        widths = [max(width, 0) for width in self._widths()]
+        parameters = sum(n * m + m for n, m in pairwise(widths))
+        arrays = 1 + (self.norm != "none") + (self.dropout > 0)
+        check_memory(
+            "a network and its gradients",
+            f"layers {self.layers} in batches of {examples}",
+            demand.parameter * parameters + demand.activation * arrays * sum(widths[1:]) * examples,
+            "take smaller layers or a smaller batch",
+        )
 
     def parameters(self, X: "Float[Array, 'm n_in']") -> "Params":
         """The initial parameters; LSUV scales them by a batch of inputs, X."""

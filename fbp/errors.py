@@ -2,15 +2,34 @@
 
 import difflib
 from collections.abc import Iterable
+from enum import IntEnum
 from numbers import Integral
+from typing import ClassVar
+
+SEEDS = 2**32
+"""The number of seeds: those that NumPy and JAX both take."""
+
+
+class Status(IntEnum):
+    """How a command ended."""
+
+    DONE = 0
+    FAILED = 1
+    MISUSED = 2
+    INCONCLUSIVE = 3
+    DIVERGED = 4
+    BROKEN = 70
+    INTERRUPTED = 130
 
 
 class FbpError(ValueError):
-    """A mistake that the caller can fix; the command line prints it as one line and exits with status 2.
+    """A mistake that the caller can fix; the command line prints it as one line and exits with its status.
 
     The message reads "<subject> must <rule>, got <received>; <remedy>", for example
     "batch_size must be a positive integer, got 2.5; use 32".
     """
+
+    exit_status: ClassVar[Status] = Status.MISUSED
 
 
 def unknown_name(kind: str, received: str, known: Iterable[str]) -> FbpError:
@@ -49,7 +68,20 @@ def check_count(name: str, received: object) -> None:
         raise FbpError(f"{name} must be a positive integer, got {received!r}; use a whole number of at least 1")
 
 
-def describe_exception(error: Exception) -> str:
+def check_seed(received: object) -> None:
+    """Raise an error unless the value is a seed that NumPy and JAX take.
+
+    Args:
+        received: the value that was given.
+
+    Raises:
+        FbpError: the value is not an integer in 0..2**32-1.
+    """
+    if not isinstance(received, Integral) or isinstance(received, bool) or not 0 <= int(received) < SEEDS:
+        raise FbpError(f"seed must be an integer in 0..{SEEDS - 1}, got {received!r}; use 0")
+
+
+def describe_exception(error: BaseException) -> str:
     """The type of an exception and the first line of its message."""
     lines = str(error).strip().splitlines()
     return ": ".join([type(error).__name__, *lines[:1]])

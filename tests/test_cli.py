@@ -6,6 +6,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,13 @@ def test_train_takes_every_kind_of_network(run, tiny, options):
         (("compare", "--dtype", "int8"), "dtype"),
         (("report", "--out", __file__), "test_cli.py"),
         (("train", "--epochs", "many"), "epochs"),
+        (("train", "--batch-size", "2.5"), "--batch-size: it must be an integer, got '2.5'"),
+        (("compare", "--batch-size", "2.5"), "--batch-size: it must be an integer, got '2.5'"),
+        (("flow", "--width", "2.5"), "--width: it must be an integer, got '2.5'"),
+        (("train", "--epochs", "9" * 20), "decay in 1..2147483647 steps"),
+        (("train", "--epochs", "9" * 20, "--schedule", "constant"), "fewer than 2147483647 steps"),
+        (("flow", "--depth", "1"), "at least 2 layers, got depths [1]"),
+        (("flow", "--depth", "0,5"), "positive integer"),
         (("tarin",), "train"),
         (("compare", "--no-such-option"), "no-such-option"),
     ],
@@ -144,6 +152,223 @@ def test_a_mistake_is_one_line_and_status_2(run, words, message):
     assert out == ""
     assert err.count("\n") == 1
     assert message in err
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32), "9" * 30])
+@pytest.mark.parametrize("command", ["compare", "train", "flow", "report", "verify"])
+def test_every_command_takes_the_same_seeds(run, command, seed):
+    status, out, err = run(command, "--seed", seed)
+    assert (status, out) == (2, "")
+    assert err == f"fbp: seed must be an integer in 0..4294967295, got {seed}; use 0\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "--layers", "784,100000,100000,10"),
+        ("compare", "--layers", "784,1000000,1000000,10"),
+        ("compare", "--layers", f"784,{'9' * 400},10"),
+        ("flow", "--width", "100000"),
+        ("flow", "--seeds", "9" * 12),
+    ],
+    ids=lambda words: " ".join(words)[:30],
+)
+def test_what_does_not_fit_the_memory_is_refused_at_once(run, monkeypatch, tmp_path, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fbp.memory.available_bytes", lambda: 2**34)
+    begin = time.monotonic()
+    status, out, err = run(*words)
+    assert time.monotonic() - begin < 5
+    assert (status, out) == (2, "")
+    assert "must fit the 16 GiB that are free, got " in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_counts_for_the_memory(run, tiny, monkeypatch):
+    fits = ["--data-dir", tiny, "--layers", "784,16,10", "--epochs", "1"]
+    free = 28 * (784 * 16 + 16 + 16 * 10 + 10) + 12 * 26 * 40
+    monkeypatch.setattr("fbp.memory.available_bytes", lambda: free)
+    assert run("train", *fits, "--batch-size", "40")[0] == 0
+    status, _, err = run("train", *fits, "--batch-size", "41")
+    assert status == 2
+    assert "in batches of 41" in err
+
+
+def test_a_container_has_its_own_memory(monkeypatch, tmp_path):
+    from fbp import memory
+
+    for name, text in (("max", "1000\n"), ("current", "900\n"), ("stat", "anon 5\ninactive_file 300\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    monkeypatch.setattr(memory, "Path", lambda _, name: tmp_path / name)
+    assert memory.available_bytes() == 400
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available_bytes() > 2**20
+
+
+def test_a_training_that_diverges_prints_its_history(run, tiny):
+    words = ["train", *SMALL, "--data-dir", tiny, "--optimizer", "sgd", "--learning-rate", "1e30", "--epochs", "3"]
+    status, out, err = run(*words, "--json")
+    assert status == 4
+    found = json.loads(out)
+    assert [epoch["epoch"] for epoch in found["history"]] == [1]
+    assert found["history"][0]["loss"] == "NaN"
+    assert found["test"] is None
+    assert "must stay finite in training" in err.splitlines()[-1]
+    status, out, _ = run(*words)
+    assert status == 4
+    assert out.startswith("epoch 1/3  loss nan")
+
+
+def test_a_large_loss_has_few_digits(run, tiny):
+    words = ["train", *SMALL, "--data-dir", tiny, "--optimizer", "sgd", "--learning-rate", "1e5", "--epochs", "1"]
+    status, out, _ = run(*words, "--validation-split", "0")
+    assert status == 0
+    assert len(re.search(r"test loss (\S+),", out)[1]) < 12
+
+
+def test_an_error_of_our_own_is_status_70(run, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("fbp.verify.compare", broken)
+    status, out, err = run("compare", *SMALL)
+    assert (status, out) == (70, "")
+    assert err.startswith("fbp: internal error, ZeroDivisionError: division by zero; please report it as an issue")
+    assert err.count("\n") == 1
+    for words in (("compare", *SMALL, "--debug"), ("--debug", "compare", *SMALL)):
+        status, _, err = run(*words)
+        assert status == 70
+        assert err.startswith("Traceback")
+
+
+@pytest.mark.parametrize("command", [("report",), ("flow",)], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("/proc/x", "must be writable, got /proc/x"),
+        ("nothing", "must not lie behind a link to nothing, got nothing, where nothing leads to nowhere"),
+        ("nothing/inside", "must not lie behind a link to nothing"),
+        ("circle", "must not lie behind a link to nothing"),
+        ("file", "must be a folder, got the file file"),
+        ("file/inside", "must be writable, got file/inside"),
+        ("n" * 250, "File name too long"),
+        ("foreign", "which holds other files"),
+        (".", "must not hold the working folder"),
+        ("/", "must not hold the working folder"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_folder_that_cannot_be_written_is_refused_at_once(run, monkeypatch, tmp_path, command, out, said):
+    for place in ("fbp.studies.overview.overview", "fbp.studies.flow_grid.grid"):
+        monkeypatch.setattr(place, lambda *_: pytest.fail("it was computed"))
+    monkeypatch.chdir(tmp_path)
+    Path("nothing").symlink_to("nowhere")
+    Path("circle").symlink_to("circle")
+    Path("file").touch()
+    Path("foreign").mkdir()
+    Path("foreign", "thesis.txt").touch()
+    before = sorted(tmp_path.rglob("*"))
+    status, _, err = run(*command, "--out", out)
+    assert status == 2
+    assert said in err
+    assert err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_may_be_a_link(run, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    status, _, err = run(*GRID, "--depth", "3", "--out", tmp_path / "link")
+    assert status == 0, err
+    assert (tmp_path / "real" / "report.html").exists()
+    assert (tmp_path / "link").is_symlink()
+
+
+GRID = ["flow", "--activation", "relu", "--init", "he_normal", "--width", "6", "--seeds", "3"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sizes"),
+    [
+        ((), ((10, 50, 200), 256, 20)),
+        (("--quick",), ((5, 10), 64, 8)),
+        (("--quick", "--depth", "4"), ((4,), 64, 8)),
+        (("--quick", "--depth", "10,50,200", "--width", "256", "--seeds", "20"), ((10, 50, 200), 256, 20)),
+        (("--seeds", "3", "--quick"), ((5, 10), 64, 3)),
+    ],
+    ids=lambda x: " ".join(x) if x and isinstance(x[0], str) else "",
+)
+def test_quick_leaves_what_was_typed(run, monkeypatch, words, sizes):
+    seen = []
+
+    def note(plan, *_):
+        seen.append((plan.depths, plan.width, plan.seeds))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fbp.studies.flow_grid.run_flow", note)
+    assert run("flow", *words)[0] == 130
+    assert seen == [sizes]
+
+
+def test_a_quick_grid_is_repeated_as_it_was_typed(run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parent.parent.parent))
+    status, _, err = run(*GRID, "--quick", "--depth", "4")
+    assert status == 0, err
+    manifest = json.loads(Path("flow", "manifest.json").read_text())
+    assert manifest["configuration"]["depths"] == [4]
+    assert manifest["command"] == " ".join(["fbp", *GRID, "--quick", "--depth", "4"])
+    _, out, err = run("rerun", "flow")
+    # Tests compile with fewer optimizations than the program that repeats, which may move bits.
+    assert "the bits" in out, err
+    assert "rows then" not in out
+
+
+@pytest.mark.parametrize("missing", ["manifest.json", "result.json", "data.csv"])
+@pytest.mark.parametrize("content", [None, "{}", "[", '"x"', "\udcff"], ids=["none", "empty", "cut", "text", "bytes"])
+def test_rerun_refuses_a_damaged_report(run, monkeypatch, tmp_path, missing, content):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it was computed"))
+    manifest = {"schema": "fbp.manifest", "schema_version": 1, "command": "ls 'x", "device": "", "versions": {}}
+    for name, text in (("manifest.json", json.dumps(manifest)), ("result.json", "{}"), ("data.csv", "x\n1\n")):
+        text = content if name == missing else text
+        if text is not None:
+            (tmp_path / name).write_text(text, errors="surrogateescape")
+    status, out, err = run("rerun", tmp_path)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+
+
+def test_completion_is_installed(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHELL", "/bin/bash")
+    monkeypatch.setenv("BASH_VERSION", "5")
+    status, _, err = run("--install-completion", "--shell", "bash")
+    assert status == 0, err
+    (script,) = (path for path in tmp_path.rglob("fbp") if path.is_file())
+    assert "--batch-size" in script.read_text()
+
+
+def test_an_interrupted_grid_that_has_not_begun_left_nothing(run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fbp.studies.flow_grid.check_target", stopped)
+    assert run("flow") == (130, "", "fbp: interrupted; no report was written, flow is as it was before\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interruption_behind_the_report_says_that_it_is_complete(run, monkeypatch, tmp_path):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fbp.studies.frame.announce", stopped)
+    status, _, err = run(*GRID, "--depth", "3")
+    assert status == 130
+    assert err.splitlines()[-1] == "fbp: interrupted; the report in flow is complete"
 
 
 def test_a_header_that_asks_for_terabytes_is_refused_at_once(run, tiny, tmp_path):
@@ -166,7 +391,7 @@ def test_the_report_refuses_a_folder_that_is_not_its_own(run, tmp_path):
 
 def test_help_answers_without_jax():
     heavy = ("jax", "numpy", "matplotlib", "optax", "rich.progress")
-    code = "import sys; from fbp.cli import app; app('--help', exit_on_error=False, result_action='return_value'); "
+    code = "import sys; from fbp.cli import call; call(['--help']); "
     code += f"print('imported', [name for name in {heavy} if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert "Commands" in shown

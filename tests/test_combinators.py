@@ -314,7 +314,10 @@ def zeros(tree):
         (zeros((*GOOD, GOOD[0])), "got an unexpected params[3]['W'], an unexpected params[3]['b'];"),
         (zeros(({"W": GOOD[0]["W"]}, *GOOD[1:])), "got no params[0]['b'];"),
         (list(zeros(GOOD)), "got other containers"),
-        (zeros(({"W": GOOD[0]["W"], "b": GOOD[2]["b"]}, *GOOD[1:])), "params[0]['b'] must have the shape (6,)"),
+        (
+            zeros(({"W": GOOD[0]["W"], "b": GOOD[2]["b"]}, *GOOD[1:])),
+            "params[0]['b'] must have the shape (6,) in Dense",
+        ),
     ],
 )
 def test_parameters_refused(params, said):
@@ -323,6 +326,7 @@ def test_parameters_refused(params, said):
         lambda: fbp.value_and_grad(DENSE, LOSS)(params, X, Y),
         lambda: fbp.log10_gradient_norms(DENSE, LOSS)(params, X, Y),
         lambda: fbp.trace(DENSE, LOSS, params, X, Y),
+        lambda: fbp.loss_value(DENSE, LOSS, params, X, Y),
         lambda: fbp.as_function(DENSE)(params, X),
     ):
         with pytest.raises(fbp.FbpError) as error:

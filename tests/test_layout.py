@@ -21,7 +21,8 @@ MODULES = {
 
 ORDER = (
     {"errors"},
-    {"registry", "precision", "partition", "data", "terminal", "cost", "serialize"},
+    {"interrupts", "streams", "memory"},
+    {"registry", "precision", "partition", "data", "terminal", "script", "cost", "serialize"},
     {"report"},
     {"cotangent"},
     {"typing"},

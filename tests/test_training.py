@@ -389,6 +389,14 @@ RECORD = Epoch(2, 0.25, 0.5, 0.125, 0.75, 2.0, 24_000.4)
 LINE = "epoch 2/3  loss 0.25  accuracy 50.00%  validation loss 0.125  validation accuracy 75.00%  24,000 examples/s"
 
 
+def test_a_terminal_of_80_columns_shows_all_of_an_epoch(monkeypatch, capsys):
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "80")):
+        monkeypatch.setenv(name, value)
+    with progress(10) as on_epoch:
+        on_epoch(Epoch(10, 0.012345, 0.98765, 0.12345, 0.95432, 0.5, 24_000.0))
+    assert "epoch 10/10  loss 0.0123  validation 0.123  accuracy 95.4%" in capsys.readouterr().err
+
+
 def test_a_log_gets_one_line_an_epoch(capsys):
     with progress(3) as on_epoch:
         on_epoch(RECORD)

@@ -1,37 +1,40 @@
 """The command line: parse, call, print. Everything heavy is imported by the command that needs it."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Group, Parameter
 
-from fbp.config import NetworkConfig
-from fbp.errors import FbpError, check_count
+from fbp.config import COMPARISON, TRAINING, Demand, Integer, NetworkConfig
+from fbp.errors import FbpError, check_count, check_seed
 from fbp.serialize import to_json
+from fbp.streams import print_result, reserve_stdout
 
 if TYPE_CHECKING:
     from fbp.data import Dataset
-    from fbp.training import Evaluation, Fitted
+    from fbp.training import Epoch, Evaluation
 
 app = App(
     name="fbp",
     help="Backpropagation written by hand in JAX, proved against autodiff, and put to work.",
     version_flags=["--version"],
     default_parameter=Parameter(negative=()),
+    help_epilogue="Every command takes --debug, which shows the traceback of an error.",
     # Markdown would cost a parser at every start.
     help_format="plaintext",
     result_action="return_value",
     # `fbp.terminal.run` says what an interruption leaves.
     suppress_keyboard_interrupt=False,
 )
+app.register_install_completion_command(help="Install the completion of commands and options in this shell.")
 
+_shown_as = lambda text: Parameter(show_default=lambda _: text)
 Network = Annotated[NetworkConfig, Parameter(name="*", group=Group("Network", sort_key=1))]
 _DEFAULT = NetworkConfig()
 
 
 @app.command
-def report(*, out: Path = Path("fbp-report"), data_dir: Path | None = None, seed: int = 0) -> int:
+def report(*, out: Path = Path("fbp-report"), data_dir: Path | None = None, seed: Integer = 0) -> int:
     """Compare, train and measure, and write one report.
 
     Parameters
@@ -43,33 +46,36 @@ def report(*, out: Path = Path("fbp-report"), data_dir: Path | None = None, seed
     seed
         Seed of all randomness.
     """
+    check_seed(seed)
+    _DEFAULT.check_memory(COMPARISON, 128)
     from fbp.data import load
-    from fbp.report import check_target, write
+    from fbp.report import check_target, describe_target, write
     from fbp.studies.frame import announce
     from fbp.studies.overview import overview
-    from fbp.terminal import show_progress
+    from fbp.terminal import explain_interruption, show_progress
 
     check_target(out)
     data = load(data_dir)
     _DEFAULT.check(data.train_X.shape[1], data.classes)
-    with show_progress(f"no report was written, {out} is as it was before") as progress:
-        report = overview(data, seed, progress)
-        write(report, out)
-    announce(report, out)
+    with explain_interruption(describe_target(out)):
+        with show_progress() as progress:
+            report = overview(data, seed, progress)
+            write(report, out)
+        announce(report, out)
     return 0
 
 
 @app.command
 def flow(
     *,
-    depth: str = "10,50,200",
+    depth: Annotated[str | None, _shown_as("10,50,200")] = None,
     activation: str = "tanh,relu,gelu",
     init: str = "he_normal,glorot_normal,orthogonal",
-    width: int = 256,
-    seeds: int = 20,
+    width: Annotated[Integer | None, _shown_as("256")] = None,
+    seeds: Annotated[Integer | None, _shown_as("20")] = None,
     out: Path = Path("flow"),
     resume: bool = False,
-    seed: int = 0,
+    seed: Integer = 0,
     quick: bool = False,
 ) -> int:
     """Measure how gradients shrink or grow from layer to layer, beside mean-field theory, and write a report.
@@ -93,19 +99,22 @@ def flow(
     seed
         Seed of all randomness.
     quick
-        A small grid, for a first look.
+        A small grid, for a first look: depths 5,10, width 64 and 8 seeds, where they are not given.
     """
+    check_seed(seed)
     from fbp.config import integers, names
     from fbp.flow import Plan
-    from fbp.studies.flow_grid import QUICK, run_flow
+    from fbp.studies.flow_grid import QUICK, describe_grid, run_flow
     from fbp.studies.frame import announce
-    from fbp.terminal import show_progress
+    from fbp.terminal import explain_interruption, show_progress
 
-    sizes = {"depths": integers("depth", depth), "width": width, "seeds": seeds} | (QUICK if quick else {})
+    typed = {"depths": depth and integers("depth", depth), "width": width, "seeds": seeds}
+    sizes = (QUICK if quick else {}) | {name: value for name, value in typed.items() if value is not None}
     plan = Plan(activations=tuple(names(activation)), initializers=tuple(names(init)), seed=seed, **sizes)
-    with show_progress(f"finished groups are kept in {out}, and the same command with --resume goes on") as progress:
-        report = run_flow(plan, out, resume, progress)
-    announce(report, out)
+    with explain_interruption(describe_grid(out, resume)):
+        with show_progress() as progress:
+            report = run_flow(plan, out, resume, progress)
+        announce(report, out)
     return 0
 
 
@@ -131,7 +140,7 @@ def rerun(folder: Path, /) -> int:
 def compare(
     *,
     network: Network = _DEFAULT,
-    batch_size: int = 128,
+    batch_size: Integer = 128,
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32",
     data_dir: Path | None = None,
     json: bool = False,
@@ -143,7 +152,7 @@ def compare(
     Parameters
     ----------
     batch_size
-        How many digits the gradient is taken over.
+        How many digits the gradient is taken over; all where there are fewer.
     dtype
         Precision of parameters and inputs.
     data_dir
@@ -151,21 +160,20 @@ def compare(
     json
         Print JSON instead of the table.
     """
+    data = _data(data_dir, network, COMPARISON, batch_size)
     import jax
 
     from fbp.cli.verify import show
     from fbp.precision import cast
     from fbp.verify import compare
 
-    data = _data(data_dir, network)
-    check_count("--batch-size", batch_size)
-    with jax.enable_x64(dtype == "float64"):
+    with reserve_stdout(json), jax.enable_x64(dtype == "float64"):
         X, Y = (jax.numpy.asarray(x[:batch_size]) for x in (data.train_X, data.train_Y))
         Y = network.targets(Y)
         params = network.parameters(X)
         key = jax.random.key(network.seed) if network.dropout else None
         found = compare(network.network(), network.objective(), *cast((params, X, Y), dtype), key=key)
-    show(found, json)
+        show(found, json)
     return found.exit_status
 
 
@@ -186,7 +194,7 @@ def verify(
     forward: bool = False,
     time_limit: float | None = None,
     mutate: bool = False,
-    seed: int = 0,
+    seed: Integer = 0,
     json: bool = False,
 ) -> int:
     """Verify a hand-written gradient by three judges: autodiff in float64, finite differences, the adjoint identity.
@@ -230,14 +238,14 @@ def verify(
     json
         Print JSON instead of tables.
     """
+    check_seed(seed)
     from fbp.cli.verify import parse_tolerance, verify_builtin, verify_mutants, verify_target
 
     if target is None:
         given = [name for name, value in (("--loss", loss), ("--args", args), ("--reference", reference)) if value]
         if given:
             raise FbpError(f"{given[0]} must come with a target, got none; e.g. fbp verify my_rules:my_grad ...")
-        return verify_mutants(seed, json) if mutate else verify_builtin(seed, json)
-    if mutate:
+    elif mutate:
         raise FbpError(f"--mutate must stand without a target, got {target}; leave it out")
     options = {
         "directions": directions,
@@ -254,7 +262,10 @@ def verify(
         raise FbpError("--argnums and --has-value must come with --loss, got an operation; leave them out")
     else:
         options |= {"forward": forward}
-    return verify_target(target, loss, args, reference, options, seed, json)
+    with reserve_stdout(json):
+        if target is None:
+            return verify_mutants(seed, json) if mutate else verify_builtin(seed, json)
+        return verify_target(target, loss, args, reference, options, seed, json)
 
 
 @app.command
@@ -264,8 +275,8 @@ def train(
     optimizer: str = "adam",
     learning_rate: float = 1e-3,
     schedule: Literal["cosine", "constant"] = "cosine",
-    batch_size: int = 32,
-    epochs: int = 10,
+    batch_size: Integer = 32,
+    epochs: Integer = 10,
     validation_split: float = 0.1,
     gradient: Literal["manual", "autodiff"] = "manual",
     data_dir: Path | None = None,
@@ -282,7 +293,7 @@ def train(
     schedule
         Whether the learning rate falls to zero over the training, along half a cosine, or stays.
     batch_size
-        Examples a step.
+        Examples a step; all where there are fewer.
     epochs
         Passes over the training data.
     validation_split
@@ -294,61 +305,70 @@ def train(
     json
         Print the history and the result as JSON.
     """
+    check_count("--epochs", epochs)
+    data = _data(data_dir, network, TRAINING, batch_size)
     import jax.numpy as jnp
 
     from fbp.calibration import with_population_statistics
     from fbp.data import split
-    from fbp.training import evaluate, fit, progress
+    from fbp.training import Diverged, evaluate, fit, progress
     from fbp.training import optimizer as optimizer_named
 
-    data = _data(data_dir, network)
     X, Y, X_val, Y_val = split(data.train_X, data.train_Y, fraction=validation_split, seed=network.seed)
-    steps = epochs * -(-len(X) // max(batch_size, 1))
-    rule = optimizer_named(optimizer, learning_rate, decay_steps=max(steps, 1) if schedule == "cosine" else None)
+    steps = epochs * -(-len(X) // batch_size)
+    rule = optimizer_named(optimizer, learning_rate, decay_steps=steps if schedule == "cosine" else None)
     net, loss = network.network(), network.objective()
-    params = network.parameters(jnp.asarray(X[:1000]))
-    with progress(epochs) as on_epoch:
-        fitted = fit(
-            net,
-            loss,
-            params,
-            X,
-            network.targets(Y),
-            optimizer=rule,
-            epochs=epochs,
-            batch_size=batch_size,
-            seed=network.seed,
-            gradient=gradient,
-            validation=(X_val, network.targets(Y_val)) if len(X_val) else None,
-            on_epoch=on_epoch,
-        )
-    final = with_population_statistics(net, fitted.params, jnp.asarray(X), batch_size=batch_size)
-    tested = evaluate(final[0], loss, final[1], data.test_X, network.targets(data.test_Y))
-    _print_training(fitted, tested, json)
+    with reserve_stdout(json):
+        try:
+            with progress(epochs) as on_epoch:
+                fitted = fit(
+                    net,
+                    loss,
+                    network.parameters(jnp.asarray(X[:1000])),
+                    X,
+                    network.targets(Y),
+                    optimizer=rule,
+                    epochs=epochs,
+                    batch_size=batch_size,
+                    seed=network.seed,
+                    gradient=gradient,
+                    validation=(X_val, network.targets(Y_val)) if len(X_val) else None,
+                    on_epoch=on_epoch,
+                )
+        except Diverged as error:
+            _print_training(error.fitted.history, None, epochs, json)
+            raise
+        final = with_population_statistics(net, fitted.params, jnp.asarray(X), batch_size=batch_size)
+        tested = evaluate(final[0], loss, final[1], data.test_X, network.targets(data.test_Y))
+        _print_training(fitted.history, tested, epochs, json)
     return 0
 
 
-def _print_training(fitted: "Fitted", tested: "Evaluation", as_json: bool) -> None:
+def _print_training(history: "tuple[Epoch, ...]", tested: "Evaluation | None", epochs: int, as_json: bool) -> None:
+    """Print the test; without one, where training diverged, the history."""
+    from fbp.training.progress import describe_epoch
+
     if as_json:
-        print(to_json({"history": [epoch._asdict() for epoch in fitted.history], "test": tested._asdict()}))
-        return
-    accuracy = "" if tested.accuracy is None else f", accuracy {tested.accuracy:.2%}"
-    print(f"test loss {tested.loss:.4f}{accuracy}")
+        result = {"history": [epoch._asdict() for epoch in history], "test": tested and tested._asdict()}
+        print_result(to_json(result))
+    elif tested is None:
+        for epoch in history:
+            print_result(describe_epoch(epoch, epochs))
+    else:
+        accuracy = "" if tested.accuracy is None else f", accuracy {tested.accuracy:.2%}"
+        print_result(f"test loss {tested.loss:.4g}{accuracy}")
 
 
-def _data(folder: Path | None, network: NetworkConfig) -> "Dataset":
+def _data(folder: Path | None, network: NetworkConfig, demand: Demand, batch_size: int) -> "Dataset":
     """The data, once the network is known to be sound: a slip in its words is told before anything is read."""
-    from fbp.data import load
-
+    check_count("--batch-size", batch_size)
+    # Before JAX is imported, which takes longer than all the rest.
+    network.check_memory(demand, 1)
     network.network()
     network.objective()
+    from fbp.data import load
+
     data = load(folder)
     network.check(data.train_X.shape[1], data.classes)
+    network.check_memory(demand, min(batch_size, len(data.train_X)))
     return data
-
-
-def main() -> None:
-    """Run `fbp`; a mistake of the user's is one line on standard error and exit status 2."""
-    from fbp.terminal import run
-
-    sys.exit(run("fbp", lambda: app(sys.argv[1:], exit_on_error=False, print_error=False)))

@@ -12,6 +12,7 @@ from fbp.cli.builtin import GALLERY, Builtin, list_networks
 from fbp.cli.loading import load, load_arguments
 from fbp.errors import FbpError
 from fbp.serialize import to_json
+from fbp.streams import print_result
 from fbp.terminal import show_progress
 from fbp.verify import Verification, conformance, gradient, mutate, network, vjp
 from fbp.verify.gradients import has_own_rule
@@ -37,7 +38,7 @@ def verify_builtin(seed: int, as_json: bool) -> int:
     verdict = worst(each.verdict for each in results.values())
     if as_json:
         networks = {name: each.to_dict() for name, each in results.items()}
-        print(to_json({"verdict": verdict, "networks": networks}))
+        print_result(to_json({"verdict": verdict, "networks": networks}))
     else:
         Console().print(_builtin_table(results))
     return EXIT_STATUS[verdict]
@@ -154,7 +155,7 @@ def verify_target(
         progress(f"conformance of {target}")
         report = conformance(function, *values)
     if as_json:
-        print(to_json({"gradient": rule.to_dict(), "conformance": report.to_dict()}))
+        print_result(to_json({"gradient": rule.to_dict(), "conformance": report.to_dict()}))
     else:
         Console().print(rule, report)
     return 1 if report.verdict == "FAIL" else rule.exit_status
@@ -162,4 +163,4 @@ def verify_target(
 
 def show(result: Printable, as_json: bool) -> None:
     """Print a result, as JSON or as its table."""
-    print(result.to_json()) if as_json else Console().print(result)
+    print_result(result.to_json()) if as_json else Console().print(result)

@@ -1,6 +1,5 @@
 """Grids of depths, activations, initializers and seeds by one compiled program, streamed to a table as they go."""
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from fbp.flow.results import NORMS, OTHERS, Flow
 from fbp.flow.sampling import THREADS, Draw, sample_inputs, sample_normals, sample_weights, unit_gain
 from fbp.flow.table import ResumableTable, format_rows, parse_rows, quote_field
 from fbp.initializers import Distribution, initializer
+from fbp.memory import check_memory
 
 COLUMNS = (*(f"log10_norm_{name}" for name in NORMS), *OTHERS)
 _DIGITS = np.array([7 if name in ("correlation", "cosine") else 5 for name in (*NORMS, *OTHERS)])
@@ -79,6 +79,11 @@ class Plan:
                 )
         for depth in self.depths:
             check_count("a depth of the grid", depth)
+        if max(self.depths) < 2:
+            raise FbpError(
+                f"the deepest networks of a grid must have at least 2 layers, got depths {list(self.depths)}; a rate "
+                "is between layers, so take e.g. 10,50"
+            )
         for name in ("width", "seeds", "examples"):
             check_count(name, getattr(self, name))
         if self.seed < 0:
@@ -90,13 +95,12 @@ class Plan:
                 )
         for name in self.initializers:
             initializer(name)
-        needed, there = self._bytes(self.chunk), _available()
-        if there is not None and needed > there:
-            raise FbpError(
-                f"the weights of a grid's deepest networks must fit the {there / 2**30:.3g} GiB that are free, "
-                f"got depth {max(self.depths)} and width {self.width}, which take {needed / 2**30:.3g} GiB; "
-                "take a smaller width or depth"
-            )
+        check_memory(
+            "the deepest networks of a grid, with its table,",
+            f"depth {max(self.depths)}, width {self.width} and {self.seeds} seeds",
+            self._bytes(self.chunk),
+            "take a smaller width or depth, or fewer seeds",
+        )
 
     @property
     def chunk(self) -> int:
@@ -124,21 +128,10 @@ class Plan:
     def _bytes(self, seeds: int) -> int:
         # The draws on the host and as a JAX array, and what the loops of two threads keep: caches and readings.
         layer = 2 * self.width**2 + THREADS * (3 * self.examples * self.width + 16 * (len(self.depths) + 1))
-        return 4 * max(self.depths) * seeds * layer
-
-
-def _available() -> int | None:
-    """Bytes of memory that are free or can be freed; all there are where only that is known."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            found = dict(line.split(":") for line in file)
-        return int(found["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
+        cells = len(self.activations) * len(self.initializers)
+        # Each number of the table is held twice: by its group, and by the flow of its cell.
+        table = 2 * 8 * len(COLUMNS) * sum(self.depths) * self.seeds * cells
+        return 4 * max(self.depths) * seeds * layer + table
 
 
 def grid(
@@ -223,7 +216,8 @@ def _measure(plan: Plan, groups: list[Group], progress: Callable[[str], None]) -
             for group, future in waiting:
                 yield group, _rows(plan, future.result(), len(group.seeds))
     finally:
-        pool.shutdown(cancel_futures=True)
+        # Whoever interrupts does not wait for what runs.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _sample(plan: Plan, kind: Distribution, seeds: range) -> Networks:

@@ -21,4 +21,5 @@ from fbp.report.style import canvas as canvas
 from fbp.report.style import curve_style as curve_style
 from fbp.report.style import style as style
 from fbp.report.write import check_target as check_target
+from fbp.report.write import describe_target as describe_target
 from fbp.report.write import write as write

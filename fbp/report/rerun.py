@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fbp.errors import FbpError
-from fbp.report.write import MANIFEST_SCHEMA, MANIFEST_VERSION, device, versions
+from fbp.report.write import MANIFEST, MANIFEST_SCHEMA, MANIFEST_VERSION, TABLE, device, versions
 
-_TABLE, _RESULT = "data.csv", "result.json"
+_RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,21 @@ def rerun(folder: Path) -> Repetition:
     Raises:
         FbpError: there is no manifest, its command is not one of fbp's, or the command fails.
     """
-    then = _read_manifest(folder)
+    then, results, table = _read_manifest(folder), _read_results(folder), _read(folder, TABLE)
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "again"
-        done = subprocess.run([*_arguments(then["command"]), "--out", str(out)], check=False, stdout=subprocess.PIPE)
+        again = [*_arguments(then["command"]), "--out", str(out)]
+        # In a session of its own, Ctrl-C reaches it by way of this program alone, which ends it and says so.
+        done = subprocess.run(again, check=False, stdout=subprocess.PIPE, start_new_session=True)
         if done.returncode or not (out / _RESULT).exists():
             raise FbpError(
                 f"a manifest's command must succeed in the working folder, got {then['command']!r}, which ended with "
                 f"status {done.returncode}; run it by hand from the folder that holds its script"
             )
-        differences = (*_table_differences(folder, out), *_result_differences(folder, out))
+        differences = (
+            *_table_differences(table, _read(out, TABLE)),
+            *(f"{_RESULT}: {path}" for path in _paths(results, _read_results(out), "results")[:10]),
+        )
     now = {"device": device(), **versions()}
     was = {"device": then["device"], **then["versions"]}
     changes = tuple(
@@ -68,26 +73,52 @@ def rerun(folder: Path) -> Repetition:
     return Repetition(then["command"], differences, changes)
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
+def _read(folder: Path, name: str) -> str:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        return (folder / name).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise FbpError(
-            f"a report's folder must hold a readable manifest.json, got {folder} without one; run its command by hand"
-        ) from error
-    received = [manifest.get(key) for key in ("schema", "schema_version")] if isinstance(manifest, dict) else manifest
+        remedy = "run its command by hand"
+        raise FbpError(f"a report's folder must hold a readable {name}, got {folder} without one; {remedy}") from error
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    text = _read(folder, name)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise FbpError(f"{folder / name} must be a JSON object, got {text[:40]!r}; run the report's command by hand")
+    return value
+
+
+def _read_results(folder: Path) -> Any:
+    return _read_json(folder, _RESULT).get("results")
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    manifest = _read_json(folder, MANIFEST)
+    received = [manifest.get(key) for key in ("schema", "schema_version")]
     if received != [MANIFEST_SCHEMA, MANIFEST_VERSION]:
         raise FbpError(
-            f"a manifest must have the schema {MANIFEST_SCHEMA} {MANIFEST_VERSION}, got {received!r} in {path}; "
+            f"a manifest must have the schema {MANIFEST_SCHEMA} {MANIFEST_VERSION}, got {received!r} in {folder}; "
             "run its command by hand"
         )
+    for key, kind in (("command", str), ("device", str), ("versions", dict)):
+        if not isinstance(manifest.get(key), kind):
+            raise FbpError(
+                f"a manifest must say its {key}, got {manifest.get(key)!r} in {folder}; run its command by hand"
+            )
     return manifest
 
 
 def _arguments(command: str) -> list[str]:
     """The command for this interpreter, without the folder it wrote to."""
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        # A quotation mark has no partner: no shell has run that.
+        words = []
     if "--out" in words:
         at = words.index("--out")
         del words[at : at + 2]
@@ -104,21 +135,15 @@ def _arguments(command: str) -> list[str]:
     raise FbpError(f"a manifest's command must be fbp or a study, got {command!r}; run it by hand")
 
 
-def _table_differences(one: Path, other: Path) -> list[str]:
-    a, b = ((folder / _TABLE).read_text(encoding="utf-8") for folder in (one, other))
+def _table_differences(a: str, b: str) -> list[str]:
     if a == b:
         return []
     first, second = (list(csv.DictReader(io.StringIO(text))) for text in (a, b))
     if len(first) != len(second) or (first and list(first[0]) != list(second[0])):
-        return [f"{_TABLE}: {len(first)} rows then, {len(second)} now, or other columns"]
+        return [f"{TABLE}: {len(first)} rows then, {len(second)} now, or other columns"]
     pairs = list(zip(first, second, strict=True))
     counts = {name: sum(x[name] != y[name] for x, y in pairs) for name in (first[0] if first else ())}
-    return [f"{_TABLE}: {name} differs in {n} of {len(pairs)} rows" for name, n in counts.items() if n]
-
-
-def _result_differences(one: Path, other: Path) -> list[str]:
-    a, b = (json.loads((folder / _RESULT).read_text(encoding="utf-8")) for folder in (one, other))
-    return [f"{_RESULT}: {path}" for path in _paths(a["results"], b["results"], "results")][:10]
+    return [f"{TABLE}: {name} differs in {n} of {len(pairs)} rows" for name, n in counts.items() if n]
 
 
 def _paths(a: Any, b: Any, at: str) -> list[str]:

@@ -9,12 +9,13 @@ import os
 import platform
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from fbp.errors import FbpError
+from fbp.interrupts import postpone_interruptions
 from fbp.report import format, inline
 from fbp.report.document import Report
 from fbp.report.render import render_pages
@@ -23,7 +24,8 @@ from fbp.serialize import to_json
 
 SCHEMA, SCHEMA_VERSION = "fbp.report", 1
 MANIFEST_SCHEMA, MANIFEST_VERSION = "fbp.manifest", 1
-_OURS = frozenset({"report.html", "report.md", "figures", "data.csv", "result.json", "manifest.json"})
+TABLE, MANIFEST = "data.csv", "manifest.json"
+_OURS = frozenset({"report.html", "report.md", "figures", TABLE, "result.json", MANIFEST})
 
 
 def write(report: Report, folder: str | os.PathLike[str], table: Path | None = None) -> Path:
@@ -61,14 +63,14 @@ def write(report: Report, folder: str | os.PathLike[str], table: Path | None = N
             path = building / name
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
-        data = building / "data.csv"
+        data = building / TABLE
         if table is None:
             data.write_bytes(_csv(report).encode())
         else:
             shutil.copyfile(table, data)
         with data.open("rb") as file:
             hashes = {data.name: hashlib.file_digest(file, "sha256").hexdigest()}
-        (building / "manifest.json").write_text(to_json(_manifest(report, hashes)) + "\n", encoding="utf-8")
+        (building / MANIFEST).write_text(to_json(_manifest(report, hashes)) + "\n", encoding="utf-8")
     return Path(folder)
 
 
@@ -79,11 +81,17 @@ def check_target(folder: str | os.PathLike[str]) -> None:
         folder: where the report is to be written.
 
     Raises:
-        FbpError: it is a file, holds files but no report, holds the working folder, or lies where nothing can be
-            written.
+        FbpError: it is a file or a link to nothing, holds files but no report, holds the working folder, or lies where
+            nothing can be written.
     """
-    target = Path(folder).resolve()
     with _explain_os_errors(folder):
+        for path in (Path(folder), *Path(folder).parents):
+            if path.is_symlink() and not path.exists():
+                raise FbpError(
+                    f"a report's folder must not lie behind a link to nothing, got {folder}, where {path} leads to "
+                    f"{os.readlink(path)}; make that folder or remove the link"
+                )
+        target = Path(folder).resolve()
         if target.exists():
             if not target.is_dir():
                 raise FbpError(f"a report's target must be a folder, got the file {folder}; use another name")
@@ -97,11 +105,34 @@ def check_target(folder: str | os.PathLike[str]) -> None:
                     "a report's folder must be new, empty or an older report, "
                     f"got {folder}, which holds other files; use another folder or empty this one"
                 )
-        above = next(path for path in target.parents if path.exists())
-        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-            raise FbpError(
-                f"a report's folder must be writable, got {folder}, which cannot be made in {above}; use another folder"
-            )
+        # Permissions do not tell what a file system allows; a folder that is made and removed does.
+        with suppress(_Rehearsed), _swap_in(target):
+            raise _Rehearsed
+
+
+def describe_target(folder: Path) -> Callable[[], str]:
+    """What an interrupted command has left in its report's folder, to be called when it is interrupted.
+
+    Args:
+        folder: where the report is to be written.
+    """
+    before = read_stamp(folder / MANIFEST)
+
+    def describe() -> str:
+        if read_stamp(folder / MANIFEST) == before:
+            return f"no report was written, {folder} is as it was before"
+        return f"the report in {folder} is complete"
+
+    return describe
+
+
+def read_stamp(file: Path) -> tuple[int, int] | None:
+    """What tells a file from another one that takes its place; None where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def versions() -> dict[str, str]:
@@ -121,6 +152,10 @@ def device() -> str:
 
     kind = jax.devices()[0].device_kind
     return f"{kind} ({platform.machine()}, {os.cpu_count()} cores)" if kind == "cpu" else kind
+
+
+class _Rehearsed(Exception):
+    """A folder could be made, and is not needed yet."""
 
 
 @contextmanager
@@ -156,19 +191,20 @@ def _swap_in(target: Path) -> Iterator[Path]:
             # A report replaces its own files and leaves what else is there.
             ours = lambda folder, _: _OURS if Path(folder) == target else ()
             shutil.copytree(target, building, symlinks=True, ignore=ours, dirs_exist_ok=True)
-            os.replace(target, old)
-        os.replace(building, target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            os.replace(old, target)
-        shutil.rmtree(building, ignore_errors=True)
-        for path in made:
-            with suppress(OSError):
-                path.rmdir()
-        raise
-    finally:
-        if target.exists():
+        with postpone_interruptions():
+            if target.exists():
+                os.replace(target, old)
+            os.replace(building, target)
             shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        with postpone_interruptions():
+            if old.exists() and not target.exists():
+                os.replace(old, target)
+            shutil.rmtree(building, ignore_errors=True)
+            for path in made:
+                with suppress(OSError):
+                    path.rmdir()
+        raise
 
 
 def _render_files(report: Report, rows: int) -> dict[str, bytes]:

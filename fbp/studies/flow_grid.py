@@ -4,15 +4,16 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fbp.errors import FbpError
 from fbp.flow import Cell, Diagnosis, Flow, Plan, grid
 from fbp.flow.grids import TABLE
-from fbp.report import Report, Table, Text, check_target, fixed, interval, write
-from fbp.report.write import SCHEMA, SCHEMA_VERSION
+from fbp.interrupts import postpone_interruptions
+from fbp.report import Report, Table, Text, check_target, describe_target, fixed, interval, write
+from fbp.report.write import MANIFEST, SCHEMA, SCHEMA_VERSION, read_stamp
 from fbp.serialize import to_json
 from fbp.studies.flows import flow_figure
 from fbp.studies.frame import Draft
@@ -20,6 +21,7 @@ from fbp.terminal import Progress, no_progress
 
 QUICK: dict[str, Any] = {"depths": (5, 10), "width": 64, "seeds": 8}
 """The sizes of a small grid, for a first look."""
+_STATE = "result.json"
 
 
 def run_flow(
@@ -44,7 +46,8 @@ def run_flow(
     """
     folder = Path(out)
     check_target(folder)
-    _begin(folder, plan, resume)
+    with postpone_interruptions():
+        _begin(folder, plan, resume)
     flows = grid(plan, folder, resume, progress)
     draft = Draft(
         "Gradient flow",
@@ -59,9 +62,28 @@ def run_flow(
     return report
 
 
+def describe_grid(out: Path, resume: bool) -> Callable[[], str]:
+    """What an interrupted grid has left, to be called when it is interrupted.
+
+    Args:
+        out: the folder that is to be written.
+        resume: whether the grid goes on from what is there.
+    """
+    describe_report = describe_target(out)
+    state, manifest = (read_stamp(out / name) for name in (_STATE, MANIFEST))
+
+    def describe() -> str:
+        begun = read_stamp(out / _STATE) != state or (resume and state is not None)
+        if begun and read_stamp(out / MANIFEST) in (None, manifest):
+            return f"finished groups are kept in {out}, and the same command with --resume goes on"
+        return describe_report()
+
+    return describe
+
+
 def _begin(folder: Path, plan: Plan, resume: bool) -> None:
     """Begin the folder, or check that what it holds is a grid of this plan."""
-    state = folder / "result.json"
+    state = folder / _STATE
     options = json.loads(json.dumps(dataclasses.asdict(plan)))
     if resume and state.exists():
         there = json.loads(state.read_text(encoding="utf-8"))
@@ -75,7 +97,7 @@ def _begin(folder: Path, plan: Plan, resume: bool) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     # An older report beside a new table would speak of other rows.
-    for name in (TABLE, "report.html", "report.md"):
+    for name in (TABLE, MANIFEST, "report.html", "report.md"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "figures", ignore_errors=True)
     # In the form of a report's own summary, so that an unfinished folder may be replaced like a finished one.
@@ -86,6 +108,7 @@ def _begin(folder: Path, plan: Plan, resume: bool) -> None:
 def _fill(draft: Draft, plan: Plan, flows: Mapping[Cell, Flow]) -> None:
     diagnoses: dict[Cell, Diagnosis] = {}
     for cell, flow in flows.items():
+        # One layer has no rate.
         if cell.depth > 1:
             draft.progress(f"theory of {cell.activation}, {cell.init}")
             diagnoses[cell] = flow.diagnosis()
@@ -115,7 +138,7 @@ def _fill(draft: Draft, plan: Plan, flows: Mapping[Cell, Flow]) -> None:
         "over layers and networks, with 95 % intervals over networks; theory is that of infinite width."
     )
     draft.section("How it was measured", note)
-    for index, name in enumerate(plan.activations if diagnoses else ()):
+    for index, name in enumerate(plan.activations):
         panels = {
             f"depth {depth}": {init: flows[Cell(name, init, depth)] for init in plan.initializers}
             for depth in plan.depths
@@ -141,7 +164,7 @@ def _findings(plan: Plan, diagnoses: Mapping[Cell, Diagnosis]) -> list[str]:
             f"Theory lies in the 95 % interval of {inside} of {len(judged)} cells; the largest distance of a measured "
             f"rate from it is {off:.1%}. Cells share draws, and width {plan.width} is finite."
         )
-    return findings or ["Networks of one layer have no rate."]
+    return findings
 
 
 def _table(name: str, diagnoses: Mapping[Cell, Diagnosis]) -> Table:

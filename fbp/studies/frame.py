@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fbp.data import Dataset, load
-from fbp.report import Block, Report, Section, check_target, plain, write
-from fbp.terminal import Progress, no_progress, run, show_progress
+from fbp.report import Block, Report, Section, check_target, describe_target, plain, write
+from fbp.terminal import Progress, explain_interruption, no_progress, show_progress, start
 
 
 @dataclass
@@ -130,6 +130,7 @@ class Study:
         app = App(
             name=f"python experiments/{name}.py",
             help=plain(f"{self.title}\n\n{self.question}"),
+            help_epilogue="With --debug an error shows its traceback.",
             default_parameter=Parameter(negative=()),
             help_format="plaintext",
             result_action="return_value",
@@ -148,12 +149,13 @@ class Study:
                 The folder to write; an older report in it is replaced.
             """
             check_target(out)
-            with show_progress() as progress:
-                report = self.report(quick, progress)
-                write(report, out)
-            announce(report, out)
+            with explain_interruption(describe_target(out)):
+                with show_progress() as progress:
+                    report = self.report(quick, progress)
+                    write(report, out)
+                announce(report, out)
 
-        sys.exit(run(name, lambda: app(sys.argv[1:], exit_on_error=False, print_error=False)))
+        start(name, lambda words: app(words, exit_on_error=False, print_error=False))
 
 
 def study(fill: Callable[[Draft], None]) -> Study:
@@ -181,5 +183,6 @@ def announce(report: Report, folder: Path) -> None:
 def typed_command() -> str:
     """The command as it was typed, for a report to say how it is remade."""
     program = Path(sys.argv[0])
-    start = ["python", sys.argv[0]] if program.suffix == ".py" else [program.name]
-    return shlex.join([*start, *sys.argv[1:]])
+    # `python -m fbp` is `fbp`.
+    is_script = program.suffix == ".py" and program.name != "__main__.py"
+    return shlex.join([*(["python", sys.argv[0]] if is_script else ["fbp"]), *sys.argv[1:]])

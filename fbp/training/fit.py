@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from numbers import Integral
 from typing import NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from fbp.calibration import with_population_statistics
-from fbp.errors import FbpError, check_count
+from fbp.errors import FbpError, Status, check_count, check_seed
 from fbp.losses import Loss
 from fbp.training.evaluation import Evaluation, Totals, make_batches, sum_batches, sum_examples, take_means
 from fbp.training.inputs import prepare_data
@@ -64,6 +63,7 @@ class Diverged(FbpError):
             record of the failed epoch.
     """
 
+    exit_status = Status.DIVERGED
     fitted: Fitted
 
 
@@ -128,14 +128,16 @@ def fit(
     """
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
-    if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
-        raise FbpError(f"seed must be an integer in 0..{2**32 - 1}, got {seed!r}; use 0")
+    check_seed(seed)
     # An epoch donates the memory of its state to the next one, so the caller's parameters are copied.
     params = jax.tree.map(jnp.array, params)
     data = prepare_data(net, loss, params, X, Y)
     held_out = None if validation is None else prepare_data(net, loss, params, *validation)
     m = data[0].shape[0]
     size = min(int(batch_size), m)
+    steps = epochs * -(-m // size)
+    if steps >= _SHUFFLE:
+        raise FbpError(f"epochs must be of fewer than {_SHUFFLE} steps in all, got {epochs} of {steps}; use fewer")
     if held_out is not None:
         # What validation would reject is rejected before the first epoch, not after it.
         jax.eval_shape(lambda *args: with_population_statistics(net, *args, batch_size=size)[1], params, data[0])

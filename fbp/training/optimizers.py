@@ -45,6 +45,8 @@ def optimizer(
         raise FbpError(
             f"the learning rate must be finite and at least 0, got {learning_rate!r}; 0.001 is usual for adam"
         )
+    if decay_steps is not None and not 1 <= decay_steps < 2**31:
+        raise FbpError(f"a learning rate must decay in 1..{2**31 - 1} steps, got {decay_steps}; use fewer epochs")
     constructor = constructors()[name]
     rate = float(learning_rate) if decay_steps is None else optax.cosine_decay_schedule(learning_rate, decay_steps)
     known = [key for key in inspect.signature(constructor).parameters if key != "learning_rate"]

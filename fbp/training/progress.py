@@ -27,15 +27,21 @@ def progress(epochs: int) -> Iterator[Callable[[Epoch], None]]:
     console = Console(stderr=True)
     if not console.is_terminal:
         # A plain print: rich would wrap the line at 80 columns.
-        yield lambda record: print(_line(record, epochs), file=console.file, flush=True)
+        yield lambda record: print(describe_epoch(record, epochs), file=console.file, flush=True)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    columns = (BarColumn(bar_width=10), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(f"epoch 0/{epochs}", total=epochs)
-        yield lambda record: bar.update(task, advance=1, description=_line(record, epochs), refresh=True)
+        yield lambda record: bar.update(task, advance=1, description=_abridge(record, epochs), refresh=True)
 
 
-def _line(record: Epoch, epochs: int) -> str:
+def describe_epoch(record: Epoch, epochs: int) -> str:
+    """What an epoch measured, as one line.
+
+    Args:
+        record: of the epoch.
+        epochs: the total number of epochs.
+    """
     parts = [f"epoch {record.epoch}/{epochs}", f"loss {record.loss:.4g}"]
     if record.accuracy is not None:
         parts.append(f"accuracy {record.accuracy:.2%}")
@@ -44,3 +50,12 @@ def _line(record: Epoch, epochs: int) -> str:
     if record.validation_accuracy is not None:
         parts.append(f"validation accuracy {record.validation_accuracy:.2%}")
     return "  ".join([*parts, f"{record.examples_per_second:,.0f} examples/s"])
+
+
+def _abridge(record: Epoch, epochs: int) -> str:
+    """What fits beside the bar on a terminal of 80 columns."""
+    parts = [f"epoch {record.epoch}/{epochs}", f"loss {record.loss:.3g}"]
+    if record.validation_loss is not None:
+        parts.append(f"validation {record.validation_loss:.3g}")
+    accuracy = record.accuracy if record.validation_accuracy is None else record.validation_accuracy
+    return "  ".join(parts if accuracy is None else [*parts, f"accuracy {accuracy:.1%}"])

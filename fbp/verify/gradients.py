@@ -18,9 +18,10 @@ from fbp.verify.judges import Request, judge, judge_value
 from fbp.verify.programs import has_rule, without_rules
 from fbp.verify.reference import compute_reference, make_seed
 from fbp.verify.result import Verification
-from fbp.verify.structure import is_inexact
+from fbp.verify.structure import has_foreign_node, is_inexact
 
 Progress = Callable[[str], None]
+_ARRAYS = (jax.Array, np.ndarray, np.generic)
 
 
 def gradient(
@@ -224,7 +225,7 @@ def split_constants(
     """The arrays among the arguments, and the constants: Python integers, strings and the like stay what they are.
 
     Args:
-        args: pytrees of arrays, Python floats and constants.
+        args: pytrees of arrays, Python floats and constants; Python floats in a module are constants.
         op: an operation whose `nondiff_argnums` are constants, too.
 
     Returns:
@@ -232,12 +233,12 @@ def split_constants(
     """
     # One that was left out, and has its default, is at no place here.
     static = {n + len(args) if n < 0 else n for n in getattr(op, "nondiff_argnums", ())}
-    parts = [partition(arg, lambda leaf, i=i: i not in static and _is_array(leaf)) for i, arg in enumerate(args)]
+    parts = []
+    for i, arg in enumerate(args):
+        # Numbers of Python in a module are its settings; in a dictionary or a tuple they are parameters.
+        kinds = _ARRAYS if has_foreign_node(arg) else (*_ARRAYS, float, complex)
+        parts.append(partition(arg, lambda leaf, i=i, kinds=kinds: i not in static and isinstance(leaf, kinds)))
     return tuple(arrays for arrays, _ in parts), tuple(constants for _, constants in parts)
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex))
 
 
 def _bind(function: Callable[..., Any], constants: tuple[Any, ...]) -> Callable[..., Any]:
@@ -276,6 +277,11 @@ class Paired:
         if not outputs:
             raise FbpError("an operation must return floating arrays, got none; return one")
         parts = [part for x in outputs for part in ((x.real, x.imag) if jnp.iscomplexobj(x) else (x,))]
-        # Two digits: exact in every dtype, so that one cotangent serves all of them.
-        cotangents = (jnp.asarray(np.round(4 * draw.standard_normal(x.shape)) / 4, x.dtype) for x in parts)
+        cotangents = (jnp.asarray(_draw_cotangent(draw, x.shape), x.dtype) for x in parts)
         return reduce(jnp.add, [jnp.sum(widen(x) * widen(v)) for x, v in zip(parts, cotangents, strict=True)])
+
+
+def _draw_cotangent(draw: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Two digits, exact in every dtype, so that one cotangent serves all of them; none is zero and hides an entry."""
+    normal = draw.standard_normal(shape)
+    return np.copysign(np.round(4 * np.abs(normal)) + 1, normal) / 4

@@ -11,11 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from fbp.cost import CostComparison
+from fbp.errors import Status
 from fbp.verify.table import Printable, make_table, paint
 from fbp.verify.tolerance import ZERO, LeafDifference, Verdict
 
-EXIT_STATUS: dict[Verdict, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
-"""Exit status of a command by its verdict; 2 is a mistake of the user's."""
+EXIT_STATUS: dict[Verdict, int] = {
+    "PASS": Status.DONE,
+    "FAIL": Status.FAILED,
+    "INCONCLUSIVE": Status.INCONCLUSIVE,
+}
+"""Exit status of a command by its verdict."""
 SCHEMA_VERSION = 1
 """Version of the JSON that a `Verification` gives."""
 

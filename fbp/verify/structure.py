@@ -42,7 +42,7 @@ def leaves_like(gradient: Any, wanted: Any) -> dict[str, Any]:
         wanted: the differentiated arguments.
     """
     given = by_path(gradient)
-    if given.keys() == by_path(wanted).keys() or not (_has_foreign_node(gradient) or _has_foreign_node(wanted)):
+    if given.keys() == by_path(wanted).keys() or not (has_foreign_node(gradient) or has_foreign_node(wanted)):
         return given
     names, others = _paths_by_name(wanted), _paths_by_name(gradient)
     if len(names) < len(by_path(wanted)) or len(others) < len(given):
@@ -59,7 +59,7 @@ def _paths_by_name(tree: Any) -> dict[tuple[str, ...], str]:
     }
 
 
-def _has_foreign_node(tree: Any) -> bool:
+def has_foreign_node(tree: Any) -> bool:
     """Whether a container in a tree is none of Python's own."""
 
     def look(treedef: Any) -> bool:
@@ -113,7 +113,7 @@ def check_structure(gradient: Any, wanted: Any) -> Structure:
             problems[path] = "not expected: the differentiated arguments have no such leaf"
     if not problems and not _have_same_structure(gradient, wanted):
         differ = f"containers differ: {jax.tree.structure(gradient)} for {jax.tree.structure(wanted)}"
-        if _has_foreign_node(gradient) or _has_foreign_node(wanted):
+        if has_foreign_node(gradient) or has_foreign_node(wanted):
             kinds = (type(gradient).__name__, type(wanted).__name__)
             notes = {
                 path: f"a {kinds[0]} for a {kinds[1]}" for path in list(leaves)[:1] if kinds[0] != kinds[1]
