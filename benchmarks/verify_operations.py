@@ -1,0 +1,364 @@
+"""The gradient checker judged on operations that are not ours, each as it is and with faults in a copy of its rule.
+
+    python benchmarks/verify_operations.py --out benchmarks/results
+
+The operations stand in operations/, the faults in rule_faults.py. `jax.test_util.check_grads` and
+`chex.assert_numerical_grads` look at the same gradients, with their default tolerances.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from checkers import CHECKERS, ask_checkers
+from gradient_program import Program, Projected, replace, select
+from operations import load_operations
+from operations.operation import Operation, is_inexact, stable_seed
+from results import Row, Task, start
+from rule_faults import Fault, FaultyRule, Inapplicable, propose_faults
+from sections import group, section
+
+import fbp
+from fbp.partition import combine, partition
+from fbp.verify.tolerance import norm
+
+POINTS = 3
+"""Right gradients of each operation in each dtype."""
+FAULTS = 3
+"""Effective faults of each operation in each dtype."""
+EFFECTIVE = 10
+"""By how many times autodiff's own error in the dtype a fault changes a leaf, at least."""
+WIDEST = ("float64", "complex128")
+EFFECTIVE_IN_FLOAT64 = 1e-12
+"""The same in the widest dtypes, where autodiff has nothing to be compared with."""
+NEGLIGIBLE = 1e-9
+"""A leaf this much smaller than the whole gradient is zero up to rounding."""
+PROPORTIONAL = 1e-3
+"""A fault is a mere scaling where a common factor of all leaves explains all but this part of the change."""
+QUICK = 20
+"""Every which operation is judged in a quick run."""
+
+Gradient = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operation in a dtype at one point.
+
+    Attributes:
+        program: its gradient program.
+        loss: the loss that is differentiated.
+        dtype: the dtype.
+        seed: of the point.
+    """
+
+    program: Program
+    loss: Projected
+    dtype: str
+    seed: int
+
+    @property
+    def operation(self) -> Operation:
+        return self.program.operation
+
+    @cached_property
+    def args(self) -> tuple[Any, ...]:
+        return self.operation.arguments(self.dtype, self.seed)
+
+    def differentiate(self, *args: Any) -> Any:
+        """The right gradient, as users of the operation's library compute it."""
+        if self.operation.grad is not None:
+            return self.operation.grad(self.loss)(*args)
+        return jax.grad(self.loss, self.program.argnums, allow_int=True)(*args)
+
+    def judge(self, gradient: Gradient | None) -> tuple[str, list[list[str]]]:
+        """The verdict on a gradient function, None for the right one, and what is said of each leaf that did not pass.
+
+        An exception of the checker is a verdict of its own.
+        """
+        operation = self.operation
+        try:
+            if operation.reference is not None:
+                rule = operation.function if gradient is None else self._with_rule(gradient)
+                found = fbp.verify.vjp(rule, *self.args, reference=operation.reference)
+            else:
+                found = fbp.verify.gradient(
+                    gradient or self.differentiate, self.loss, *self.args, argnums=self.program.argnums
+                )
+        except Exception as error:
+            return "ERROR", [["", "ERROR", f"{type(error).__name__}: {error}".split("\n")[0][:200]]]
+        doubts = [leaf for leaf in found.leaves if leaf.verdict != "PASS"]
+        return found.verdict, [[leaf.path, leaf.verdict, leaf.reason or leaf.hint] for leaf in doubts]
+
+    def _with_rule(self, gradient: Gradient) -> Callable[..., Any]:
+        """The operation with another rule: the cotangents that it is called with replace those of the loss."""
+        function = jax.custom_vjp(self.operation.function)
+        function.defvjp(lambda *args: (self.operation.function(*args), args), gradient.pull_back)
+        return function
+
+    def in_float64(self, gradient: Gradient) -> Any:
+        """A gradient function in float64, at the same point."""
+        widest = lambda x: np.asarray(x).astype(np.complex128 if jnp.iscomplexobj(x) else np.float64)
+        with jax.enable_x64(True):
+            args = jax.tree.map(lambda x: jnp.asarray(widest(x)) if is_inexact(x) else x, self.args)
+            return gradient(*args)
+
+    @cached_property
+    def right(self) -> list[np.ndarray]:
+        """The leaves of the right gradient."""
+        return _host(self.program.run(self.args))
+
+    @cached_property
+    def errors(self) -> list[float]:
+        """For each leaf the relative change that is effective: what autodiff is off in the dtype, ten times."""
+        if self.dtype in WIDEST:
+            return [EFFECTIVE_IN_FLOAT64] * len(self.right)
+        eps = float(jnp.finfo(self.dtype).eps)
+        # Other random numbers are drawn in float64, so that nothing is known of autodiff's error.
+        draws = any(
+            jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(self.args) if hasattr(x, "dtype")
+        )
+        exact = self.right if draws else _host(self.in_float64(lambda *args: self.program.run(args)))
+        off = [
+            norm(np.abs(g - g64)) / norm(np.abs(g64)) if g64.any() else 0.0
+            for g, g64 in zip(self.right, exact, strict=True)
+        ]
+        return [EFFECTIVE * max(error, eps) for error in off]
+
+    def ask_others(self, gradient: Any) -> dict[str, str]:
+        """What the other checkers do with a gradient."""
+        chosen = select(self.args, self.program.argnums)
+        floating, fixed = partition(chosen, is_inexact)
+        leaves, treedef = jax.tree.flatten(floating)
+        given = [g for g in jax.tree.leaves(gradient) if is_inexact(g)]
+
+        def value(*leaves: Any) -> Any:
+            args = replace(self.args, self.program.argnums, combine(treedef.unflatten(leaves), fixed))
+            return self.loss(*args)
+
+        return ask_checkers(jax.jit(value), leaves, given)
+
+
+@lru_cache(maxsize=1)
+def prepare(library: str, name: str) -> tuple[Program, Projected]:
+    """The gradient program and the loss of an operation; compiled programs of the operation before are dropped."""
+    jax.clear_caches()
+    operation = next(each for each in load_operations()[library] if each.name == name)
+    args = operation.arguments(operation.dtypes[0], 0)
+    return Program(operation, operation.differentiated(args)), Projected(operation)
+
+
+def right_row(library: str, name: str, dtype: str) -> Row:
+    """The gradient as it is, at some points."""
+    verdicts, accepted, doubts = Counter[str](), Counter[str](), []
+    for seed in range(POINTS):
+        case = Case(*prepare(library, name), dtype, seed)
+        verdict, reasons = case.judge(None)
+        verdicts[verdict] += 1
+        doubts += [[seed, *reason] for reason in reasons]
+        answers = case.ask_others(case.differentiate(*case.args))
+        accepted.update(checker for checker, answer in answers.items() if answer == "accepts")
+    return {"verdicts": dict(verdicts), "accepted_by": dict(accepted), "count": POINTS, "doubts": doubts}
+
+
+def wrong_row(library: str, name: str, dtype: str) -> Row:
+    """Faults of different kinds, each at a point of its own."""
+    judged = []
+    for fault, case, wrong, change in choose_faults(prepare(library, name), dtype):
+        verdict, reasons = case.judge(FaultyRule(case.program, fault))
+        answers = case.ask_others(wrong)
+        judged.append(
+            {
+                **asdict(fault),
+                "seed": case.seed,
+                "change": change.size,
+                "scaling": change.is_scaling,
+                "verdict": verdict,
+                "reason": "" if verdict == "FAIL" else "; ".join(": ".join(each) for each in reasons),
+                "rejected_by": [checker for checker, answer in answers.items() if answer == "rejects"],
+            }
+        )
+    return {"faults": judged}
+
+
+def choose_faults(
+    prepared: tuple[Program, Projected], dtype: str
+) -> Iterator[tuple[Fault, Case, Any, "GradientChange"]]:
+    """Effective faults, each with its case, the wrong gradient and how it differs: chosen before any verdict."""
+    program, name = prepared[0], prepared[0].operation.name
+    # In every other row one fault may be a mere scaling: at most a sixth of all.
+    scalings, found = stable_seed("scalings", name, dtype) % 2, 0
+    for faults in propose_faults(program, program.operation.arguments(dtype, 0), dtype):
+        case = Case(*prepared, dtype, found)
+        for fault in faults:
+            try:
+                wrong, wrong64 = FaultyRule(program, fault)(*case.args), case.in_float64(FaultyRule(program, fault))
+            except Inapplicable:
+                continue
+            change = GradientChange(case, wrong)
+            finite = all(np.isfinite(leaf).all() for leaf in (*_host(wrong), *_host(wrong64)))
+            if not finite or not change.is_effective or change.is_scaling > scalings:
+                continue
+            scalings -= change.is_scaling
+            found += 1
+            yield fault, case, wrong, change
+            break
+        if found == FAULTS:
+            return
+
+
+def _host(tree: Any) -> list[np.ndarray]:
+    """The inexact leaves in double precision."""
+    leaves = [np.asarray(x) for x in jax.tree.leaves(tree) if is_inexact(x)]
+    return [x.astype(np.complex128 if np.iscomplexobj(x) else np.float64) for x in leaves]
+
+
+@dataclass(frozen=True)
+class GradientChange:
+    """What a fault does to the gradient in its own dtype."""
+
+    case: Case
+    wrong: Any
+
+    @cached_property
+    def _leaves(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        return list(zip(_host(self.wrong), self.case.right, strict=True))
+
+    @cached_property
+    def size(self) -> float:
+        """The largest relative change of a leaf, in units of what makes a fault effective there.
+
+        Leaves that are zero up to rounding do not count; where the right one is exactly zero, the change is relative
+        to the whole gradient.
+        """
+        case, sizes = self.case, [0.0]
+        total = norm(np.asarray([norm(np.abs(g)) for g in case.right])) or 1.0
+        for (wrong, right), error in zip(self._leaves, case.errors, strict=True):
+            size = norm(np.abs(right))
+            if size > NEGLIGIBLE * total or size == 0:
+                sizes.append(norm(np.abs(wrong - right)) / (size or total) / error)
+        return max(sizes)
+
+    @property
+    def is_effective(self) -> bool:
+        return self.size > 1
+
+    @cached_property
+    def is_scaling(self) -> bool:
+        """Whether one factor on all leaves explains it."""
+        wrong, right = (np.concatenate([x.ravel() for x in xs]) for xs in zip(*self._leaves, strict=True))
+        if not (square := np.vdot(right, right).real):
+            return False
+        factor = np.vdot(right, wrong) / square
+        return norm(np.abs(wrong - factor * right)) <= PROPORTIONAL * norm(np.abs(wrong - right))
+
+
+MEASURES: dict[str, Callable[[str, str, str], Row]] = {"right": right_row, "wrong": wrong_row}
+
+
+def tasks(quick: bool) -> list[Task]:
+    """What is judged, one operation after the other, whatever the table, so that its programs are compiled once."""
+    return [
+        Task(
+            table,
+            {"library": library, "operation": operation.name, "dtype": dtype},
+            f"{table}, {library} {operation.name}, {dtype}",
+            partial(measure, table, library, operation.name, dtype),
+        )
+        for library, operations in load_operations().items()
+        for operation in (operations[::QUICK] if quick else operations)
+        for dtype in operation.dtypes
+        for table in MEASURES
+    ]
+
+
+def measure(table: str, library: str, name: str, dtype: str) -> Row:
+    """One row, and how long it took."""
+    begin = time.perf_counter()
+    with jax.enable_x64(dtype in WIDEST):
+        row = MEASURES[table](library, name, dtype)
+    return {**row, "seconds": time.perf_counter() - begin}
+
+
+def markdown(rows: list[Row]) -> str:
+    """The tables."""
+    right = [row for row in rows if row["table"] == "right"]
+    faults = [{**row["case"], **fault} for row in rows if row["table"] == "wrong" for fault in row["faults"]]
+    by = lambda name: {**group(right, lambda row: row["case"][name]), "all": right}
+    caught = {**dict(sorted(group(faults, lambda fault: fault["kind"]).items())), "all": faults}
+    passing = {
+        "gradients": _total("count"),
+        **{verdict: _total("verdicts", verdict) for verdict in ("PASS", "INCONCLUSIVE")},
+        "false FAIL": _total("verdicts", "FAIL"),
+        "ERROR": _total("verdicts", "ERROR"),
+        **{f"accepted by {checker}": _total("accepted_by", checker) for checker in CHECKERS},
+    }
+    catching = {
+        "fault": lambda part: part[0],
+        "effective": lambda part: len(part[1]),
+        "caught": _count("verdict", "FAIL"),
+        **{verdict: _count("verdict", verdict) for verdict in ("INCONCLUSIVE", "PASS", "ERROR")},
+        **{
+            f"caught by {name}": lambda part, name=name: sum(name in f["rejected_by"] for f in part[1])
+            for name in CHECKERS
+        },
+    }
+    scalings = sum(fault["scaling"] for fault in faults)
+    doubts = [(row["case"], doubt) for row in right for doubt in row["doubts"]]
+    escapes = [fault for fault in faults if fault["verdict"] != "FAIL"]
+    return "\n\n".join(
+        [
+            section("Right gradients by library", {"library": lambda part: part[0], **passing}, by("library").items()),
+            section("Right gradients by dtype", {"dtype": lambda part: part[0], **passing}, by("dtype").items()),
+            section(
+                "Wrong gradients by kind of fault",
+                catching,
+                caught.items(),
+                [f"mere scalings: {scalings} of {len(faults)}"],
+            ),
+            _list(
+                "Right gradients that did not pass, leaf by leaf",
+                [
+                    f"{_name(case)}, point {seed}: {path} {verdict}, {reason}"
+                    for case, (seed, path, verdict, reason) in doubts
+                ],
+            ),
+            _list(
+                "Wrong gradients that were not caught",
+                [
+                    f"{_name(f)}: {f['kind']}, {f['change']:.2g} times what is effective: {f['verdict']}, {f['reason']}"
+                    for f in escapes
+                ],
+            ),
+        ]
+    )
+
+
+Part = tuple[str, list[Any]]
+"""A part of a table: its name, and the rows or faults in it."""
+
+
+def _total(count: str, kind: str | None = None) -> Callable[[Part], int]:
+    return lambda part: sum(row[count] if kind is None else row[count].get(kind, 0) for row in part[1])
+
+
+def _count(key: str, value: str) -> Callable[[Part], int]:
+    return lambda part: sum(fault[key] == value for fault in part[1])
+
+
+def _name(case: Row) -> str:
+    return f"{case['library']} {case['operation']}, {case['dtype']}"
+
+
+def _list(title: str, entries: list[str]) -> str:
+    return "\n".join([f"{title}: {len(entries)}.", *[""] * bool(entries), *(f"- {entry}" for entry in entries)])
+
+
+if __name__ == "__main__":
+    start("verify_operations", tasks, markdown)
