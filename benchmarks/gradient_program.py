@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
-from operations.operation import Operation, is_inexact
+from operations.operation import Operation, is_array, is_inexact
 
 from fbp.partition import combine, partition
 from fbp.precision import widen
@@ -98,7 +98,7 @@ class Program:
 
     def trace(self, args: tuple[Any, ...]) -> Trace:
         """The program for arguments like these."""
-        arrays, rest = partition(args, _is_array)
+        arrays, rest = partition(args, is_array)
         leaves = jax.tree.leaves(arrays)
         signature = tuple((x.shape, str(x.dtype)) for x in leaves), bool(jax.config.read("jax_enable_x64"))
         if signature not in self._traces:
@@ -138,7 +138,7 @@ class Program:
             cotangents: of the outputs; None for those of `Projected`.
         """
         trace = self.trace(args)
-        arrays, _ = partition(args, _is_array)
+        arrays, _ = partition(args, is_array)
         leaves = jax.tree.leaves(arrays)
         if cotangents is None:
             cotangents = draw_cotangents([x.aval for x in trace.closed.jaxpr.invars[len(leaves) :]])
@@ -157,10 +157,6 @@ def replace(args: tuple[Any, ...], argnums: int | tuple[int, ...], chosen: Any) 
     """The arguments with other ones at some places."""
     places = {argnums: chosen} if isinstance(argnums, int) else dict(zip(argnums, chosen, strict=True))
     return tuple(places.get(i, arg) for i, arg in enumerate(args))
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
 
 
 def find_sites(jaxpr: Jaxpr, is_backward: Sequence[bool], path: Path = ()) -> tuple[list[Site], list[bool]]:

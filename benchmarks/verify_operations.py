@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import numpy as np
 from checkers import CHECKERS, ask_checkers
 from gradient_program import Program, Projected, replace, select
 from operations import load_operations
-from operations.operation import Operation, is_inexact, stable_seed
+from operations.operation import Operation, is_array, is_inexact, stable_seed
 from results import Row, Task, start
 from rule_faults import Fault, FaultyRule, Inapplicable, propose_faults
 from sections import group, section
@@ -47,21 +47,33 @@ QUICK = 20
 Gradient = Callable[..., Any]
 
 
-@dataclass(frozen=True)
-class Case:
-    """An operation in a dtype at one point.
+class Prepared(NamedTuple):
+    """What is compiled once for an operation.
 
     Attributes:
         program: its gradient program.
         loss: the loss that is differentiated.
-        dtype: the dtype.
-        seed: of the point.
+        gradient: the right gradient, as users of the operation's library compute it.
+        value: the loss of the arrays among the arguments.
     """
 
     program: Program
     loss: Projected
+    gradient: Gradient
+    value: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operation in a dtype at one point."""
+
+    prepared: Prepared
     dtype: str
     seed: int
+
+    @property
+    def program(self) -> Program:
+        return self.prepared.program
 
     @property
     def operation(self) -> Operation:
@@ -70,12 +82,6 @@ class Case:
     @cached_property
     def args(self) -> tuple[Any, ...]:
         return self.operation.arguments(self.dtype, self.seed)
-
-    def differentiate(self, *args: Any) -> Any:
-        """The right gradient, as users of the operation's library compute it."""
-        if self.operation.grad is not None:
-            return self.operation.grad(self.loss)(*args)
-        return jax.grad(self.loss, self.program.argnums, allow_int=True)(*args)
 
     def judge(self, gradient: Gradient | None) -> tuple[str, list[list[str]]]:
         """The verdict on a gradient function, None for the right one, and what is said of each leaf that did not pass.
@@ -89,7 +95,7 @@ class Case:
                 found = fbp.verify.vjp(rule, *self.args, reference=operation.reference)
             else:
                 found = fbp.verify.gradient(
-                    gradient or self.differentiate, self.loss, *self.args, argnums=self.program.argnums
+                    gradient or self.prepared.gradient, self.prepared.loss, *self.args, argnums=self.program.argnums
                 )
         except Exception as error:
             return "ERROR", [["", "ERROR", f"{type(error).__name__}: {error}".split("\n")[0][:200]]]
@@ -140,29 +146,32 @@ class Case:
 
         def value(*leaves: Any) -> Any:
             args = replace(self.args, self.program.argnums, combine(treedef.unflatten(leaves), fixed))
-            return self.loss(*args)
+            return self.prepared.value(partition(args, is_array)[0])
 
-        return ask_checkers(jax.jit(value), leaves, given)
+        return ask_checkers(value, leaves, given)
 
 
 @lru_cache(maxsize=1)
-def prepare(library: str, name: str) -> tuple[Program, Projected]:
-    """The gradient program and the loss of an operation; compiled programs of the operation before are dropped."""
+def prepare(library: str, name: str) -> Prepared:
+    """An operation; compiled programs of the operation before are dropped."""
     jax.clear_caches()
     operation = next(each for each in load_operations()[library] if each.name == name)
     args = operation.arguments(operation.dtypes[0], 0)
-    return Program(operation, operation.differentiated(args)), Projected(operation)
+    argnums, loss, constants = operation.differentiated(args), Projected(operation), partition(args, is_array)[1]
+    make = operation.grad or (lambda loss: jax.jit(jax.grad(loss, argnums, allow_int=True)))
+    value = jax.jit(lambda arrays: loss(*combine(arrays, constants)))
+    return Prepared(Program(operation, argnums), loss, make(loss), value)
 
 
 def right_row(library: str, name: str, dtype: str) -> Row:
     """The gradient as it is, at some points."""
     verdicts, accepted, doubts = Counter[str](), Counter[str](), []
     for seed in range(POINTS):
-        case = Case(*prepare(library, name), dtype, seed)
+        case = Case(prepare(library, name), dtype, seed)
         verdict, reasons = case.judge(None)
         verdicts[verdict] += 1
         doubts += [[seed, *reason] for reason in reasons]
-        answers = case.ask_others(case.differentiate(*case.args))
+        answers = case.ask_others(case.prepared.gradient(*case.args))
         accepted.update(checker for checker, answer in answers.items() if answer == "accepts")
     return {"verdicts": dict(verdicts), "accepted_by": dict(accepted), "count": POINTS, "doubts": doubts}
 
@@ -170,7 +179,7 @@ def right_row(library: str, name: str, dtype: str) -> Row:
 def wrong_row(library: str, name: str, dtype: str) -> Row:
     """Faults of different kinds, each at a point of its own."""
     judged = []
-    for fault, case, wrong, change in choose_faults(prepare(library, name), dtype):
+    for fault, case, wrong, change in choose_faults(prepare(library, name), dtype, FAULTS):
         verdict, reasons = case.judge(FaultyRule(case.program, fault))
         answers = case.ask_others(wrong)
         judged.append(
@@ -187,15 +196,13 @@ def wrong_row(library: str, name: str, dtype: str) -> Row:
     return {"faults": judged}
 
 
-def choose_faults(
-    prepared: tuple[Program, Projected], dtype: str
-) -> Iterator[tuple[Fault, Case, Any, "GradientChange"]]:
+def choose_faults(prepared: Prepared, dtype: str, count: int) -> Iterator[tuple[Fault, Case, Any, "GradientChange"]]:
     """Effective faults, each with its case, the wrong gradient and how it differs: chosen before any verdict."""
-    program, name = prepared[0], prepared[0].operation.name
+    program, name = prepared.program, prepared.program.operation.name
     # In every other row one fault may be a mere scaling: at most a sixth of all.
     scalings, found = stable_seed("scalings", name, dtype) % 2, 0
     for faults in propose_faults(program, program.operation.arguments(dtype, 0), dtype):
-        case = Case(*prepared, dtype, found)
+        case = Case(prepared, dtype, found)
         for fault in faults:
             try:
                 wrong, wrong64 = FaultyRule(program, fault)(*case.args), case.in_float64(FaultyRule(program, fault))
@@ -209,7 +216,7 @@ def choose_faults(
             found += 1
             yield fault, case, wrong, change
             break
-        if found == FAULTS:
+        if found == count:
             return
 
 
@@ -278,10 +285,15 @@ def tasks(quick: bool) -> list[Task]:
     ]
 
 
+def precision_of(dtype: str) -> Any:
+    """A context in which there are numbers of a dtype."""
+    return jax.enable_x64(dtype in WIDEST)
+
+
 def measure(table: str, library: str, name: str, dtype: str) -> Row:
     """One row, and how long it took."""
     begin = time.perf_counter()
-    with jax.enable_x64(dtype in WIDEST):
+    with precision_of(dtype):
         row = MEASURES[table](library, name, dtype)
     return {**row, "seconds": time.perf_counter() - begin}
 

@@ -13,6 +13,10 @@ from operations.operation import Draw, Operation, integers, key, normal, op
 KEY = jax.random.key(0)
 
 
+def differentiate(loss: Callable[..., Any]) -> Callable[..., Any]:
+    return eqx.filter_jit(eqx.filter_grad(loss))
+
+
 def module(name: str, make: Callable[[], Any], *inputs: Draw, batched: bool = True, **options: Any) -> Operation:
     """A module and the inputs of a batch."""
     prototype = cache(make)
@@ -24,7 +28,7 @@ def module(name: str, make: Callable[[], Any], *inputs: Draw, batched: bool = Tr
     def apply(layer: Any, *args: Any) -> Any:
         return jax.vmap(layer)(*args) if batched else layer(*args)
 
-    return op(f"eqx.nn.{name}", apply, draw_module, *inputs, argnums=(0,), grad=eqx.filter_grad, **options)
+    return op(f"eqx.nn.{name}", apply, draw_module, *inputs, argnums=(0,), grad=differentiate, **options)
 
 
 class Attention(eqx.Module):

@@ -30,7 +30,7 @@ class Operation:
         dtypes: in which it runs.
         reference: the same function in plain JAX, where the operation has a rule of its own to be judged by
             `fbp.verify.vjp`.
-        grad: how its library differentiates by the first argument; None for `jax.grad`.
+        grad: how its library differentiates a loss by the first argument; None for `jax.grad`.
     """
 
     name: str
@@ -60,6 +60,11 @@ def op(name: str, function: Callable[..., Any], *draws: Draw, **options: Any) ->
 def stable_seed(*names: str) -> int:
     """A seed from names, the same in every run."""
     return zlib.crc32("/".join(names).encode())
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf is an array and no constant."""
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
 
 
 def is_inexact(leaf: Any) -> bool:
