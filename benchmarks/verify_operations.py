@@ -8,7 +8,7 @@ The operations stand in operations/, the faults in rule_faults.py. `jax.test_uti
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from operations import load_operations
 from operations.operation import Operation, is_array, is_inexact, stable_seed
 from results import Row, Task, start
 from rule_faults import Fault, FaultyRule, Inapplicable, propose_faults
-from sections import group, section
+from sections import Column, group, section, show
 
 import fbp
 from fbp.partition import combine, partition
@@ -41,6 +41,8 @@ NEGLIGIBLE = 1e-9
 """A leaf this much smaller than the whole gradient is zero up to rounding."""
 PROPORTIONAL = 1e-3
 """A fault is a mere scaling where a common factor of all leaves explains all but this part of the change."""
+SCALINGS, CAUGHT, DOUBTFUL = 0.2, 0.999, 0.02
+"""Targets: the part of the faults that are mere scalings, that of those caught, and that of right ones left open."""
 QUICK = 20
 """Every which operation is judged in a quick run."""
 
@@ -165,15 +167,15 @@ def prepare(library: str, name: str) -> Prepared:
 
 def right_row(library: str, name: str, dtype: str) -> Row:
     """The gradient as it is, at some points."""
-    verdicts, accepted, doubts = Counter[str](), Counter[str](), []
+    verdicts, rejected, doubts = Counter[str](), Counter[str](), []
     for seed in range(POINTS):
         case = Case(prepare(library, name), dtype, seed)
         verdict, reasons = case.judge(None)
         verdicts[verdict] += 1
         doubts += [[seed, *reason] for reason in reasons]
         answers = case.ask_others(case.prepared.gradient(*case.args))
-        accepted.update(checker for checker, answer in answers.items() if answer == "accepts")
-    return {"verdicts": dict(verdicts), "accepted_by": dict(accepted), "count": POINTS, "doubts": doubts}
+        rejected.update(checker for checker, answer in answers.items() if answer != "accepts")
+    return {"verdicts": dict(verdicts), "rejected_by": dict(rejected), "count": POINTS, "doubts": doubts}
 
 
 def wrong_row(library: str, name: str, dtype: str) -> Row:
@@ -301,75 +303,108 @@ def measure(table: str, library: str, name: str, dtype: str) -> Row:
 def markdown(rows: list[Row]) -> str:
     """The tables."""
     right = [row for row in rows if row["table"] == "right"]
-    faults = [{**row["case"], **fault} for row in rows if row["table"] == "wrong" for fault in row["faults"]]
-    by = lambda name: {**group(right, lambda row: row["case"][name]), "all": right}
-    caught = {**dict(sorted(group(faults, lambda fault: fault["kind"]).items())), "all": faults}
-    passing = {
-        "gradients": _total("count"),
-        **{verdict: _total("verdicts", verdict) for verdict in ("PASS", "INCONCLUSIVE")},
-        "false FAIL": _total("verdicts", "FAIL"),
-        "ERROR": _total("verdicts", "ERROR"),
-        **{f"accepted by {checker}": _total("accepted_by", checker) for checker in CHECKERS},
-    }
-    catching = {
-        "fault": lambda part: part[0],
-        "effective": lambda part: len(part[1]),
-        "caught": _count("verdict", "FAIL"),
-        **{verdict: _count("verdict", verdict) for verdict in ("INCONCLUSIVE", "PASS", "ERROR")},
-        **{
-            f"caught by {name}": lambda part, name=name: sum(name in f["rejected_by"] for f in part[1])
-            for name in CHECKERS
-        },
-    }
-    scalings = sum(fault["scaling"] for fault in faults)
-    doubts = [(row["case"], doubt) for row in right for doubt in row["doubts"]]
-    escapes = [fault for fault in faults if fault["verdict"] != "FAIL"]
+    wrong = [row for row in rows if row["table"] == "wrong"]
+    faults = [{**row["case"], **fault} for row in wrong for fault in row["faults"]]
+    parts = lambda name: {**group(right, lambda row: row["case"][name]), "all": right}.items()
+    kinds = {**dict(sorted(group(faults, lambda fault: fault["kind"]).items())), "all": faults}
+    least = min((len(row["faults"]) for row in wrong), default=0)
+    scalings, caught = (_share(faults, key, value) for key, value in (("scaling", True), ("verdict", "FAIL")))
+    about_faults = (
+        f"at least {least} effective faults in each operation and dtype",
+        f"mere scalings: {scalings:.1%}, target at most {SCALINGS:.0%}, {show(scalings <= SCALINGS)}",
+        f"caught: {caught:.2%}, target {CAUGHT:.1%}, {show(caught >= CAUGHT)}",
+    )
     return "\n\n".join(
         [
-            section("Right gradients by library", {"library": lambda part: part[0], **passing}, by("library").items()),
-            section("Right gradients by dtype", {"dtype": lambda part: part[0], **passing}, by("dtype").items()),
             section(
-                "Wrong gradients by kind of fault",
-                catching,
-                caught.items(),
-                [f"mere scalings: {scalings} of {len(faults)}"],
+                "Right gradients by library",
+                {"library": _part, "operations": _count_operations} | PASSING,
+                parts("library"),
             ),
-            _list(
-                "Right gradients that did not pass, leaf by leaf",
-                [
-                    f"{_name(case)}, point {seed}: {path} {verdict}, {reason}"
-                    for case, (seed, path, verdict, reason) in doubts
-                ],
-            ),
-            _list(
-                "Wrong gradients that were not caught",
-                [
-                    f"{_name(f)}: {f['kind']}, {f['change']:.2g} times what is effective: {f['verdict']}, {f['reason']}"
-                    for f in escapes
-                ],
-            ),
+            section("Right gradients by dtype", {"dtype": _part} | PASSING, parts("dtype"), _judge_right(right)),
+            section("Wrong gradients by kind of fault", {"fault": _part} | CATCHING, kinds.items(), about_faults),
+            _list("Right gradients that did not pass, leaf by leaf", map(_describe_doubts, right)),
+            _list("Wrong gradients that were not caught", map(_describe_escapes, wrong)),
         ]
     )
 
 
 Part = tuple[str, list[Any]]
-"""A part of a table: its name, and the rows or faults in it."""
+"""A part of a table: its name, and the rows or the faults in it."""
 
 
-def _total(count: str, kind: str | None = None) -> Callable[[Part], int]:
-    return lambda part: sum(row[count] if kind is None else row[count].get(kind, 0) for row in part[1])
+def _part(part: Part) -> str:
+    return part[0]
 
 
-def _count(key: str, value: str) -> Callable[[Part], int]:
-    return lambda part: sum(fault[key] == value for fault in part[1])
+def _total(count: str, kind: str) -> Column:
+    return lambda part: sum(row[count].get(kind, 0) for row in part[1])
 
 
-def _name(case: Row) -> str:
-    return f"{case['library']} {case['operation']}, {case['dtype']}"
+def _count_gradients(part: Part) -> int:
+    return sum(row["count"] for row in part[1])
 
 
-def _list(title: str, entries: list[str]) -> str:
-    return "\n".join([f"{title}: {len(entries)}.", *[""] * bool(entries), *(f"- {entry}" for entry in entries)])
+def _count_operations(part: Part) -> int:
+    return len({(row["case"]["library"], row["case"]["operation"]) for row in part[1]})
+
+
+PASSING: dict[str, Column] = {
+    "gradients": _count_gradients,
+    "PASS": _total("verdicts", "PASS"),
+    "INCONCLUSIVE": _total("verdicts", "INCONCLUSIVE"),
+    "false FAIL": _total("verdicts", "FAIL"),
+    "ERROR": _total("verdicts", "ERROR"),
+    **{f"rejected by {checker}": _total("rejected_by", checker) for checker in CHECKERS},
+}
+CATCHING: dict[str, Column] = {
+    "effective": lambda part: len(part[1]),
+    "caught": lambda part: _tally(part, "FAIL"),
+    **{verdict: lambda part, verdict=verdict: _tally(part, verdict) for verdict in ("INCONCLUSIVE", "PASS", "ERROR")},
+    **{
+        f"caught by {name}": lambda part, name=name: sum(name in f["rejected_by"] for f in part[1]) for name in CHECKERS
+    },
+}
+
+
+def _tally(part: Part, verdict: str) -> int:
+    return sum(fault["verdict"] == verdict for fault in part[1])
+
+
+def _share(faults: list[Row], key: str, value: Any) -> float:
+    return sum(fault[key] == value for fault in faults) / max(len(faults), 1)
+
+
+def _judge_right(rows: list[Row]) -> tuple[str, str]:
+    false, doubtful = (
+        sum(_total("verdicts", v)(("", rows)) for v in names) for names in (("FAIL", "ERROR"), ("INCONCLUSIVE",))
+    )
+    share = doubtful / max(_count_gradients(("", rows)), 1)
+    return (
+        f"false FAIL and ERROR: {false}, target 0, {show(false == 0)}",
+        f"INCONCLUSIVE: {share:.1%}, target at most {DOUBTFUL:.0%}, {show(share <= DOUBTFUL)}",
+    )
+
+
+def _describe_doubts(row: Row) -> list[str]:
+    return [f"{_name(row)}, point {seed}: {path} {verdict}, {reason}" for seed, path, verdict, reason in row["doubts"]]
+
+
+def _describe_escapes(row: Row) -> list[str]:
+    return [
+        f"{_name(row)}: {f['kind']}, {f['change']:.2g} times what is effective: {f['verdict']}, {f['reason']}"
+        for f in row["faults"]
+        if f["verdict"] != "FAIL"
+    ]
+
+
+def _name(row: Row) -> str:
+    return "{library} {operation}, {dtype}".format_map(row["case"])
+
+
+def _list(title: str, entries: Iterable[list[str]]) -> str:
+    lines = [f"- {entry}" for part in entries for entry in part]
+    return "\n".join([f"{title}: {len(lines)}.", *[""] * bool(lines), *lines])
 
 
 if __name__ == "__main__":

@@ -386,7 +386,6 @@ RANDOM = (
         positive(6),
         key,
     ),
-    op("jax.random.gamma", lambda a, key: jax.random.gamma(key, a, dtype=a.dtype), positive(6), key, dtypes=WIDE),
     op("jax.random.exponential", lambda s, key: s * jax.random.exponential(key, s.shape, s.dtype), positive(6), key),
     op("jax.random.permutation", lambda x, key: jax.random.permutation(key, x) * jnp.arange(6).astype(x.dtype), V, key),
     op(
