@@ -160,7 +160,7 @@ def replace(args: tuple[Any, ...], argnums: int | tuple[int, ...], chosen: Any) 
 
 
 def find_sites(jaxpr: Jaxpr, is_backward: Sequence[bool], path: Path = ()) -> tuple[list[Site], list[bool]]:
-    """Every equation of a program, and which of its outputs depend on the cotangent.
+    """Every equation of a program that has an output, and which of its outputs depend on the cotangent.
 
     Args:
         jaxpr: the program.
@@ -173,7 +173,7 @@ def find_sites(jaxpr: Jaxpr, is_backward: Sequence[bool], path: Path = ()) -> tu
     for i, eqn in enumerate(jaxpr.eqns):
         flags = tuple(map(read, eqn.invars))
         inner, marked = _look_inside(eqn, flags, (*path, i))
-        sites += [Site((*path, i), eqn, flags), *inner]
+        sites += [*([Site((*path, i), eqn, flags)] if eqn.outvars else []), *inner]
         marks.update(zip(eqn.outvars, marked, strict=True))
     return sites, [read(atom) for atom in jaxpr.outvars]
 
