@@ -122,26 +122,23 @@ class Program:
         sites, _ = find_sites(inner.jaxpr, [False] * count + [True] * len(v))
         return Trace(inner, sites, out)
 
+    def draw_cotangents(self, args: tuple[Any, ...]) -> list[Any]:
+        """Those of `Projected`."""
+        count = len(jax.tree.leaves(partition(args, is_array)[0]))
+        return draw_cotangents([x.aval for x in self.trace(args).closed.jaxpr.invars[count:]])
+
     def run(
-        self,
-        args: tuple[Any, ...],
-        site: Site | None = None,
-        change: Change | None = None,
-        cotangents: Sequence[Any] | None = None,
+        self, args: tuple[Any, ...], cotangents: list[Any], site: Site | None = None, change: Change | None = None
     ) -> Any:
         """The gradient at arguments, with a change at a site; a leaf that has none is None.
 
         Args:
             args: of the operation.
+            cotangents: of the outputs.
             site: of the trace for these arguments.
             change: what its equation gives instead.
-            cotangents: of the outputs; None for those of `Projected`.
         """
-        trace = self.trace(args)
-        arrays, _ = partition(args, is_array)
-        leaves = jax.tree.leaves(arrays)
-        if cotangents is None:
-            cotangents = draw_cotangents([x.aval for x in trace.closed.jaxpr.invars[len(leaves) :]])
+        trace, leaves = self.trace(args), jax.tree.leaves(partition(args, is_array)[0])
         alter = None if site is None or change is None else partial(change, site)
         path = () if site is None else site.path
         results = evaluate(trace.closed.jaxpr, trace.closed.consts, (*leaves, *cotangents), path, alter)

@@ -360,35 +360,45 @@ IN_RESULTS: dict[str, Result] = {
 
 
 @dataclass(frozen=True)
-class FaultyRule:
-    """The gradient function with a fault.
+class Rule:
+    """A gradient program as a gradient function, evaluated equation by equation.
 
     Attributes:
         program: the right one.
-        fault: what is wrong.
+        fault: what is wrong; None for the right one.
+        is_split: whether two gradients are added up, each for one half of the outputs.
     """
 
     program: Program
-    fault: Fault
+    fault: Fault | None = None
+    is_split: bool = False
 
     def __call__(self, *args: Any) -> Any:
-        return self._run(args, None)
+        return self._run(args, self.program.draw_cotangents(args))
 
     def pull_back(self, args: tuple[Any, ...], d: Any) -> tuple[Any, ...]:
         """The gradients for cotangents d of the outputs: the second function of a `jax.custom_vjp`."""
         gradients = self._run(args, jax.tree.leaves(d))
         return gradients if isinstance(self.program.argnums, tuple) else (gradients,)
 
-    def _run(self, args: tuple[Any, ...], cotangents: Sequence[Any] | None) -> Any:
+    def _run(self, args: tuple[Any, ...], cotangents: list[Any]) -> Any:
+        if self.is_split:
+            odd = [jnp.arange(d.size).reshape(d.shape) % 2 == 1 for d in cotangents]
+            parts = (
+                [jnp.where(m == half, d, 0) for m, d in zip(odd, cotangents, strict=True)] for half in (True, False)
+            )
+            return jax.tree.map(jnp.add, *(self.program.run(args, part) for part in parts))
         fault = self.fault
+        if fault is None:
+            return self.program.run(args, cotangents)
         if fault.kind in IN_EQUATIONS:
             applies, alter = IN_EQUATIONS[fault.kind]
             sites = [site for site in self.program.trace(args).sites if applies(site)]
             if len(sites) != fault.places:
                 raise Inapplicable(f"{len(sites)} places for {fault}")
             change = lambda site, inputs: alter(site, inputs, fault)
-            return self.program.run(args, sites[fault.number], change, cotangents)
-        leaves, treedef = jax.tree.flatten(self.program.run(args, cotangents=cotangents))
+            return self.program.run(args, cotangents, sites[fault.number], change)
+        leaves, treedef = jax.tree.flatten(self.program.run(args, cotangents))
         changed = IN_RESULTS[fault.kind](leaves[fault.number], fault.choice)
         return treedef.unflatten([changed if i == fault.number else g for i, g in enumerate(leaves)])
 

@@ -7,8 +7,7 @@ The operations stand in operations/, the faults in rule_faults.py. `jax.test_uti
 """
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
@@ -21,15 +20,21 @@ from gradient_program import Program, Projected, replace, select
 from operations import load_operations
 from operations.operation import Operation, is_array, is_inexact, stable_seed
 from results import Row, Task, start
-from rule_faults import Fault, FaultyRule, Inapplicable, propose_faults
+from rule_faults import Fault, Inapplicable, Rule, propose_faults
 from sections import Column, group, section, show
 
 import fbp
 from fbp.partition import combine, partition
 from fbp.verify.tolerance import norm
 
-POINTS = 3
-"""Right gradients of each operation in each dtype."""
+Gradient = Callable[..., Any]
+
+RIGHT: dict[str, Callable[["Prepared"], Gradient]] = {
+    "as its library differentiates": lambda prepared: prepared.gradient,
+    "equation by equation": lambda prepared: Rule(prepared.program),
+    "summed over halves of the outputs": lambda prepared: Rule(prepared.program, is_split=True),
+}
+"""Ways to compute the right gradient, which round differently; each is judged at a point of its own."""
 FAULTS = 3
 """Effective faults of each operation in each dtype."""
 EFFECTIVE = 10
@@ -45,8 +50,6 @@ SCALINGS, CAUGHT, DOUBTFUL = 0.2, 0.999, 0.02
 """Targets: the part of the faults that are mere scalings, that of those caught, and that of right ones left open."""
 QUICK = 20
 """Every which operation is judged in a quick run."""
-
-Gradient = Callable[..., Any]
 
 
 class Prepared(NamedTuple):
@@ -85,26 +88,24 @@ class Case:
     def args(self) -> tuple[Any, ...]:
         return self.operation.arguments(self.dtype, self.seed)
 
-    def judge(self, gradient: Gradient | None) -> tuple[str, list[list[str]]]:
-        """The verdict on a gradient function, None for the right one, and what is said of each leaf that did not pass.
+    def judge(self, gradient: Gradient) -> tuple[str, list[list[str]]]:
+        """The verdict on a gradient function, and what is said of each leaf that did not pass.
 
         An exception of the checker is a verdict of its own.
         """
-        operation = self.operation
+        operation, prepared = self.operation, self.prepared
         try:
             if operation.reference is not None:
-                rule = operation.function if gradient is None else self._with_rule(gradient)
+                rule = operation.function if gradient is prepared.gradient else self._with_rule(gradient)
                 found = fbp.verify.vjp(rule, *self.args, reference=operation.reference)
             else:
-                found = fbp.verify.gradient(
-                    gradient or self.prepared.gradient, self.prepared.loss, *self.args, argnums=self.program.argnums
-                )
+                found = fbp.verify.gradient(gradient, prepared.loss, *self.args, argnums=self.program.argnums)
         except Exception as error:
             return "ERROR", [["", "ERROR", f"{type(error).__name__}: {error}".split("\n")[0][:200]]]
         doubts = [leaf for leaf in found.leaves if leaf.verdict != "PASS"]
         return found.verdict, [[leaf.path, leaf.verdict, leaf.reason or leaf.hint] for leaf in doubts]
 
-    def _with_rule(self, gradient: Gradient) -> Callable[..., Any]:
+    def _with_rule(self, gradient: Rule) -> Callable[..., Any]:
         """The operation with another rule: the cotangents that it is called with replace those of the loss."""
         function = jax.custom_vjp(self.operation.function)
         function.defvjp(lambda *args: (self.operation.function(*args), args), gradient.pull_back)
@@ -120,7 +121,7 @@ class Case:
     @cached_property
     def right(self) -> list[np.ndarray]:
         """The leaves of the right gradient."""
-        return _host(self.program.run(self.args))
+        return _host(Rule(self.program)(*self.args))
 
     @cached_property
     def errors(self) -> list[float]:
@@ -132,7 +133,7 @@ class Case:
         draws = any(
             jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(self.args) if hasattr(x, "dtype")
         )
-        exact = self.right if draws else _host(self.in_float64(lambda *args: self.program.run(args)))
+        exact = self.right if draws else _host(self.in_float64(Rule(self.program)))
         off = [
             norm(np.abs(g - g64)) / norm(np.abs(g64)) if g64.any() else 0.0
             for g, g64 in zip(self.right, exact, strict=True)
@@ -166,23 +167,23 @@ def prepare(library: str, name: str) -> Prepared:
 
 
 def right_row(library: str, name: str, dtype: str) -> Row:
-    """The gradient as it is, at some points."""
-    verdicts, rejected, doubts = Counter[str](), Counter[str](), []
-    for seed in range(POINTS):
+    """The right gradient in several ways, each at a point of its own."""
+    judged = []
+    for seed, (way, make) in enumerate(RIGHT.items()):
         case = Case(prepare(library, name), dtype, seed)
-        verdict, reasons = case.judge(None)
-        verdicts[verdict] += 1
-        doubts += [[seed, *reason] for reason in reasons]
-        answers = case.ask_others(case.prepared.gradient(*case.args))
-        rejected.update(checker for checker, answer in answers.items() if answer != "accepts")
-    return {"verdicts": dict(verdicts), "rejected_by": dict(rejected), "count": POINTS, "doubts": doubts}
+        gradient = make(case.prepared)
+        verdict, doubts = case.judge(gradient)
+        answers = case.ask_others(gradient(*case.args))
+        rejected_by = [checker for checker, answer in answers.items() if answer != "accepts"]
+        judged.append({"way": way, "seed": seed, "verdict": verdict, "doubts": doubts, "rejected_by": rejected_by})
+    return {"gradients": judged}
 
 
 def wrong_row(library: str, name: str, dtype: str) -> Row:
     """Faults of different kinds, each at a point of its own."""
     judged = []
     for fault, case, wrong, change in choose_faults(prepare(library, name), dtype, FAULTS):
-        verdict, reasons = case.judge(FaultyRule(case.program, fault))
+        verdict, reasons = case.judge(Rule(case.program, fault))
         answers = case.ask_others(wrong)
         judged.append(
             {
@@ -207,7 +208,7 @@ def choose_faults(prepared: Prepared, dtype: str, count: int) -> Iterator[tuple[
         case = Case(prepared, dtype, found)
         for fault in faults:
             try:
-                wrong, wrong64 = FaultyRule(program, fault)(*case.args), case.in_float64(FaultyRule(program, fault))
+                wrong, wrong64 = Rule(program, fault)(*case.args), case.in_float64(Rule(program, fault))
             except Inapplicable:
                 continue
             change = GradientChange(case, wrong)
@@ -302,108 +303,95 @@ def measure(table: str, library: str, name: str, dtype: str) -> Row:
 
 def markdown(rows: list[Row]) -> str:
     """The tables."""
-    right = [row for row in rows if row["table"] == "right"]
-    wrong = [row for row in rows if row["table"] == "wrong"]
-    faults = [{**row["case"], **fault} for row in wrong for fault in row["faults"]]
-    parts = lambda name: {**group(right, lambda row: row["case"][name]), "all": right}.items()
-    kinds = {**dict(sorted(group(faults, lambda fault: fault["kind"]).items())), "all": faults}
-    least = min((len(row["faults"]) for row in wrong), default=0)
-    scalings, caught = (_share(faults, key, value) for key, value in (("scaling", True), ("verdict", "FAIL")))
-    about_faults = (
+    right, wrong = (
+        [{**row["case"], **each} for row in rows if row["table"] == table for each in row[key]]
+        for table, key in (("right", "gradients"), ("wrong", "faults"))
+    )
+    parts = lambda entries, name: {**group(entries, lambda entry: entry[name]), "all": entries}.items()
+    share = lambda entries, holds: sum(map(holds, entries)) / max(len(entries), 1)
+    false = sum(each["verdict"] in ("FAIL", "ERROR") for each in right)
+    doubtful = share(right, lambda each: each["verdict"] == "INCONCLUSIVE")
+    scalings, caught = share(wrong, lambda each: each["scaling"]), share(wrong, lambda each: each["verdict"] == "FAIL")
+    least = min((len(row["faults"]) for row in rows if row["table"] == "wrong"), default=0)
+    about_right = (
+        f"false FAIL and ERROR: {false}, target 0, {show(false == 0)}",
+        f"INCONCLUSIVE: {doubtful:.1%}, target at most {DOUBTFUL:.0%}, {show(doubtful <= DOUBTFUL)}",
+    )
+    about_wrong = (
         f"at least {least} effective faults in each operation and dtype",
         f"mere scalings: {scalings:.1%}, target at most {SCALINGS:.0%}, {show(scalings <= SCALINGS)}",
         f"caught: {caught:.2%}, target {CAUGHT:.1%}, {show(caught >= CAUGHT)}",
     )
+    doubts = [each for each in right if each["verdict"] != "PASS"]
+    escapes = [each for each in wrong if each["verdict"] != "FAIL"]
+    by_kind = sorted(parts(wrong, "kind"), key=lambda part: (part[0] == "all", part[0]))
     return "\n\n".join(
         [
             section(
                 "Right gradients by library",
-                {"library": _part, "operations": _count_operations} | PASSING,
-                parts("library"),
+                {"library": _part, "operations": _operations} | PASSING,
+                parts(right, "library"),
             ),
-            section("Right gradients by dtype", {"dtype": _part} | PASSING, parts("dtype"), _judge_right(right)),
-            section("Wrong gradients by kind of fault", {"fault": _part} | CATCHING, kinds.items(), about_faults),
-            _list("Right gradients that did not pass, leaf by leaf", map(_describe_doubts, right)),
-            _list("Wrong gradients that were not caught", map(_describe_escapes, wrong)),
+            section("Right gradients by dtype", {"dtype": _part} | PASSING, parts(right, "dtype")),
+            section("Right gradients by way", {"computed": _part} | PASSING, parts(right, "way"), about_right),
+            section("Wrong gradients by kind of fault", {"fault": _part} | CATCHING, by_kind, about_wrong),
+            _list("Right gradients that did not pass", doubts, _describe_doubts),
+            _list("Wrong gradients that were not caught", escapes, _describe_escape),
         ]
     )
 
 
-Part = tuple[str, list[Any]]
-"""A part of a table: its name, and the rows or the faults in it."""
+Part = tuple[str, list[Row]]
+"""A part of a table: its name, and the gradients in it."""
 
 
 def _part(part: Part) -> str:
     return part[0]
 
 
-def _total(count: str, kind: str) -> Column:
-    return lambda part: sum(row[count].get(kind, 0) for row in part[1])
+def _size(part: Part) -> int:
+    return len(part[1])
 
 
-def _count_gradients(part: Part) -> int:
-    return sum(row["count"] for row in part[1])
+def _operations(part: Part) -> int:
+    return len({(each["library"], each["operation"]) for each in part[1]})
 
 
-def _count_operations(part: Part) -> int:
-    return len({(row["case"]["library"], row["case"]["operation"]) for row in part[1]})
+def _tally(verdict: str) -> Column:
+    return lambda part: sum(each["verdict"] == verdict for each in part[1])
+
+
+def _rejected_by(checker: str) -> Column:
+    return lambda part: sum(checker in each["rejected_by"] for each in part[1])
 
 
 PASSING: dict[str, Column] = {
-    "gradients": _count_gradients,
-    "PASS": _total("verdicts", "PASS"),
-    "INCONCLUSIVE": _total("verdicts", "INCONCLUSIVE"),
-    "false FAIL": _total("verdicts", "FAIL"),
-    "ERROR": _total("verdicts", "ERROR"),
-    **{f"rejected by {checker}": _total("rejected_by", checker) for checker in CHECKERS},
+    "gradients": _size,
+    **{verdict: _tally(verdict) for verdict in ("PASS", "INCONCLUSIVE")},
+    "false FAIL": _tally("FAIL"),
+    "ERROR": _tally("ERROR"),
+    **{f"rejected by {checker}": _rejected_by(checker) for checker in CHECKERS},
 }
 CATCHING: dict[str, Column] = {
-    "effective": lambda part: len(part[1]),
-    "caught": lambda part: _tally(part, "FAIL"),
-    **{verdict: lambda part, verdict=verdict: _tally(part, verdict) for verdict in ("INCONCLUSIVE", "PASS", "ERROR")},
-    **{
-        f"caught by {name}": lambda part, name=name: sum(name in f["rejected_by"] for f in part[1]) for name in CHECKERS
-    },
+    "effective": _size,
+    "caught": _tally("FAIL"),
+    **{verdict: _tally(verdict) for verdict in ("INCONCLUSIVE", "PASS", "ERROR")},
+    **{f"caught by {checker}": _rejected_by(checker) for checker in CHECKERS},
 }
 
 
-def _tally(part: Part, verdict: str) -> int:
-    return sum(fault["verdict"] == verdict for fault in part[1])
+def _describe_doubts(gradient: Row) -> str:
+    reasons = "; ".join(f"{path or 'the argument'} {verdict}, {reason}" for path, verdict, reason in gradient["doubts"])
+    return f"{gradient['way']}: {reasons}"
 
 
-def _share(faults: list[Row], key: str, value: Any) -> float:
-    return sum(fault[key] == value for fault in faults) / max(len(faults), 1)
+def _describe_escape(fault: Row) -> str:
+    size = f"{fault['change']:.2g} times what is effective"
+    return f"{fault['kind']}, {size}: {fault['verdict']}, {fault['reason']}"
 
 
-def _judge_right(rows: list[Row]) -> tuple[str, str]:
-    false, doubtful = (
-        sum(_total("verdicts", v)(("", rows)) for v in names) for names in (("FAIL", "ERROR"), ("INCONCLUSIVE",))
-    )
-    share = doubtful / max(_count_gradients(("", rows)), 1)
-    return (
-        f"false FAIL and ERROR: {false}, target 0, {show(false == 0)}",
-        f"INCONCLUSIVE: {share:.1%}, target at most {DOUBTFUL:.0%}, {show(share <= DOUBTFUL)}",
-    )
-
-
-def _describe_doubts(row: Row) -> list[str]:
-    return [f"{_name(row)}, point {seed}: {path} {verdict}, {reason}" for seed, path, verdict, reason in row["doubts"]]
-
-
-def _describe_escapes(row: Row) -> list[str]:
-    return [
-        f"{_name(row)}: {f['kind']}, {f['change']:.2g} times what is effective: {f['verdict']}, {f['reason']}"
-        for f in row["faults"]
-        if f["verdict"] != "FAIL"
-    ]
-
-
-def _name(row: Row) -> str:
-    return "{library} {operation}, {dtype}".format_map(row["case"])
-
-
-def _list(title: str, entries: Iterable[list[str]]) -> str:
-    lines = [f"- {entry}" for part in entries for entry in part]
+def _list(title: str, entries: list[Row], describe: Callable[[Row], str]) -> str:
+    lines = [f"- {each['library']} {each['operation']}, {each['dtype']}, {describe(each)}" for each in entries]
     return "\n".join([f"{title}: {len(lines)}.", *[""] * bool(lines), *lines])
 
 

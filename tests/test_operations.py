@@ -46,7 +46,7 @@ def test_right_passes_and_wrong_fails(case, monkeypatch):
         pytest.skip(f"{library} is not installed")
     with benchmark.precision_of(dtype):
         prepared = benchmark.prepare(library, name)
-        assert benchmark.Case(prepared, dtype, seed=0).judge(None) == ("PASS", [])
+        assert benchmark.Case(prepared, dtype, seed=0).judge(prepared.gradient) == ("PASS", [])
         for fault, case, _, _ in benchmark.choose_faults(prepared, dtype, FAULTS):
-            verdict, reasons = case.judge(benchmark.FaultyRule(case.program, fault))
+            verdict, reasons = case.judge(benchmark.Rule(case.program, fault))
             assert verdict == "FAIL", f"{fault}: {reasons}"

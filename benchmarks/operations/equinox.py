@@ -83,7 +83,7 @@ TABLE: dict[str, tuple[Operation, ...]] = {
         module("LayerNorm", lambda: eqx.nn.LayerNorm(4), X),
         module("RMSNorm", lambda: eqx.nn.RMSNorm(4), X),
         module("GroupNorm", lambda: eqx.nn.GroupNorm(2, 4), SEQUENCE),
-        module("PReLU", lambda: eqx.nn.PReLU(0.2), X),
+        module("PReLU", lambda: eqx.nn.PReLU(jax.numpy.full(4, 0.2)), X),
         module("MultiheadAttention", lambda: Attention(eqx.nn.MultiheadAttention(2, 4, key=KEY)), SEQUENCE),
         module("GRUCell under scan", lambda: Recurrence(eqx.nn.GRUCell(4, 3, key=KEY), 3), SEQUENCE),
         module("LSTMCell under scan", lambda: Recurrence(eqx.nn.LSTMCell(4, 3, key=KEY), 3), SEQUENCE),
