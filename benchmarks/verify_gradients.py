@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.test_util import check_grads
+from checkers import CHECKERS, ask_checkers
 from results import Row, Task, start
 from sections import group, section
 from verify_grid import DTYPES, FAULTS, LOSSES, SCALES, Architecture, architectures, arguments
@@ -59,24 +58,8 @@ def accept(function: NetworkLoss, args: tuple[Any, ...], gradient: Any) -> list[
     """The names of the other checkers that accept a gradient as that of the loss."""
     leaves, treedef = jax.tree.flatten(args[0])
     value = lambda *leaves: jax.jit(function)(treedef.unflatten(leaves), *args[1:])
-    given = jax.tree.leaves(gradient)
-    loss = jax.custom_vjp(value)
-    loss.defvjp(lambda *leaves: (value(*leaves), None), lambda _, d: tuple((d * g).astype(g.dtype) for g in given))
-    return [name for name, check in PEERS.items() if _passes(partial(check, loss, tuple(leaves)))]
-
-
-PEERS: dict[str, Callable[..., None]] = {
-    "check_grads": partial(check_grads, order=1, modes=("rev",)),
-    "chex": partial(chex.assert_numerical_grads, order=1, modes=("rev",)),
-}
-
-
-def _passes(check: Callable[[], None]) -> bool:
-    try:
-        check()
-    except AssertionError:
-        return False
-    return True
+    answers = ask_checkers(value, leaves, jax.tree.leaves(gradient))
+    return [name for name, answer in answers.items() if answer == "accepts"]
 
 
 @lru_cache(maxsize=1)
@@ -127,7 +110,7 @@ def wrong_row(
 ) -> Row:
     """Wrong gradients at some scales, each with its seed."""
     function, right = prepare(architecture)
-    count, caught, caught_by, escapes = 0, 0, dict.fromkeys(PEERS, 0), []
+    count, caught, caught_by, escapes = 0, 0, dict.fromkeys(CHECKERS, 0), []
     for scale, seed in scales.items():
         args = arguments(architecture, dtype, scale, seed)
         reference = compute_reference(function, args)
@@ -137,7 +120,7 @@ def wrong_row(
                 continue
             leaves = judge(reference, candidate, Request(only=touched))
             count += 1
-            for name in PEERS.keys() - accept(function, args, candidate(*args)):
+            for name in CHECKERS.keys() - accept(function, args, candidate(*args)):
                 caught_by[name] += 1
             if any(leaf.verdict == "FAIL" for leaf in leaves):
                 caught += 1
