@@ -10,9 +10,10 @@ import numpy as np
 
 from fbp.errors import describe_exception
 from fbp.verify import programs
+from fbp.verify.autodiff import Gradients, Leaves
 from fbp.verify.evaluation import call, call_checked, precision_of, trace_wide
 from fbp.verify.programs import Lifted
-from fbp.verify.reference import SHIFTS, Gradients, Leaves, Reference
+from fbp.verify.reference import SHIFTS, Reference
 from fbp.verify.result import JudgeResult
 from fbp.verify.structure import Structure, check_structure, is_inexact, leaves_like
 from fbp.verify.tolerance import (

@@ -19,10 +19,10 @@ from fbp.layers import Activation, Dense
 from fbp.losses import Loss
 from fbp.tree import instrument, map_layers, unstack
 from fbp.typing import Activations, Cache, Key, Layer, Params, Targets, Weights
+from fbp.verify.autodiff import Autodiff, Gradients
 from fbp.verify.candidate import measure_jitter
 from fbp.verify.faults import FaultyLayer
 from fbp.verify.leaf import LeafByAutodiff
-from fbp.verify.reference import Autodiff, Gradients
 from fbp.verify.result import EquationResult, JudgeResult, LeafResult
 from fbp.verify.structure import by_path, is_floating
 from fbp.verify.tolerance import DRAWS, floor_of, in_float64, on_host, perturb

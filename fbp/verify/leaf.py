@@ -6,8 +6,9 @@ from functools import cached_property
 
 import numpy as np
 
+from fbp.verify.autodiff import Autodiff, Gradients
 from fbp.verify.hints import OWN_RULE, Place, make_hint
-from fbp.verify.reference import Autodiff, Gradients, Reference
+from fbp.verify.reference import Reference
 from fbp.verify.result import JudgeResult, LeafResult
 from fbp.verify.tolerance import EXCESS, Allowance, Verdict, as_real, difference, epsilon, floor_of, norm
 
