@@ -17,8 +17,8 @@ from rich.markdown import Markdown
 
 from fbp.errors import FbpError
 from fbp.report.write import versions
-from fbp.terminal import Progress, show_progress
-from fbp.terminal import run as run_command
+from fbp.terminal import Progress, explain_interruption, show_progress
+from fbp.terminal import start as start_program
 
 Row = dict[str, Any]
 
@@ -173,8 +173,12 @@ def start(name: str, tasks: Callable[[bool], list[Task]], markdown: Callable[[li
             print(f"wrote {path}")
 
     app = cyclopts.App(name=name, default_command=main, result_action="return_value", suppress_keyboard_interrupt=False)
-    left = "with --out, finished rows are kept and --resume goes on"
-    sys.exit(run_command(name, lambda: app(exit_on_error=False, print_error=False), left))
+
+    def command(words: list[str]) -> object:
+        with explain_interruption(lambda: "with --out, finished rows are kept and --resume goes on"):
+            return app(words, exit_on_error=False, print_error=False)
+
+    start_program(name, command)
 
 
 def with_tables(name: str, text: str, generated: str) -> str:

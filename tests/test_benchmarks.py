@@ -27,6 +27,16 @@ def test_tables_come_from_the_results(results, name):
     assert results.with_tables(name, README, record.markdown()) == README
 
 
+def test_a_benchmark_is_a_command(results, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("sys.argv", ["x", "--out", str(tmp_path), "--quick"])
+    tasks = lambda quick: [results.Task("t", {"quick": quick}, "one", lambda: {"seconds": 1.0})]
+    with pytest.raises(SystemExit) as end:
+        results.start("x", tasks, lambda rows: f"{len(rows)} row")
+    assert end.value.code == 0
+    assert capsys.readouterr().out.splitlines()[0] == "1 row"
+    assert (tmp_path / "x.json").exists()
+
+
 def test_an_interrupted_run_goes_on(results, tmp_path):
     def interrupt():
         raise KeyboardInterrupt
