@@ -11,7 +11,7 @@ import numpy as np
 from fbp.errors import describe_exception
 from fbp.verify import programs
 from fbp.verify.autodiff import Gradients, Leaves
-from fbp.verify.evaluation import call, call_checked, precision_of, trace_wide
+from fbp.verify.evaluation import call, call_checked, trace_wide
 from fbp.verify.programs import Lifted
 from fbp.verify.reference import SHIFTS, Reference
 from fbp.verify.result import JudgeResult
@@ -68,7 +68,7 @@ def compute_gradient(
     Raises:
         FbpError: the gradient function cannot be called with the arguments.
     """
-    with precision_of(reference.args):
+    with jax.enable_x64(reference.x64):
         gradient = call_checked("the gradient function", candidate, reference.args)
         structure = check_structure(gradient, reference.wanted)
         again = leaves_like(call_checked("the gradient function", candidate, reference.args), reference.wanted)
@@ -172,7 +172,7 @@ def _choose_float64(
     assert reference.float64 is not None
     natural, exact = reference.float64.lifted_from is None, reference.autodiff.exact
     arrays = on_host(reference.args)
-    with precision_of(reference.args):
+    with jax.enable_x64(reference.x64):
         try:
             own = programs.trace(candidate, arrays)
         except Exception:

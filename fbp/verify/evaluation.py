@@ -44,7 +44,7 @@ class InFloat64:
 
 
 def choose_float64(
-    loss: Callable[..., Any], args: tuple[Any, ...], args64: tuple[Any, ...], is_traced: bool
+    loss: Callable[..., Any], args: tuple[Any, ...], args64: tuple[Any, ...], is_traced: bool, x64: bool
 ) -> tuple[InFloat64 | None, str]:
     """How a loss is evaluated in float64, or why it is not."""
     if not is_traced:
@@ -59,7 +59,7 @@ def choose_float64(
             return InFloat64(), ""
         way = lift_from(loss, args64, wide=True)
     else:
-        way = lift_from(loss, args, bool(jax.config.read("jax_enable_x64")))
+        way = lift_from(loss, args, x64)
     try:
         with jax.enable_x64(True):
             shape = jax.eval_shape(way.of(loss), *args64)
@@ -125,11 +125,10 @@ def call_checked(what: str, function: Callable[..., Any], args: tuple[Any, ...])
         ) from error
 
 
-def precision_of(args: tuple[Any, ...]) -> Any:
-    """A context with float64 where one of the arguments is in float64; else as the user has it."""
-    floating = (x for x in jax.tree.leaves(args) if hasattr(x, "dtype") and is_inexact(x))
-    wide = any(epsilon(x.dtype) == epsilon(np.float64) for x in floating)
-    return jax.enable_x64(wide or bool(jax.config.read("jax_enable_x64")))
+def needs_x64(args: tuple[Any, ...]) -> bool:
+    """Whether one of the arguments has the digits of float64, or the user has enabled them."""
+    wide = any(epsilon(x.dtype) == epsilon(np.float64) for x in jax.tree.leaves(args) if is_inexact(x))
+    return wide or bool(jax.config.read("jax_enable_x64"))
 
 
 def check_argnums(argnums: Any, count: int) -> Argnums:

@@ -13,7 +13,7 @@ from fbp.errors import FbpError
 from fbp.partition import combine, partition
 from fbp.precision import widen
 from fbp.typing import Key
-from fbp.verify.evaluation import Argnums, call_checked, make_hashable, precision_of
+from fbp.verify.evaluation import Argnums, call_checked, make_hashable
 from fbp.verify.judges import Request, judge, judge_value
 from fbp.verify.programs import has_rule, without_rules
 from fbp.verify.reference import compute_reference, make_seed
@@ -94,7 +94,7 @@ def gradient(
     candidate, judged = _bind(my_grad, constants), []
     reference = compute_reference(_bind(loss, constants), arrays, argnums, make_seed(key))
     if has_value:
-        with precision_of(arrays):
+        with jax.enable_x64(reference.x64):
             judged.append(
                 judge_value(reference, _split_pair(call_checked("the gradient function", candidate, arrays))[0])
             )

@@ -21,7 +21,7 @@ from fbp.verify.evaluation import (
     choose_float64,
     lift_from,
     make_hashable,
-    precision_of,
+    needs_x64,
     run,
 )
 from fbp.verify.structure import by_path, is_inexact
@@ -57,6 +57,7 @@ class Reference:
         float64: how the loss is evaluated in float64; None where it is not.
         why: why it is not.
         seed: of all that is drawn.
+        x64: whether it computes with `jax.enable_x64` in its own dtypes.
         value: the loss.
         noise: how far it is from its value in float64.
         is_traced: whether it is compiled; not where it decides on values in Python.
@@ -73,6 +74,7 @@ class Reference:
     float64: InFloat64 | None
     why: str
     seed: int
+    x64: bool
     value: float
     autodiff: Autodiff | None
     noise: float = 0.0
@@ -129,8 +131,7 @@ class Reference:
             return None
         if self.float64.lifted_from is not None:
             return self.float64, self.autodiff.exact
-        with precision_of(self.args):
-            way = lift_from(self.loss, on_host(self.args), bool(jax.config.read("jax_enable_x64")))
+        way = lift_from(self.loss, on_host(self.args), self.x64)
         try:
             return way, replace(self, float64=way)._measure64()[1]
         except Exception:
@@ -143,7 +144,7 @@ class Reference:
         if self.float64 is not None:
             args, loss, precision, eps = self.args64, self.float64.of(self.loss), jax.enable_x64(True), epsilon(float)
         else:
-            args, loss, precision, eps = on_host(self.args), self.loss, precision_of(self.args), self.coarsest
+            args, loss, precision, eps = on_host(self.args), self.loss, jax.enable_x64(self.x64), self.coarsest
         with precision:
             tangent = self._tangent(path, v)
             if self.is_traced:
@@ -170,7 +171,7 @@ class Reference:
         """The largest epsilon of the dtypes that the loss computes in, and of its arguments."""
         dtypes = {x.dtype for x in jax.tree.leaves(self.args) if is_inexact(x)}
         if self.is_traced:
-            with precision_of(self.args):
+            with jax.enable_x64(self.x64):
                 dtypes |= programs.find_dtypes(programs.trace(self.loss, on_host(self.args)).jaxpr)
         return max(map(epsilon, dtypes))
 
@@ -179,7 +180,7 @@ class Reference:
         """Why values of the loss may change otherwise than its derivative says; see `find_jumps`."""
         if not self.is_traced:
             return False, ""
-        with precision_of(self.args):
+        with jax.enable_x64(self.x64):
             return programs.find_jumps(programs.trace(self.loss, on_host(self.args)).jaxpr)
 
     def _run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
@@ -237,7 +238,8 @@ def compute_reference(
             differentiated has a floating or complex leaf.
     """
     argnums, loss = check_argnums(argnums, len(args)), make_hashable(loss)
-    with precision_of(args):
+    x64 = needs_x64(args)
+    with jax.enable_x64(x64):
         arrays = on_host(args)
         is_traced = _is_traceable(loss, arrays)
         called = partial(jax.eval_shape, loss) if is_traced else loss
@@ -256,8 +258,8 @@ def compute_reference(
             )
         with jax.enable_x64(True):
             args64 = jax.tree.map(jnp.asarray, in_float64(arrays))
-        float64, why = choose_float64(loss, arrays, args64, is_traced)
-        known = partial(Reference, loss, argnums, args, args64, inputs, float64, why, seed, is_traced=is_traced)
+        float64, why = choose_float64(loss, arrays, args64, is_traced, x64)
+        known = partial(Reference, loss, argnums, args, args64, inputs, float64, why, seed, x64, is_traced=is_traced)
         compute = partial(run, ValueAndGradient(loss, argnums), is_traced=is_traced)
         try:
             value, gradient = compute(arrays)

@@ -73,7 +73,7 @@ def evaluate_along(
     """
 
     def loss(h: Any) -> Any:
-        shifted = jax.tree.map(lambda x, d: x + h * d if is_inexact(x) else x, args, v)
+        shifted = jax.tree.map(lambda x, d: x + h.astype(d.dtype) * d if is_inexact(x) else x, args, v)
         return keep_stopped(function)(args, shifted) if stops else function(*shifted)
 
     return jax.lax.map(loss, steps)
@@ -81,7 +81,10 @@ def evaluate_along(
 
 def evaluate_each(function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...], steps: np.ndarray) -> Any:
     """`evaluate_along` for a loss that cannot be compiled."""
-    shifted = (jax.tree.map(lambda x, d, h=h: jnp.asarray(x + h * d) if is_inexact(x) else x, args, v) for h in steps)
+    shifted = (
+        jax.tree.map(lambda x, d, h=h: jnp.asarray(x + h.astype(d.dtype) * d) if is_inexact(x) else x, args, v)
+        for h in steps
+    )
     return jnp.stack([function(*each) for each in shifted])
 
 

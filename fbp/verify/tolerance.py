@@ -68,7 +68,8 @@ def as_real(x: Any) -> np.ndarray:
     """A gradient as real numbers. A complex one, dL/dx - i dL/dy by JAX's convention, becomes (dL/dx, dL/dy)."""
     array = np.asarray(x)
     if not jnp.issubdtype(array.dtype, jnp.complexfloating):
-        return array
+        # Not every narrow dtype has infinities.
+        return array.astype(np.float32) if array.dtype.itemsize < 4 else array
     return np.stack([np.real(array), -np.imag(array)], -1)
 
 
