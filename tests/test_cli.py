@@ -411,6 +411,9 @@ def right(w, x):
 def wrong(w, x):
     return -jax.grad(loss)(w, x)
 
+def nearly(w, x):
+    return 1.001 * jax.grad(loss)(w, x)
+
 def args():
     return jnp.array([0.5, -0.3]), jnp.array([[1.0, 2.0], [0.3, -0.7], [0.4, 0.1]])
 
@@ -425,6 +428,9 @@ zero = (jnp.zeros(2),)
 @jax.custom_vjp
 def square(x):
     return x * x
+
+def product(x):
+    return jnp.prod(jnp.stack([x, x]), 0)
 
 square.defvjp(lambda x: (x * x, x), lambda x, d: (2 * x * d,))
 one = (jnp.array([0.5, 2.0]),)
@@ -452,8 +458,17 @@ def gradient_of(name, loss="loss", args="args"):
         (gradient_of("wrong"), 1, "the sign: equal to minus the gradient"),
         (gradient_of("kink_grad", "kink", "zero"), 3, "a kink at this point"),
         (["verify", "my_rules:square", "--args", "my_rules:one"], 0, "conformance of square"),
+        (
+            ["verify", "my_rules:square", "--args", "my_rules:one", "--reference", "my_rules:product", "--batched"],
+            0,
+            "conformance of square",
+        ),
+        (gradient_of("nearly"), 1, "a constant factor 1.001"),
+        ([*gradient_of("nearly"), "--tolerance", "1e-2", "--directions", "1"], 0, "PASS: 1 of 1 leaves pass"),
+        ([*gradient_of("nearly"), "--tolerance", "(argument)=1e-2"], 0, "PASS: 1 of 1 leaves pass"),
+        ([*gradient_of("right"), "--time-limit", "1e-9"], 3, "the time limit is over"),
     ],
-    ids=["right", "wrong", "kink", "operation"],
+    ids=["right", "wrong", "kink", "operation", "reference", "nearly", "tolerance", "tolerance by path", "time limit"],
 )
 def test_verify_a_target(rules, run, words, status, said):
     found, out, _ = run(*words)
@@ -480,6 +495,14 @@ def test_verify_a_target_as_json(rules, run):
         (["verify", "--loss", "my_rules:loss"], "--loss must come with a target"),
         (["verify", "my_rules:right", "--mutate"], "leave it out"),
         ([*gradient_of("right"), "--reference", "my_rules:loss"], "got both"),
+        # A gradient function alone would be compared with itself.
+        (["verify", "my_rules:wrong", "--args", "my_rules:args"], "name its loss by --loss package.module:loss"),
+        (["verify", "my_rules:square", "--args", "my_rules:one", "--has-value"], "must come with --loss"),
+        ([*gradient_of("right"), "--argnums", "5"], "argnums must name arguments, 0 to 1, got 5"),
+        ([*gradient_of("right"), "--tolerance", "some"], "--tolerance must be a number"),
+        ([*gradient_of("right"), "--tolerance", "W=1"], "known are (argument)"),
+        ([*gradient_of("right"), "--directions", "0"], "directions must be a positive integer"),
+        ([*gradient_of("right"), "--forward"], "--forward must come with an operation"),
     ],
 )
 def test_verify_misused_is_one_line(rules, run, words, said):
