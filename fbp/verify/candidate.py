@@ -10,8 +10,8 @@ import numpy as np
 
 from fbp.errors import describe_exception
 from fbp.verify import programs
-from fbp.verify.autodiff import Gradients, Leaves
-from fbp.verify.evaluation import call, call_checked, trace_wide
+from fbp.verify.autodiff import Gradients, Leaves, Shift
+from fbp.verify.evaluation import call_checked, run, trace_wide
 from fbp.verify.programs import Lifted
 from fbp.verify.reference import SHIFTS, Reference
 from fbp.verify.result import JudgeResult
@@ -130,38 +130,32 @@ def _compute_in_float64(
     found = _choose_float64(candidate, reference)
     if found is None:
         return alone
-    in_float64, exact, is_traced = found
-    args64, paths = on_host(reference.args64), alone.structure.leaves
-    run = (
-        (lambda args: call(in_float64, args))
-        if is_traced
-        else (lambda args: in_float64(*jax.tree.map(jnp.asarray, args)))
-    )
-    nudged = jax.tree.map(lambda x: x * (1 + _PROBE) if is_inexact(x) else x, args64)
-    near = [perturb(args64, reference.seed + i) for i in range(SHIFTS)]
+    function, exact, is_traced = found
+    compute = lambda args: leaves_like(run(function, args, is_traced), reference.wanted)
+    args64 = on_host(reference.args64)
     with jax.enable_x64(True):
         try:
-            points = (args64, *near) if is_traced else (args64, *near, nudged)
-            here, *around = (leaves_like(run(args), reference.wanted) for args in points)
+            given = compute(reference.args64)
+            usable = [path for path in alone.structure.leaves if _is_wide(given.get(path), reference.inputs[path])]
+            here = {path: as_real(given[path]) for path in usable}
+            if not is_traced and not _follows(here, compute, args64, reference):
+                return alone
+            jitter = dict.fromkeys(usable, 0.0)
+            for i in range(SHIFTS):
+                there = compute(perturb(args64, reference.seed + i))
+                for path in usable:
+                    erratic = measure_jitter(here[path], as_real(there[path]), exact.shifts[i][path])
+                    jitter[path] = max(jitter[path], erratic)
         except Exception:
             # A kernel for float32 alone may refuse float64 with any exception.
             return alone
-    usable = (
-        [
-            path
-            for path in paths
-            if is_inexact(here.get(path))
-            and epsilon(here[path].dtype) == epsilon(np.float64)
-            and here[path].shape == reference.inputs[path].shape
-        ]
-        if all(here.get(p) is not None for p in paths)
-        else []
-    )
-    here, *around = ({path: as_real(x[path]) for path in usable} for x in (here, *around))
-    if not is_traced and not _follows(here, around.pop(), exact.here, reference.evaluate64(nudged)[1]):
-        return alone
-    jitter = {path: measure_jitter(path, here, around, exact) for path in usable}
     return replace(alone, in_float64=here, jitter=jitter, exact=exact)
+
+
+def _is_wide(leaf: Any, like: Any) -> bool:
+    if leaf is None or not is_inexact(leaf):
+        return False
+    return epsilon(jnp.result_type(leaf)) == epsilon(np.float64) and np.shape(leaf) == like.shape
 
 
 def _choose_float64(
@@ -200,34 +194,35 @@ def _choose_float64(
     return (candidate, exact, False) if natural else None
 
 
-def _follows(here: Leaves, there: Leaves, exact: Leaves, exact_there: Leaves) -> bool:
+def _follows(here: Leaves, compute: Callable[..., dict[str, Any]], args64: Any, reference: Reference) -> bool:
     """Whether a gradient moves with its inputs as autodiff does where they move by less than float32 sees."""
+    assert reference.autodiff is not None
+    exact = reference.autodiff.exact.here
+    nudged = jax.tree.map(lambda x: x * (1 + _PROBE) if is_inexact(x) else x, args64)
+    there, exact_there = compute(nudged), reference.evaluate64(nudged)[1]
     ratios = [
-        _relative_change(here[path], there[path]) / expected
-        for path in here
-        if norm(here[path]) > 0 and (expected := _relative_change(exact[path], exact_there[path])) > 0
+        _relative_change(g, as_real(there[path])) / expected
+        for path, g in here.items()
+        if norm(g) > 0 and (expected := _relative_change(exact[path], exact_there[path])) > 0
     ]
     # Inside a narrower dtype the change is lost in rounding, or is a whole rounding; jitter may be more as well.
     return not ratios or 0.05 < float(np.median(ratios)) < 20
 
 
-def measure_jitter(path: str, here: Leaves, around: list[Leaves], exact: Gradients) -> float:
+def measure_jitter(here: np.ndarray, there: np.ndarray, shift: Shift) -> float:
     """How erratically a leaf follows the exact gradient where inputs are perturbed: `Allowance.measure`.
 
     Args:
-        path: the leaf's path.
         here: a gradient in float64.
-        around: the same at the perturbed inputs.
-        exact: autodiff's gradients in float64, at these inputs and perhaps more.
+        there: the same at perturbed inputs.
+        shift: by how much the exact gradient moves.
+
+    Returns:
+        The norm; 0 where the inputs leave the domain.
     """
-    erratic = []
-    for there, shift in zip(around, exact.shifts[: len(around)], strict=True):
-        size, part = shift[path]
-        off = norm_of(
-            lambda g, g_here, of_shift, size=size: g - g_here - size * of_shift, there[path], here[path], part
-        )
-        erratic.append(off)
-    return max((off for off in erratic if np.isfinite(off)), default=0.0)
+    size, part = shift
+    off = norm_of(lambda g, g_here, of_shift: g - g_here - size * of_shift, there, here, part)
+    return off if np.isfinite(off) else 0.0
 
 
 def _relative_change(a: np.ndarray, b: np.ndarray) -> float:

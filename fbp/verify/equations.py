@@ -164,7 +164,8 @@ def _judge(differentiate: Callable[..., Any], part: Any, at: Any, seed: int) -> 
     )
     here, here64, perturbed = wide(manual), wide(manual64), [wide(by_hand) for by_hand, _ in around64]
     for path in paths:
-        jitter = measure_jitter(path, here64, perturbed, autodiff.exact)
+        shifts = autodiff.exact.shifts
+        jitter = max(measure_jitter(here64[path], g[path], s[path]) for g, s in zip(perturbed, shifts, strict=True))
         leaf = LeafByAutodiff(path, str(manual[path].dtype), here[path], here64[path], jitter, autodiff)
         yield leaf.describe((JudgeResult("equations", *leaf.assess()),), here[path].shape[:1])
 

@@ -190,7 +190,7 @@ class Reference:
         def leaf(place: Any, x: Any, zero: Any) -> Any:
             if jax.tree_util.keystr(place) != path:
                 return zero
-            return jnp.asarray(v[..., 0] + 1j * v[..., 1] if jnp.iscomplexobj(x) else v)
+            return jnp.asarray(v[..., 0] + v.dtype.type(1) * 1j * v[..., 1] if jnp.iscomplexobj(x) else v)
 
         zeros = self._zeros
         along = jax.tree.map_with_path(leaf, *(select_arguments(args, self.argnums) for args in (self.args64, zeros)))
@@ -199,7 +199,7 @@ class Reference:
 
     @cached_property
     def _zeros(self) -> tuple[Any, ...]:
-        return jax.tree.map(lambda x: jnp.zeros_like(x) if is_inexact(x) else x, self.args64)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, np.float32) if is_inexact(x) else x, self.args64)
 
     def _with_float64(self, own: Gradients) -> "Reference":
         """The reference with its gradients in float64 beside those in its own dtypes."""

@@ -73,7 +73,7 @@ def evaluate_along(
     """
 
     def loss(h: Any) -> Any:
-        shifted = jax.tree.map(lambda x, d: x + h.astype(d.dtype) * d if is_inexact(x) else x, args, v)
+        shifted = jax.tree.map(partial(_shift, h), args, v)
         return keep_stopped(function)(args, shifted) if stops else function(*shifted)
 
     return jax.lax.map(loss, steps)
@@ -81,11 +81,15 @@ def evaluate_along(
 
 def evaluate_each(function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...], steps: np.ndarray) -> Any:
     """`evaluate_along` for a loss that cannot be compiled."""
-    shifted = (
-        jax.tree.map(lambda x, d, h=h: jnp.asarray(x + h.astype(d.dtype) * d) if is_inexact(x) else x, args, v)
-        for h in steps
-    )
-    return jnp.stack([function(*each) for each in shifted])
+    return jnp.stack([function(*jax.tree.map(partial(_shift, h), args, v)) for h in steps])
+
+
+def _shift(h: Any, x: Any, d: Any) -> Any:
+    if not is_inexact(x):
+        return x
+    # In half precision a small step would be lost.
+    dtype = x.dtype if x.dtype.itemsize >= 4 else np.float32
+    return x.astype(dtype) + jnp.asarray(h, dtype) * d.astype(dtype)
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ class PushForward:
 
     def __call__(self, *args_and_v: Any) -> Any:
         args, v = args_and_v[: len(args_and_v) // 2], args_and_v[len(args_and_v) // 2 :]
-        tangents = jax.tree.map(lambda x, d: d if is_inexact(x) else np.zeros(x.shape, jax.dtypes.float0), args, v)
+        zero = lambda x: np.zeros(x.shape, jax.dtypes.float0)
+        tangents = jax.tree.map(lambda x, d: d.astype(x.dtype) if is_inexact(x) else zero(x), args, v)
         return jax.jvp(self.loss, args, tangents)[1]
 
 
@@ -162,13 +167,18 @@ def assess_slope(inner: float, slope: Slope, scale: float, tolerance: float) -> 
 def draw_signs(shape: tuple[int, ...], size: float, seed: int) -> np.ndarray:
     """A direction of random signs times `size`: a gradient of norm n has a slope of about n * size along it."""
     up = np.random.default_rng(seed).integers(0, 2, shape, np.bool_)
-    return np.where(up, size, -size)
+    return np.where(up, *in_few_digits(np.array([size, -size])))
 
 
 def scale_direction(difference: np.ndarray, size: float) -> np.ndarray | None:
     """The direction in which two gradients differ, with entries of at most `size`: being wrong shows most there."""
     largest = float(np.max(np.abs(difference), initial=0.0))
-    return None if not 0 < largest < np.inf else difference / largest * size
+    return None if not 0 < largest < np.inf else in_few_digits(difference / largest * size)
+
+
+def in_few_digits(v: np.ndarray) -> np.ndarray:
+    """A direction in float32, which takes half the memory, unless its entries are out of range there."""
+    return v.astype(np.float32) if 1e-30 < norm(v) < 1e30 else v
 
 
 def inner_product(g: np.ndarray, v: np.ndarray) -> float:
