@@ -21,12 +21,11 @@ from results import Row, Task, start
 from sections import group, section
 from verify_grid import DTYPES, FAULTS, LOSSES, SCALES, Architecture, architectures, arguments
 
-from fbp.precision import cast
 from fbp.verify.equations import compute_layer_inputs, judge_equations
 from fbp.verify.faults import make_mutants
 from fbp.verify.judges import Request, judge
 from fbp.verify.networks import ByHand, NetworkLoss
-from fbp.verify.reference import compute_reference
+from fbp.verify.reference import Reference, compute_reference
 from fbp.verify.result import worst
 from fbp.verify.structure import by_path
 from fbp.verify.tolerance import difference
@@ -34,9 +33,10 @@ from fbp.verify.tolerance import difference
 ARCHITECTURES = 30
 RULES_OF = 3
 """Of how many small architectures every rule is mutated."""
-EFFECTIVE = 16
-"""By how many epsilons of its dtype a fault changes a leaf, at least, where it changes less than this in float64."""
-EFFECTIVE_IN_FLOAT64 = 1e-9
+EFFECTIVE = 10
+"""By how many times autodiff's own error in the dtype a fault changes a leaf, at least."""
+EFFECTIVE_IN_FLOAT64 = 1e-12
+"""The same in float64, where autodiff has nothing to be compared with."""
 
 FAULTY_SCALES = (0.03, 1.0, 2.0)
 
@@ -116,7 +116,7 @@ def wrong_row(
         reference = compute_reference(function, args)
         paths = [leaf.path for leaf in judge(reference, right, Request(directions=None)) if not leaf.is_zero]
         for what, candidate, touched in inject(architecture, right, paths):
-            if not effective(candidate, right, args, dtype, touched or paths):
+            if not effective(candidate, right, reference, touched or paths):
                 continue
             leaves = judge(reference, candidate, Request(only=touched))
             count += 1
@@ -131,18 +131,17 @@ def wrong_row(
     return {"count": count, "caught": caught, "caught_by": caught_by, "escapes": escapes}
 
 
-def effective(candidate: Candidate, right: Candidate, args: Any, dtype: str, paths: Sequence[str]) -> bool:
-    """Whether a fault changes one of the leaves by more than its dtype rounds, or changes it in float64."""
-
-    def change(args: Any) -> float:
-        wrong, true = by_path(candidate(*args)), by_path(right(*args))
-        errors = [difference(path, wrong[path], true[path]) for path in paths]
-        return max((e.relative_error if e.finite else float("inf")) for e in errors) if errors else 0.0
-
-    if change(args) > EFFECTIVE * float(jnp.finfo(dtype).eps):
-        return True
-    with jax.enable_x64(True):
-        return change(cast(args, jnp.float64)) > EFFECTIVE_IN_FLOAT64
+def effective(candidate: Candidate, right: Candidate, reference: Reference, paths: Sequence[str]) -> bool:
+    """Whether a fault changes one of the leaves by more than ten times what autodiff is off there."""
+    assert reference.autodiff is not None
+    wrong, true = by_path(candidate(*reference.args)), by_path(right(*reference.args))
+    for path in paths:
+        change = difference(path, wrong[path], true[path])
+        own = difference(path, reference.autodiff.own.here[path], reference.autodiff.exact.here[path]).relative_error
+        eps = float(jnp.finfo(wrong[path].dtype).eps)
+        if change.relative_error > max(EFFECTIVE * max(own, eps), EFFECTIVE_IN_FLOAT64) or not change.finite:
+            return True
+    return False
 
 
 KINDS = {"wrong": "in one leaf", "rules": "in a rule"}

@@ -1,7 +1,7 @@
 """What the judges say of each leaf of a gradient: autodiff, finite differences and the adjoint identity."""
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -199,6 +199,23 @@ def _judge_leaf(path: str, reference: Reference, gradient: ComputedGradient, req
     return leaf.describe(tuple(_excuse_at_kinks(results)), reference.lengths, note)
 
 
+@dataclass(frozen=True)
+class _Direction:
+    """A direction in a leaf.
+
+    Attributes:
+        v: its entries.
+        scale: the size of the slope of a right gradient along it.
+        tolerance: the part of it that rounding explains.
+        at_kink: the same where rounding crosses no kink.
+    """
+
+    v: np.ndarray
+    scale: float
+    tolerance: float
+    at_kink: float
+
+
 def _judge_along_directions(
     path: str,
     reference: Reference,
@@ -212,40 +229,35 @@ def _judge_along_directions(
         return []
     exact = None if leaf is None else leaf.exact
     scale, size = reference.scale(path), max(norm(g), 0.0 if exact is None else norm(exact))
+    steady = explained if leaf is None else min(leaf.steady, explained)
     if leaf is not None and leaf.is_zero:
         # Held against a gradient by which the loss would change as a whole.
         size = max(size, reference.natural(path))
-        explained = max(explained, _ZERO_PART * size)
+        steady = explained = max(explained, _ZERO_PART * size)
     if size == 0:
         return [JudgeResult(name, "INCONCLUSIVE", ZERO) for name in DIRECTIONAL]
     results: dict[str, list[JudgeResult]] = {name: [] for name in DIRECTIONAL}
     finite = np.isfinite(as_real(reference.inputs[path]))
-    for v, slope_scale, tolerance in _draw_directions(g, exact, reference.seed, scale, size, explained, directions):
-        along = np.where(finite, v, 0.0)
-        inner = slopes.inner_product(g, along)
+    parts = (slopes.SIGMAS * explained / size, slopes.SIGMAS * steady / size)
+    asked = [
+        _Direction(slopes.draw_signs(g.shape, scale, reference.seed + i), size * scale, *parts)
+        for i in range(directions)
+    ]
+    if exact is not None and np.isfinite(exact).all() and distance(g, exact) > max(steady, floor_of(float) * size):
+        v = slopes.scale_direction(g.astype(np.float64) - exact, scale)
+        asked += [] if v is None else [_Direction(v, size * norm(v), explained / size, steady / size)]
+    for direction in asked:
+        direction = replace(direction, v=np.where(finite, direction.v, direction.v.dtype.type(0)))
+        inner = slopes.inner_product(g, direction.v)
         for name, assess in zip(DIRECTIONAL, (_assess_differences, _assess_adjoint), strict=True):
-            results[name].append(JudgeResult(name, *assess(reference, path, along, inner, slope_scale, tolerance)))
+            results[name].append(JudgeResult(name, *assess(reference, path, direction, inner)))
     return [min(each, key=_rank) for each in results.values() if each]
 
 
-def _draw_directions(
-    g: np.ndarray, exact: np.ndarray | None, seed: int, scale: float, size: float, explained: float, count: int
-) -> Iterator[tuple[np.ndarray, float, float]]:
-    """Each direction, the size of the slope of a right gradient along it, and the part of it that rounding explains."""
-    for i in range(count):
-        yield slopes.draw_signs(g.shape, scale, seed + i), size * scale, slopes.SIGMAS * explained / size
-    if exact is not None and np.isfinite(exact).all() and distance(g, exact) > max(explained, floor_of(float) * size):
-        v = slopes.scale_direction(g.astype(np.float64) - exact, scale)
-        if v is not None:
-            yield v, size * norm(v), explained / size
-
-
-def _assess_differences(
-    reference: Reference, path: str, v: np.ndarray, inner: float, scale: float, tolerance: float
-) -> tuple[Verdict, str]:
+def _assess_differences(reference: Reference, path: str, along: _Direction, inner: float) -> tuple[Verdict, str]:
     for steps in (slopes.FIRST_STEPS, slopes.STEPS):
-        slope = reference.slope_by_differences(path, v, steps)
-        verdict, reason = slopes.assess_slope(inner, slope, scale, tolerance)
+        slope = reference.slope_by_differences(path, along.v, steps)
+        verdict, reason = slopes.assess_slope(inner, slope, along.scale, along.tolerance, along.at_kink)
         if verdict == "PASS":
             return verdict, reason
     if verdict == "FAIL" and reference.jumps[1]:
@@ -253,14 +265,12 @@ def _assess_differences(
     return verdict, reason
 
 
-def _assess_adjoint(
-    reference: Reference, path: str, v: np.ndarray, inner: float, scale: float, tolerance: float
-) -> tuple[Verdict, str]:
+def _assess_adjoint(reference: Reference, path: str, along: _Direction, inner: float) -> tuple[Verdict, str]:
     try:
-        slope = reference.slope_forward(path, v)
+        slope = reference.slope_forward(path, along.v)
     except NoDerivative as error:
         return "INCONCLUSIVE", f"the loss has no forward-mode derivative: {describe_exception(error)}"
-    return slopes.assess_slope(inner, slope, scale, tolerance)
+    return slopes.assess_slope(inner, slope, along.scale, along.tolerance, along.at_kink)
 
 
 def _judge_forward(path: str, by_rule: Reference, leaf: LeafByAutodiff, directions: int) -> JudgeResult:

@@ -10,7 +10,18 @@ from fbp.verify.autodiff import Autodiff, Gradients
 from fbp.verify.hints import OWN_RULE, Place, make_hint
 from fbp.verify.reference import Reference
 from fbp.verify.result import JudgeResult, LeafResult
-from fbp.verify.tolerance import EXCESS, Allowance, Verdict, as_real, difference, epsilon, floor_of, norm
+from fbp.verify.tolerance import (
+    ALLOWED,
+    EXCESS,
+    Allowance,
+    Verdict,
+    as_real,
+    difference,
+    distance,
+    epsilon,
+    floor_of,
+    norm,
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,14 @@ class LeafByAutodiff:
         """The norm of a difference that rounding explains, in float64 where the leaf was computed in it."""
         sharp = self.own if self.in_float64 is None else self.sharp
         return (sharp or self.own).explained
+
+    @property
+    def steady(self) -> float:
+        """The norm of a difference that rounding explains where it crosses no kink."""
+        size, is_sharp = norm(self.exact), self.in_float64 is not None
+        floor = self.exact_for_float64.floor if is_sharp else floor_of(self.dtype)
+        off = 0.0 if is_sharp else distance(self.autodiff.own.here[self.path], self.exact)
+        return max(ALLOWED / 2 * off, floor * size, self.tolerance * size)
 
     @property
     def excused(self) -> float:

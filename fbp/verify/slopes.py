@@ -136,7 +136,7 @@ def estimate_slope(values: np.ndarray, steps: tuple[float, ...] = STEPS, eps: fl
     return Slope(float(central[i]), float(uncertainty[i - 1]), low, high, float(abs(gap)), _APPROXIMATE)
 
 
-def assess_slope(inner: float, slope: Slope, scale: float, tolerance: float) -> tuple[Verdict, str]:
+def assess_slope(inner: float, slope: Slope, scale: float, tolerance: float, at_kink: float) -> tuple[Verdict, str]:
     """Whether <g, v> is the derivative of the loss along v, and why.
 
     Args:
@@ -144,12 +144,14 @@ def assess_slope(inner: float, slope: Slope, scale: float, tolerance: float) -> 
         slope: the derivative.
         scale: the size that <g, v> has for a gradient of the right norm.
         tolerance: what the arithmetic of g explains, relative to `scale`.
+        at_kink: the same where rounding crosses no kink; at a kink it takes one side or the other.
     """
     if not np.isfinite(slope.value) or not np.isfinite(slope.uncertainty):
         return "INCONCLUSIVE", "the loss is NaN or infinite along the direction"
-    room = _SAFETY * slope.uncertainty + max(tolerance, slope.approximate) * scale
-    if slope.high - slope.low > room:
-        if slope.low - room <= inner <= slope.high + room:
+    known = _SAFETY * slope.uncertainty
+    room, beside = (known + max(part, slope.approximate) * scale for part in (tolerance, at_kink))
+    if slope.high - slope.low > beside:
+        if slope.low - beside <= inner <= slope.high + beside:
             sides = f"{slope.low:.4g} to one side, {slope.high:.4g} to the other"
             return "INCONCLUSIVE", f"{KINK}: the derivative is {sides}"
         return "FAIL", f"<g, v> = {inner:.6g}, one-sided {slope.low:.6g} and {slope.high:.6g}"
