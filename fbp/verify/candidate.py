@@ -132,17 +132,16 @@ def _compute_in_float64(
         return alone
     function, exact, is_traced = found
     compute = lambda args: leaves_like(run(function, args, is_traced), reference.wanted)
-    args64 = on_host(reference.args64)
     with jax.enable_x64(True):
         try:
             given = compute(reference.args64)
             usable = [path for path in alone.structure.leaves if _is_wide(given.get(path), reference.inputs[path])]
             here = {path: as_real(given[path]) for path in usable}
-            if not is_traced and not _follows(here, compute, args64, reference):
+            if not is_traced and not _follows(here, compute, reference):
                 return alone
             jitter = dict.fromkeys(usable, 0.0)
             for i in range(SHIFTS):
-                there = compute(perturb(args64, reference.seed + i))
+                there = compute(perturb(on_host(reference.args64), reference.seed + i))
                 for path in usable:
                     erratic = measure_jitter(here[path], as_real(there[path]), exact.shifts[i][path])
                     jitter[path] = max(jitter[path], erratic)
@@ -194,11 +193,11 @@ def _choose_float64(
     return (candidate, exact, False) if natural else None
 
 
-def _follows(here: Leaves, compute: Callable[..., dict[str, Any]], args64: Any, reference: Reference) -> bool:
+def _follows(here: Leaves, compute: Callable[..., dict[str, Any]], reference: Reference) -> bool:
     """Whether a gradient moves with its inputs as autodiff does where they move by less than float32 sees."""
     assert reference.autodiff is not None
     exact = reference.autodiff.exact.here
-    nudged = jax.tree.map(lambda x: x * (1 + _PROBE) if is_inexact(x) else x, args64)
+    nudged = jax.tree.map(lambda x: x * (1 + _PROBE) if is_inexact(x) else x, on_host(reference.args64))
     there, exact_there = compute(nudged), reference.evaluate64(nudged)[1]
     ratios = [
         _relative_change(g, as_real(there[path])) / expected

@@ -13,7 +13,7 @@ from fbp.errors import FbpError, describe_exception
 from fbp.verify import programs
 from fbp.verify.programs import Lifted, NotLiftable
 from fbp.verify.structure import is_inexact
-from fbp.verify.tolerance import epsilon, floor_of
+from fbp.verify.tolerance import epsilon, floor_of, in_float64
 
 Argnums: TypeAlias = int | tuple[int, ...]
 
@@ -44,9 +44,10 @@ class InFloat64:
 
 
 def choose_float64(
-    loss: Callable[..., Any], args: tuple[Any, ...], args64: tuple[Any, ...], is_traced: bool, x64: bool
+    loss: Callable[..., Any], args: tuple[Any, ...], is_traced: bool, x64: bool
 ) -> tuple[InFloat64 | None, str]:
     """How a loss is evaluated in float64, or why it is not."""
+    args64 = in_float64(args)
     if not is_traced:
         with jax.enable_x64(True):
             computed = run(loss, args64, is_traced=False).dtype == np.float64

@@ -301,10 +301,10 @@ class _InFloat64(_Evaluator):
 
     def read_literal(self, literal: Any) -> Any:
         dtype = literal.aval.dtype
-        return np.asarray(literal.val, _widest(dtype) if jnp.issubdtype(dtype, jnp.inexact) else dtype)
+        return np.asarray(literal.val, widest(dtype) if jnp.issubdtype(dtype, jnp.inexact) else dtype)
 
     def convert(self, x: Any) -> Any:
-        return jnp.asarray(x, _widest(x.dtype)) if is_inexact(x) else x
+        return jnp.asarray(x, widest(x.dtype)) if is_inexact(x) else x
 
     def apply(self, eqn: Any, inputs: list[Any]) -> list[Any]:
         name, params = eqn.primitive.name, eqn.params
@@ -334,7 +334,7 @@ class _InFloat64(_Evaluator):
         if not jnp.issubdtype(dtype, jnp.inexact):
             return jax.lax.convert_element_type(x, dtype)
         rounded = jax.lax.convert_element_type(x, dtype) if str(dtype) in self.kept else x
-        return jax.lax.convert_element_type(rounded, _widest(dtype))
+        return jax.lax.convert_element_type(rounded, widest(dtype))
 
 
 @dataclass
@@ -375,20 +375,21 @@ def _consts(program: Any) -> Sequence[Any]:
     return getattr(program, "consts", ())
 
 
-def _widest(dtype: Any) -> Any:
+def widest(dtype: Any) -> Any:
+    """float64, or complex128 for a complex dtype."""
     return np.dtype(np.complex128 if jnp.issubdtype(dtype, jnp.complexfloating) else np.float64)
 
 
 def _widest_if_dtype(value: Any) -> Any:
     is_dtype = isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic))
-    return _widest(value) if is_dtype and jnp.issubdtype(value, jnp.inexact) else value
+    return widest(value) if is_dtype and jnp.issubdtype(value, jnp.inexact) else value
 
 
 def _see_in_float64(var: Any) -> Any:
     aval = var.aval
     if not jnp.issubdtype(getattr(aval, "dtype", np.int32), jnp.inexact):
         return aval
-    return jax.ShapeDtypeStruct(aval.shape, _widest(aval.dtype))
+    return jax.ShapeDtypeStruct(aval.shape, widest(aval.dtype))
 
 
 def _as(x: Any, dtype: Any) -> Any:

@@ -52,7 +52,6 @@ class Reference:
         loss: called as loss(*args), gives a scalar.
         argnums: which arguments are differentiated.
         args: the arguments.
-        args64: the same in float64.
         inputs: the differentiated leaves by path, in their own dtypes; those that have no gradient are left out.
         float64: how the loss is evaluated in float64; None where it is not.
         why: why it is not.
@@ -69,7 +68,6 @@ class Reference:
     loss: Callable[..., Any]
     argnums: Argnums
     args: tuple[Any, ...]
-    args64: tuple[Any, ...]
     inputs: dict[str, Any]
     float64: InFloat64 | None
     why: str
@@ -90,7 +88,13 @@ class Reference:
     @cached_property
     def lengths(self) -> frozenset[int]:
         """Lengths of leading axes: what may be a number of examples."""
-        return frozenset(np.shape(x)[0] for x in jax.tree.leaves(self.args64) if np.ndim(x))
+        return frozenset(np.shape(x)[0] for x in jax.tree.leaves(self.args) if np.ndim(x))
+
+    @property
+    def args64(self) -> tuple[Any, ...]:
+        """The arguments in float64: made when they are asked for, because they take the most memory."""
+        with jax.enable_x64(True):
+            return jax.tree.map(jnp.asarray, in_float64(on_host(self.args)))
 
     def scale(self, path: str) -> float:
         """The size of a leaf's finite entries; where they are zero that of all leaves, or 1."""
@@ -141,16 +145,14 @@ class Reference:
     def slope_by_differences(self, path: str, v: np.ndarray, steps: tuple[float, ...] = slopes.STEPS) -> slopes.Slope:
         """The derivative of the loss along v in one leaf, from values of the loss; in float64 where there is a way."""
         h = np.concatenate([[0.0], *([h, -h] for h in steps)])
-        if self.float64 is not None:
-            args, loss, precision, eps = self.args64, self.float64.of(self.loss), jax.enable_x64(True), epsilon(float)
-        else:
-            args, loss, precision, eps = on_host(self.args), self.loss, jax.enable_x64(self.x64), self.coarsest
-        with precision:
-            tangent = self._tangent(path, v)
+        wide = self.float64 is not None
+        loss, eps = (self.float64.of(self.loss), epsilon(float)) if self.float64 else (self.loss, self.coarsest)
+        with jax.enable_x64(wide or self.x64):
+            args, tangent = on_host(self.args), self._tangent(path, v)
             if self.is_traced:
-                values = slopes.evaluate_along(loss, args, tangent, jnp.asarray(h), self.jumps[0])
+                values = slopes.evaluate_along(loss, args, tangent, jnp.asarray(h), wide, self.jumps[0])
             else:
-                values = slopes.evaluate_each(loss, args, tangent, h)
+                values = slopes.evaluate_each(loss, args, tangent, h, wide)
             return slopes.estimate_slope(np.asarray(values, np.float64), steps, eps)
 
     def slope_forward(self, path: str, v: np.ndarray) -> slopes.Slope:
@@ -163,7 +165,7 @@ class Reference:
             raise NotImplementedError(self.why)
         with jax.enable_x64(True):
             push_forward = self.float64.of(slopes.PushForward(self.loss), times=2)
-            value = float(self._run(push_forward, (*self.args64, *self._tangent(path, v))))
+            value = float(self._run(slopes.Widened(push_forward), (*on_host(self.args), *self._tangent(path, v))))
         return slopes.Slope(value, 0.0, value, value)
 
     @cached_property
@@ -193,13 +195,13 @@ class Reference:
             return jnp.asarray(v[..., 0] + v.dtype.type(1) * 1j * v[..., 1] if jnp.iscomplexobj(x) else v)
 
         zeros = self._zeros
-        along = jax.tree.map_with_path(leaf, *(select_arguments(args, self.argnums) for args in (self.args64, zeros)))
+        along = jax.tree.map_with_path(leaf, *(select_arguments(args, self.argnums) for args in (self.args, zeros)))
         places = {self.argnums: along} if isinstance(self.argnums, int) else dict(zip(self.argnums, along, strict=True))
         return tuple(places.get(i, zero) for i, zero in enumerate(zeros))
 
     @cached_property
     def _zeros(self) -> tuple[Any, ...]:
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, np.float32) if is_inexact(x) else x, self.args64)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, np.float32) if is_inexact(x) else x, on_host(self.args))
 
     def _with_float64(self, own: Gradients) -> "Reference":
         """The reference with its gradients in float64 beside those in its own dtypes."""
@@ -256,10 +258,8 @@ def compute_reference(
                 "the differentiated arguments must have a floating or complex leaf, "
                 f"got none in {jax.tree.structure(wanted)}; name others by argnums"
             )
-        with jax.enable_x64(True):
-            args64 = jax.tree.map(jnp.asarray, in_float64(arrays))
-        float64, why = choose_float64(loss, arrays, args64, is_traced, x64)
-        known = partial(Reference, loss, argnums, args, args64, inputs, float64, why, seed, x64, is_traced=is_traced)
+        float64, why = choose_float64(loss, arrays, is_traced, x64)
+        known = partial(Reference, loss, argnums, args, inputs, float64, why, seed, x64, is_traced=is_traced)
         compute = partial(run, ValueAndGradient(loss, argnums), is_traced=is_traced)
         try:
             value, gradient = compute(arrays)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbp.verify.programs import keep_stopped
+from fbp.verify.programs import keep_stopped, widest
 from fbp.verify.structure import is_inexact
 from fbp.verify.tolerance import Verdict, chunks, norm
 
@@ -58,9 +58,9 @@ class Slope:
     approximate: float = 0.0
 
 
-@partial(jax.jit, static_argnums=(0, 4))
+@partial(jax.jit, static_argnums=(0, 4, 5))
 def evaluate_along(
-    function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...], steps: Any, stops: bool = False
+    function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...], steps: Any, wide: bool, stops: bool
 ) -> Any:
     """The loss at args + h v for each h.
 
@@ -69,27 +69,45 @@ def evaluate_along(
         args: where.
         v: the direction, zero in what does not move.
         steps: the values of h.
+        wide: whether the loss takes float64.
         stops: whether `stop_gradient` occurs in the loss: what it gives then stays as it is at args.
     """
 
     def loss(h: Any) -> Any:
-        shifted = jax.tree.map(partial(_shift, h), args, v)
-        return keep_stopped(function)(args, shifted) if stops else function(*shifted)
+        shifted = jax.tree.map(partial(_shift, wide, h), args, v)
+        return keep_stopped(function)(widen(args) if wide else args, shifted) if stops else function(*shifted)
 
     return jax.lax.map(loss, steps)
 
 
-def evaluate_each(function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...], steps: np.ndarray) -> Any:
+def evaluate_each(
+    function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...], steps: np.ndarray, wide: bool
+) -> Any:
     """`evaluate_along` for a loss that cannot be compiled."""
-    return jnp.stack([function(*jax.tree.map(partial(_shift, h), args, v)) for h in steps])
+    return jnp.stack([function(*jax.tree.map(partial(_shift, wide, h), args, v)) for h in steps])
 
 
-def _shift(h: Any, x: Any, d: Any) -> Any:
+def _shift(wide: bool, h: Any, x: Any, d: Any) -> Any:
     if not is_inexact(x):
         return x
     # In half precision a small step would be lost.
-    dtype = x.dtype if x.dtype.itemsize >= 4 else np.float32
+    dtype = widest(x.dtype) if wide else x.dtype if x.dtype.itemsize >= 4 else np.float32
     return x.astype(dtype) + jnp.asarray(h, dtype) * d.astype(dtype)
+
+
+def widen(args: Any) -> Any:
+    """Arguments in float64 or complex128."""
+    return jax.tree.map(lambda x: x.astype(widest(x.dtype)) if is_inexact(x) else x, args)
+
+
+@dataclass(frozen=True)
+class Widened:
+    """A function of float64 that takes arguments of any dtype: they are then widened where it is compiled."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*widen(args))
 
 
 @dataclass(frozen=True)

@@ -236,13 +236,8 @@ def _host(x: Any) -> np.ndarray:
 
 def in_float64(tree: Any) -> Any:
     """Numpy arrays with the floating ones in float64, the complex ones in complex128."""
-
-    def widen(x: Any) -> Any:
-        if not is_inexact(x):
-            return x
-        return x.astype(np.complex128 if jnp.issubdtype(x.dtype, jnp.complexfloating) else np.float64)
-
-    return jax.tree.map(widen, tree)
+    wide = lambda x: np.complex128 if jnp.issubdtype(x.dtype, jnp.complexfloating) else np.float64
+    return jax.tree.map(lambda x: x.astype(wide(x)) if is_inexact(x) else x, tree)
 
 
 @dataclass(frozen=True)
