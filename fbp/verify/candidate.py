@@ -11,8 +11,7 @@ import numpy as np
 from fbp.errors import describe_exception
 from fbp.verify import programs
 from fbp.verify.autodiff import Gradients, Leaves, Shift
-from fbp.verify.evaluation import call_checked, run, trace_wide
-from fbp.verify.programs import Lifted
+from fbp.verify.evaluation import call_checked, make_hashable, run, trace_wide
 from fbp.verify.reference import SHIFTS, Reference
 from fbp.verify.result import JudgeResult
 from fbp.verify.structure import Structure, check_structure, is_inexact, leaves_like
@@ -68,6 +67,7 @@ def compute_gradient(
     Raises:
         FbpError: the gradient function cannot be called with the arguments.
     """
+    candidate = make_hashable(candidate)
     with jax.enable_x64(reference.x64):
         gradient = call_checked("the gradient function", candidate, reference.args)
         structure = check_structure(gradient, reference.wanted)
@@ -176,14 +176,12 @@ def _choose_float64(
     has_narrow = wide is None or any(epsilon(d) > epsilon(np.float64) for d in programs.find_dtypes(wide.jaxpr))
     if natural and same and not has_narrow:
         return candidate, exact, True
-    kept = frozenset(str(d) for d in programs.find_dtypes(own.jaxpr) if epsilon(d) > reference.coarsest)
-    way, lifted = (reference.float64, exact) if same and reference.float64.wide and not natural else (None, None)
-    if way is None:
-        way, lifted = reference.lifted or (None, None)
-    if way is not None and way.lifted_from is not None and lifted is not None:
+    if reference.lifted is not None:
+        way, lifted = reference.lifted
+        # Digits that the loss keeps and the gradient function throws away are a mistake of its own.
+        kept = frozenset(str(d) for d in programs.find_dtypes(own.jaxpr) if epsilon(d) > reference.coarsest)
         try:
-            with jax.enable_x64(way.wide):
-                function = Lifted.at(candidate, way.lifted_from, kept, way.wide)
+            function = way.of(candidate, kept=kept)
             with jax.enable_x64(True):
                 jax.eval_shape(function, *reference.args64)
             return function, lifted, True

@@ -27,20 +27,26 @@ class InFloat64:
             float64 by itself when it is given float64.
         wide: whether it is traced with `jax.enable_x64`.
         floor: the relative error that two right programs may have to each other.
-        kept: the dtypes whose rounding stays in a program that is lifted.
     """
 
     lifted_from: tuple[Any, ...] | None = field(default=None, repr=False)
     wide: bool = True
     floor: float = floor_of(np.float64)
-    kept: frozenset[str] = frozenset()
 
-    def of(self, function: Callable[..., Any], times: int = 1) -> Callable[..., Any]:
-        """The function in float64; one that takes the arguments and tangents of them takes them `times` = 2."""
+    def of(
+        self, function: Callable[..., Any], times: int = 1, kept: frozenset[str] = frozenset()
+    ) -> Callable[..., Any]:
+        """The function in float64.
+
+        Args:
+            function: of the arguments.
+            times: 2 for a function of the arguments and of tangents of them.
+            kept: the dtypes whose rounding stays in a program that is lifted.
+        """
         if self.lifted_from is None:
             return function
         with jax.enable_x64(self.wide):
-            return Lifted.at(function, self.lifted_from * times, self.kept, self.wide)
+            return Lifted.at(function, self.lifted_from * times, kept, self.wide)
 
 
 def choose_float64(

@@ -168,6 +168,7 @@ def _judge_leaf(path: str, reference: Reference, gradient: ComputedGradient, req
     dtype, note = str(like.dtype), structure.notes.get(path, "")
     said = () if reference.caveat else (gradient.repeats, gradient.batched)
     results = [each[path] for each in said if path in each]
+    note = "; ".join(text for text in (note, *(each.reason for each in results if each.verdict == "PASS")) if text)
     if path in structure.problems:
         results.append(JudgeResult("structure", "FAIL", structure.problems[path]))
     undecided = reference.caveat or ("the time limit is over" if request.is_over else "")
