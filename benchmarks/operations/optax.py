@@ -63,7 +63,7 @@ TABLE: dict[str, tuple[Operation, ...]] = {
         op("sparsemax_loss", losses.sparsemax_loss, V, integers(2, 6)),
         op("multiclass_hinge_loss", losses.multiclass_hinge_loss, M, integers(5, 4)),
         op("multiclass_perceptron_loss", losses.multiclass_perceptron_loss, M, integers(5, 4)),
-        op("multiclass_sparsemax_loss", losses.multiclass_sparsemax_loss, M, integers(5, 4)),
+        op("multiclass_sparsemax_loss", losses.multiclass_sparsemax_loss, M, integers(5, 4), dtypes=WIDE),
         op("sigmoid_binary_cross_entropy", losses.sigmoid_binary_cross_entropy, M, unit(4, 5)),
         op("softmax_cross_entropy", losses.softmax_cross_entropy, M, probabilities(4, 5)),
         op("safe_softmax_cross_entropy", losses.safe_softmax_cross_entropy, M, probabilities(4, 5)),

@@ -1,7 +1,7 @@
 """What `jax.grad` gives at a point, and how far rounding moves it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -45,10 +45,19 @@ class Gradients:
             for path, g in here.items():
                 moves[path].append(distance(there[path], g))
             if i < shifts:
-                kept.append({path: _compress(there[path] - g) for path, g in here.items()})
+                with np.errstate(invalid="ignore"):
+                    kept.append({path: _compress(there[path] - g) for path, g in here.items()})
         return cls(here, moves, tuple(kept), floor)
 
-    def allow(self, path: str, dtype: str, exact: np.ndarray, jitter: float = 0.0, tolerance: float = 0.0) -> Allowance:
+    def allow(
+        self,
+        path: str,
+        dtype: str,
+        exact: np.ndarray,
+        jitter: float = 0.0,
+        floor: float = 0.0,
+        tolerance: float = 0.0,
+    ) -> Allowance:
         """What rounding in a dtype explains of one leaf; see `Allowance.measure`.
 
         Args:
@@ -56,10 +65,12 @@ class Gradients:
             dtype: of the arithmetic.
             exact: the leaf in float64.
             jitter: the rounding of the gradient function itself.
+            floor: the relative difference that is rounding in any case.
             tolerance: the relative difference that the user allows.
         """
-        off, floor = distance(self.here[path], exact), max(self.floor, tolerance)
-        return Allowance.measure(dtype, norm(exact), off, self.moves[path], jitter, floor)
+        off, size = distance(self.here[path], exact), norm(exact)
+        measured = Allowance.measure(dtype, size, off, self.moves[path], jitter, max(self.floor, floor))
+        return replace(measured, allowed=tolerance * size)
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,11 @@ def compute_gradient(
     """
     candidate = make_hashable(candidate)
     with jax.enable_x64(reference.x64):
-        gradient = call_checked("the gradient function", candidate, reference.args)
+        # Containers of its own, for a function that changes what it is given.
+        fresh = lambda: jax.tree.map(lambda x: x, reference.args)
+        gradient = call_checked("the gradient function", candidate, fresh())
         structure = check_structure(gradient, reference.wanted)
-        again = leaves_like(call_checked("the gradient function", candidate, reference.args), reference.wanted)
+        again = leaves_like(call_checked("the gradient function", candidate, fresh()), reference.wanted)
         computed = ComputedGradient(structure, repeats=_compare_calls(structure, again, nondeterminism))
         if batched:
             computed = replace(computed, batched=_compare_batched(candidate, reference, structure))
@@ -172,14 +174,16 @@ def _choose_float64(
             # Written with NumPy, or deciding on values: it can be called, and not be traced.
             return (candidate, exact, False) if natural else None
     wide = trace_wide(candidate, reference.args64)
-    same = wide is not None and programs.is_same_program(own, wide)
-    has_narrow = wide is None or any(epsilon(d) > epsilon(np.float64) for d in programs.find_dtypes(wide.jaxpr))
-    if natural and same and not has_narrow:
+    is_wide = wide is not None and all(epsilon(d) <= epsilon(np.float64) for d in programs.find_dtypes(wide.jaxpr))
+    if natural and wide is not None and is_wide and programs.is_same_program(own, wide):
+        loss = trace_wide(reference.loss, reference.args64) if reference.is_traced else None
+        if loss is None or programs.find_rounded_constants(loss) != programs.find_rounded_constants(wide):
+            # A constant in float32 in one of them, and in float64 in the other.
+            exact = replace(exact, floor=max(exact.floor, programs.LITERALS * epsilon(np.float32)))
         return candidate, exact, True
-    if reference.lifted is not None:
-        way, lifted = reference.lifted
-        # Digits that the loss keeps and the gradient function throws away are a mistake of its own.
-        kept = frozenset(str(d) for d in programs.find_dtypes(own.jaxpr) if epsilon(d) > reference.coarsest)
+    # Digits that the loss keeps and the gradient function throws away are a mistake of its own.
+    kept = frozenset(str(d) for d in programs.find_dtypes(own.jaxpr) if epsilon(d) > reference.coarsest)
+    for way, lifted in reference.ways_to_lift():
         try:
             function = way.of(candidate, kept=kept)
             with jax.enable_x64(True):

@@ -134,7 +134,8 @@ def call_checked(what: str, function: Callable[..., Any], args: tuple[Any, ...])
 
 def needs_x64(args: tuple[Any, ...]) -> bool:
     """Whether one of the arguments has the digits of float64, or the user has enabled them."""
-    wide = any(epsilon(x.dtype) == epsilon(np.float64) for x in jax.tree.leaves(args) if is_inexact(x))
+    arrays = (x for x in jax.tree.leaves(args) if hasattr(x, "dtype") and is_inexact(x))
+    wide = any(epsilon(x.dtype) == epsilon(np.float64) for x in arrays)
     return wide or bool(jax.config.read("jax_enable_x64"))
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbp.errors import FbpError
+from fbp.errors import FbpError, check_count
 from fbp.partition import combine, partition
 from fbp.precision import widen
 from fbp.typing import Key
@@ -82,6 +82,7 @@ def gradient(
         >>> found.verdict, found.leaves[0].hint
         ('FAIL', 'ratio 2 = m: is 1/m, the mean over examples, missing?')
     """
+    check_count("directions", directions)
     request = Request(
         directions=directions,
         tolerance=tolerance,
@@ -91,6 +92,7 @@ def gradient(
         progress=progress,
     )
     arrays, constants = split_constants(args)
+    arrays = _make_arrays(arrays)
     candidate, judged = _bind(my_grad, constants), []
     reference = compute_reference(_bind(loss, constants), arrays, argnums, make_seed(key))
     if has_value:
@@ -138,7 +140,8 @@ def vjp(
 ) -> Verification:
     """The vector-Jacobian product of an operation against autodiff, for a random cotangent v.
 
-    With L(args) = Re <op(args), v>, the gradient of L by the operation's own rule beside that of the reference. An
+    With L(args) = Re <op(args), v>, the gradient of L by the operation's own rule beside that of the reference; a leaf
+    `(value)` is added where the values of L differ. An
     operation without a `jax.custom_vjp` in it and without a reference is judged by differences and the adjoint identity
     alone: autodiff, also by a `jax.custom_jvp`, is then what is judged.
 
@@ -172,8 +175,9 @@ def vjp(
         >>> fbp.verify.vjp(square, jnp.array([0.5, 2.0, 1.5])).leaves[0].hint
         'ratio 1/2: is one of two paths missing, or a factor 2 (an average of sides at a kink)?'
     """
+    check_count("directions", directions)
     arrays, constants = split_constants(args, op)
-    rule, arrays = _bind(op, constants), jax.tree.map(jnp.asarray, arrays)
+    rule, arrays = _bind(op, constants), _make_arrays(arrays)
     if not any(is_inexact(x) for x in jax.tree.leaves(arrays)):
         kinds = ", ".join(type(arg).__name__ for arg in args) or "none"
         raise FbpError(f"an operation must have floating arguments to differentiate by, got {kinds}; pass float arrays")
@@ -182,7 +186,7 @@ def vjp(
         jax.tree.map(lambda x: (x.shape, str(x.dtype)), call_checked(what, partial(jax.eval_shape, function), arrays))
         for what, function in (("the operation", rule), ("the reference", primal))
     )
-    if jax.tree.leaves(outputs) != jax.tree.leaves(expected):
+    if outputs != expected:
         raise FbpError(
             f"the reference must return what the operation returns, {outputs}, got {expected}; "
             "return the same shapes and dtypes"
@@ -200,7 +204,17 @@ def vjp(
         forward=paired if forward else None,
     )
     known = compute_reference(Paired(make_hashable(primal), seed), arrays, argnums, seed)
-    return Verification(_name(op), judge(known, jax.grad(paired, argnums, allow_int=True), request))
+    leaves = judge(known, jax.grad(paired, argnums, allow_int=True), request)
+    with jax.enable_x64(known.x64):
+        # By the rule: its forward pass may be another function than the operation.
+        by_rule = call_checked("the rule", jax.value_and_grad(paired, argnums, allow_int=True), arrays)
+        value = judge_value(known, by_rule[0])
+    return Verification(_name(op), leaves if value.verdict == "PASS" else (*leaves, value))
+
+
+def _make_arrays(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Python numbers as arrays; NumPy arrays as they are, because JAX may have no float64."""
+    return jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), args)
 
 
 def has_own_rule(op: Callable[..., Any], *args: Any) -> bool:

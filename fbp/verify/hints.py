@@ -97,7 +97,8 @@ def _find_factor(sizes: Iterable[int]) -> Callable[[np.ndarray, np.ndarray, Same
             known[m] = f"ratio {m} = m: is 1/m, the mean over examples, missing?"
             known[1 / m] = f"ratio 1/{m} = 1/m: is the mean over examples taken twice, or not owned by the loss?"
         near = (text for factor, text in known.items() if abs(ratio / factor - 1) < 2e-3)
-        return next(near, f"a constant factor {ratio:.6g}")
+        shown = f"{ratio:.6g}" if abs(ratio - 1) > 1e-4 else f"1 {ratio - 1:+.1e}"
+        return next(near, f"a constant factor {shown}")
 
     return signature
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from fbp.verify.candidate import ComputedGradient, compute_gradient
 from fbp.verify.leaf import LeafByAutodiff
 from fbp.verify.reference import NoDerivative, Reference
 from fbp.verify.result import DIRECTIONAL, WHOLE, JudgeResult, LeafResult
-from fbp.verify.structure import is_inexact
+from fbp.verify.structure import is_floating
 from fbp.verify.tolerance import (
     ALLOWED,
     BOUND,
@@ -69,10 +70,12 @@ class Request:
             check_count("directions", self.directions)
         allowed = self.tolerance.values() if isinstance(self.tolerance, Mapping) else [self.tolerance]
         for name, value in (*(("tolerance", t) for t in allowed), ("nondeterminism", self.nondeterminism)):
-            if not 0 <= value < np.inf:
+            if not isinstance(value, Real) or not 0 <= value < np.inf:
                 raise FbpError(f"{name} must be a relative error of at least 0, got {value!r}; use e.g. 1e-3")
-        if self.time_limit is not None and not self.time_limit > 0:
+        if self.time_limit is not None and not (isinstance(self.time_limit, Real) and self.time_limit > 0):
             raise FbpError(f"time_limit must be positive, got {self.time_limit!r}; give seconds")
+        if not callable(self.progress):
+            raise FbpError(f"progress must be a function of a line, got {self.progress!r}; use e.g. print")
 
     def tolerance_of(self, path: str) -> float:
         """The relative error that is allowed in one leaf."""
@@ -122,8 +125,8 @@ def judge_value(reference: Reference, value: Any) -> LeafResult:
         value: what was returned for it.
     """
     path = "(value)"
-    if jnp.shape(value) != () or not is_inexact(value):
-        problem = f"a number must be returned beside the gradient, got {jnp.shape(value)}: (value, gradient)"
+    if not is_floating(value) or np.shape(value) != ():
+        problem = f"a floating-point number must be returned beside the gradient, got {type(value).__name__}"
         return LeafResult(path, "", (), None, None, float("nan"), (JudgeResult("structure", "FAIL", problem),))
     off = difference(path, value, np.asarray(reference.value))
     # A sum that cancels is as uncertain as its terms, of which the gradient tells the size.
@@ -277,7 +280,7 @@ def _assess_adjoint(reference: Reference, path: str, along: _Direction, inner: f
 def _judge_forward(path: str, by_rule: Reference, leaf: LeafByAutodiff, directions: int) -> JudgeResult:
     """The forward mode of an operation beside the exact gradient: <g, v> is the derivative along v."""
     scale = by_rule.scale(path)
-    explained = (leaf.sharp or leaf.own).explained
+    explained = max((leaf.sharp or leaf.own).explained, leaf.tolerance * norm(leaf.exact))
     for i in range(directions):
         v = slopes.draw_signs(leaf.exact.shape, scale, by_rule.seed + i)
         try:

@@ -16,6 +16,7 @@ from fbp.verify.tolerance import (
     Allowance,
     Verdict,
     as_real,
+    close_of,
     difference,
     distance,
     epsilon,
@@ -74,15 +75,17 @@ class LeafByAutodiff:
         if not self.autodiff.has_float64:
             return None
         exact = self.exact_for_float64
-        return exact.allow(self.path, "float64", exact.here[self.path], self.jitter or 0.0, self.tolerance)
+        here = exact.here[self.path]
+        return exact.allow(self.path, "float64", here, self.jitter or 0.0, tolerance=self.tolerance)
 
     @cached_property
     def own(self) -> Allowance:
         """What rounding explains in the leaf's own dtype."""
         if epsilon(self.dtype) == epsilon(np.float64) and self.sharp is not None:
             return self.sharp
-        tolerance = max(self.tolerance, floor_of(self.dtype))
-        return self.autodiff.own.allow(self.path, self.dtype, self.exact, tolerance=tolerance)
+        # Where float64 cannot tell, a tenth of a gradient in half precision is no rounding.
+        floor = close_of(self.dtype) if self.in_float64 is None else floor_of(self.dtype)
+        return self.autodiff.own.allow(self.path, self.dtype, self.exact, floor=floor, tolerance=self.tolerance)
 
     @property
     def explained(self) -> float:
@@ -102,7 +105,8 @@ class LeafByAutodiff:
     def excused(self) -> float:
         """The norm of a difference that is not called wrong: more than is explained where float64 does not tell."""
         is_sharp = self.in_float64 is not None or epsilon(self.dtype) == epsilon(np.float64)
-        return self.explained if is_sharp else self.own.bound(norm(self.exact))
+        size = norm(self.exact)
+        return max(self.explained if is_sharp else self.own.bound(size), self.tolerance * size)
 
     @cached_property
     def is_zero(self) -> bool:
@@ -150,6 +154,8 @@ class LeafByAutodiff:
             best = self.g if self.in_float64 is None else self.in_float64
             if verdicts.get("autodiff") == "PASS" and verdicts.get("differences") == "FAIL":
                 text = OWN_RULE
+            elif self.is_zero:
+                text = f"the gradient must be zero here, got norm {norm(best):.3g}"
             else:
                 at = Place(self.path, self.dtype, self.point, lengths)
                 text = make_hint(at, best, self.exact_for_float64.here, self.explained)

@@ -147,6 +147,24 @@ def is_same_program(own: ClosedJaxpr, wide: ClosedJaxpr) -> bool:
     )
 
 
+def find_rounded_constants(closed: ClosedJaxpr) -> set[bytes]:
+    """The constants of a program that are numbers of float32 or less, and no short ones such as 3 or 0.25."""
+    values = [v.val for eqn in walk_equations(closed.jaxpr) for v in eqn.invars if isinstance(v, Literal)]
+    found = set()
+    for value in (*values, *closed.consts):
+        if not is_inexact(value) or np.iscomplexobj(value):
+            continue
+        exact = np.asarray(value, np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            narrow = exact.astype(np.float32)
+            # A fraction of twelve binary digits, or an integer, is what it says.
+            digits = np.frexp(exact)[0] * 2.0**12
+            long = np.isfinite(exact) & (digits != np.round(digits)) & (exact != np.round(exact))
+        if np.any(long) and np.array_equal(narrow.astype(np.float64), exact, equal_nan=True):
+            found.add(narrow.tobytes())
+    return found
+
+
 def draws_anew(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     """Whether two traces of a function differ: it reads numbers that are no arguments and change from call to call."""
     # Traces are cached by the function.

@@ -1,6 +1,6 @@
 """What autodiff says of a loss at one point, in its own dtype and in float64, and what rounding does to it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -128,13 +128,18 @@ class Reference:
             return 0.0
         return sum(norm(g) * norm(as_real(self.inputs[path])) for path, g in self.autodiff.exact.here.items())
 
+    def ways_to_lift(self) -> Iterator[tuple[InFloat64, Gradients]]:
+        """How a gradient function may be lifted to float64, each with what it is compared with."""
+        if self.float64 is not None and self.float64.lifted_from is not None and self.autodiff is not None:
+            yield self.float64, self.autodiff.exact
+        if (self.float64 is None or self.float64.lifted_from is None or self.float64.wide != self.x64) and self.lifted:
+            yield self.lifted
+
     @cached_property
     def lifted(self) -> tuple[InFloat64, Gradients] | None:
         """The gradients of the loss traced in its own dtypes and lifted to float64; None where it cannot be."""
         if self.autodiff is None or self.float64 is None:
             return None
-        if self.float64.lifted_from is not None:
-            return self.float64, self.autodiff.exact
         way = lift_from(self.loss, on_host(self.args), self.x64)
         try:
             return way, replace(self, float64=way)._measure64()[1]
@@ -210,11 +215,10 @@ class Reference:
         noise = abs(value - self.value)
         whole = replace(self, autodiff=Autodiff(own, exact), noise=noise)
         dtype = min((x.dtype for x in self.inputs.values()), key=epsilon)
-        if noise > _OTHER_VALUE * epsilon(dtype) * max(abs(self.value), whole.scale_of_terms) and (
-            other := whole.lifted
-        ):
+        is_other = noise > _OTHER_VALUE * epsilon(dtype) * max(abs(self.value), whole.scale_of_terms)
+        if is_other and self.float64.lifted_from is None and (other := whole.lifted):
             # In float64 it is another function, for a reason that its program does not show.
-            return replace(self, float64=other[0])._with_float64(own) if self.float64.lifted_from is None else whole
+            return replace(self, float64=other[0])._with_float64(own)
         return whole
 
     def _measure64(self) -> tuple[float, Gradients]:
@@ -314,8 +318,15 @@ def select_arguments(args: tuple[Any, ...], argnums: Argnums) -> Any:
 
 
 def make_seed(key: Key | None) -> int:
-    """A seed for numpy from a key; a fixed one without."""
-    return 0 if key is None else int(jax.random.bits(key))
+    """A seed for numpy from a key; a fixed one without.
+
+    Raises:
+        FbpError: it is no key.
+    """
+    try:
+        return 0 if key is None else int(jax.random.bits(key))
+    except (TypeError, ValueError) as error:
+        raise FbpError(f"key must be a key of JAX, got {key!r}; use jax.random.key(0)") from error
 
 
 def _leaves(tree: Any, wanted: dict[str, Any]) -> Leaves:

@@ -126,6 +126,7 @@ class PushForward:
         return jax.jvp(self.loss, args, tangents)[1]
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def estimate_slope(values: np.ndarray, steps: tuple[float, ...] = STEPS, eps: float = _EPS) -> Slope:
     """The derivative from values of the loss at 0, +h and -h for each step h.
 
@@ -146,6 +147,11 @@ def estimate_slope(values: np.ndarray, steps: tuple[float, ...] = STEPS, eps: fl
     uncertainty = np.abs(np.diff(central)) + floor[1:]
     uncertainty = np.where(np.isfinite(uncertainty), uncertainty, np.inf)
     i = int(np.argmin(uncertainty)) + 1
+    # Steps that are larger than what the loss does in them may agree with each other, and smaller ones do not.
+    apart = np.abs(central[i + 1 :] - central[i])
+    contradicted = apart > _SAFETY * (uncertainty[i - 1] + floor[i + 1 :])
+    if np.any(contradicted):
+        uncertainty[i - 1] = max(uncertainty[i - 1], float(np.max(apart[contradicted])))
     # A kink at zero: the one-sided derivatives do not come together as the step shrinks.
     gap, before = forward[i] - backward[i], forward[i - 1] - backward[i - 1]
     kink = abs(gap) > 0.5 * abs(before) and abs(gap) > _SAFETY * (uncertainty[i - 1] + 2 * floor[i])
