@@ -59,6 +59,9 @@ RIGHT = {
     "special function": (lambda x: jnp.sum(jax.scipy.special.log_ndtr(5 * x)), X),
     "matrix exponential": (lambda x: jnp.sum(jax.scipy.linalg.expm(x)), X[:4, :4]),
     "sort": (lambda x: jnp.sum(jnp.sort(x) * WEIGHTS), X),
+    "near a pole": (lambda x: jnp.sum(1 / x), jnp.array([1e-5, 1.0, 3.0])),
+    "fast oscillations": (lambda x: jnp.sum(jnp.sin(1e5 * x)), X),
+    "numbers of Python": (lambda x, c, pair: c * jnp.sum(x**2) * pair[0], X, 0.1, [0.5, 2]),
     "integer, Python number": (lambda x, i, power: jnp.sum(x[i] ** power), X, jnp.array([1, 2]), 3),
 }
 
@@ -97,6 +100,8 @@ WRONG = {
     "products in bfloat16": (through_bfloat16, square, X, "a rounding of bfloat16 in each entry"),
     "conjugate": (lambda z: jnp.conj(jax.grad(modulus)(z)), modulus, Z, "the complex conjugate"),
     "None for a complex leaf": (lambda z: None, modulus, Z, ""),
+    "complex for a real leaf": (lambda x: (2 * x).astype(jnp.complex64), square, X, ""),
+    "text": (lambda x: "2 x", square, X, ""),
     "another one each time": (lambda x: 2 * x * (1 + 1e-3 * NOISE.normal()), square, X, ""),
     "clipped": (lambda x: jnp.clip(2 * x, -2, 2), square, X, "clipped"),
     "duplicates lost": (
@@ -127,6 +132,46 @@ def test_what_is_wrong_fails(my_grad, loss, x, hint):
     found = verify.gradient(my_grad, loss, x)
     assert found.verdict == "FAIL", str(found)
     assert re.search(hint, found.leaves[0].hint), found.leaves[0].hint
+
+
+def linear_in_float32(W, x):
+    return jnp.mean((x @ W.astype(jnp.float32)) ** 2)
+
+
+def outer_products(factor):
+    def gradient(W, x):
+        out = x @ W.astype(jnp.float32)
+        add = lambda total, pair: (total + jnp.outer(*pair), None)
+        total, _ = jax.lax.scan(add, jnp.zeros(W.shape, jnp.float32), (x, 2 * out / out.size))
+        return (jnp.float32(factor) * total).astype(W.dtype)
+
+    return gradient
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "PASS"), (1.1, "FAIL")])
+def test_a_gradient_that_refuses_float64_is_lifted_from_its_own_dtypes(factor, verdict):
+    W = X[:8, :3].astype(jnp.bfloat16)
+    assert verify.gradient(outer_products(factor), linear_in_float32, W, X).verdict == verdict
+
+
+def test_a_constant_in_float32_is_no_mistake_and_a_small_term_is():
+    loss = lambda x: 0.1 * square(x)
+    assert verify.gradient(lambda x: jnp.float32(0.1) * 2 * x, loss, X).verdict == "PASS"
+    assert verify.gradient(lambda x: 0.2 * x + 1e-6, loss, X).verdict == "FAIL"
+
+
+def test_a_tenth_is_no_rounding_of_half_precision():
+    by_numpy = lambda factor: lambda x: (factor * np.asarray(x, np.float32)).astype(x.dtype)
+    assert verify.gradient(by_numpy(2), square, X.astype(jnp.bfloat16)).verdict == "PASS"
+    assert verify.gradient(by_numpy(2.2), square, X.astype(jnp.bfloat16)).verdict == "INCONCLUSIVE"
+
+
+def test_the_values_of_an_operation_are_those_of_its_reference():
+    found = verify.vjp(lambda x: 2 * x, X, reference=lambda x: 2 * x + 1)
+    assert [leaf.path for leaf in found.leaves if leaf.verdict == "FAIL"] == ["(value)"]
+    op = jax.custom_vjp(lambda x: x * x)
+    op.defvjp(lambda x: (x * x + 1, x), lambda x, d: (2 * x * d,))
+    assert verify.vjp(op, X).verdict == "FAIL"
 
 
 def test_a_small_error_where_float64_cannot_tell_is_inconclusive_and_a_larger_one_is_wrong():
@@ -209,8 +254,9 @@ def test_nondeterminism_may_be_allowed():
 
 def test_the_value_beside_the_gradient_is_judged():
     assert verify.gradient(jax.value_and_grad(square), square, X, has_value=True).verdict == "PASS"
-    found = verify.gradient(lambda x: (square(x) / 2, 2 * x), square, X, has_value=True)
-    assert [leaf.path for leaf in found.leaves if leaf.verdict == "FAIL"] == ["(value)"]
+    for value in (square(X) / 2, "text", None, 1j):
+        found = verify.gradient(lambda x, value=value: (value, 2 * x), square, X, has_value=True)
+        assert [leaf.path for leaf in found.leaves if leaf.verdict == "FAIL"] == ["(value)"]
 
 
 def test_batched_gradients_are_judged():
@@ -318,6 +364,9 @@ def test_a_state_of_flax_stands_for_a_module_and_a_dictionary():
         (lambda: verify.gradient(jax.grad(square), square, X, tolerance={"W": 1.0}), "known are (argument)"),
         (lambda: verify.gradient(jax.grad(square), square, X, directions=0), "directions must be a positive integer"),
         (lambda: verify.gradient(jax.grad(square), square, X, time_limit=0), "time_limit must be positive"),
+        (lambda: verify.gradient(jax.grad(square), square, X, tolerance="much"), "must be a relative error"),
+        (lambda: verify.gradient(jax.grad(square), square, X, key=3), "key must be a key of JAX, got 3"),
+        (lambda: verify.gradient(jax.grad(square), square, X, progress=3), "progress must be a function"),
     ],
 )
 def test_misuse_is_one_line(call, said):

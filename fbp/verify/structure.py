@@ -161,7 +161,7 @@ def _dtype(leaf: Any) -> Any:
     if hasattr(leaf, "dtype"):
         return leaf.dtype
     try:
-        return jnp.result_type(leaf)
+        return np.dtype(object) if leaf is None else jnp.result_type(leaf)
     except TypeError:
         # What is no number has no gradient.
         return np.dtype(object)
