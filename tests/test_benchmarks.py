@@ -18,7 +18,7 @@ def results(monkeypatch):
     return importlib.import_module("results")
 
 
-@pytest.mark.parametrize("name", ["gradient_step", "verify_gradients", "flow_grid"])
+@pytest.mark.parametrize("name", ["gradient_step", "verify_gradients", "verify_operations", "flow_grid"])
 def test_tables_come_from_the_results(results, name):
     benchmark = importlib.import_module(name)
     run = json.loads((FOLDER / "results" / f"{name}.json").read_text(encoding="utf-8"))
