@@ -113,7 +113,7 @@ TABLE: dict[str, tuple[Operation, ...]] = {
             M,
             probabilities(4, 5),
         ),
-        op("projection_simplex", projections.projection_simplex, V),
+        op("projection_simplex", projections.projection_simplex, V, dtypes=WIDE),
         op("projection_l1_ball", projections.projection_l1_ball, V, dtypes=WIDE),
         op("projection_l2_ball", projections.projection_l2_ball, V),
         op("projection_l2_sphere", projections.projection_l2_sphere, V),
