@@ -117,7 +117,12 @@ TABLE: dict[str, tuple[Operation, ...]] = {
         of_nnx("RMSNorm", lambda rngs: nnx.RMSNorm(6, rngs=rngs), X),
         of_nnx("GroupNorm", lambda rngs: nnx.GroupNorm(6, 3, rngs=rngs), X),
         of_nnx("BatchNorm", lambda rngs: nnx.BatchNorm(6, rngs=rngs), X, dtypes=WIDE),
-        of_nnx("MultiHeadAttention", lambda rngs: nnx.MultiHeadAttention(2, 4, decode=False, rngs=rngs), SEQUENCE),
+        of_nnx(
+            "MultiHeadAttention",
+            lambda rngs: nnx.MultiHeadAttention(2, 4, decode=False, rngs=rngs),
+            SEQUENCE,
+            dtypes=WIDE,
+        ),
         of_nnx("GRUCell", lambda rngs: nnx.GRUCell(4, 4, rngs=rngs), STATE, normal(2, 4)),
     )
 }
