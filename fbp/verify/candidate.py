@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbp.errors import describe_exception
-from fbp.verify import programs
+from fbp.verify import programs, traces
 from fbp.verify.autodiff import Gradients, Leaves, Shift
 from fbp.verify.evaluation import call_checked, make_hashable, run, trace_wide
 from fbp.verify.reference import SHIFTS, Reference
@@ -175,11 +175,11 @@ def _choose_float64(
             return (candidate, exact, False) if natural else None
     wide = trace_wide(candidate, reference.args64)
     is_wide = wide is not None and all(epsilon(d) <= epsilon(np.float64) for d in programs.find_dtypes(wide.jaxpr))
-    if natural and wide is not None and is_wide and programs.is_same_program(own, wide):
+    if natural and wide is not None and is_wide and traces.is_same_program(own, wide):
         loss = trace_wide(reference.loss, reference.args64) if reference.is_traced else None
-        if loss is None or programs.find_rounded_constants(loss) != programs.find_rounded_constants(wide):
+        if loss is None or traces.find_rounded_constants(loss) != traces.find_rounded_constants(wide):
             # A constant in float32 in one of them, and in float64 in the other.
-            exact = replace(exact, floor=max(exact.floor, programs.LITERALS * epsilon(np.float32)))
+            exact = replace(exact, floor=max(exact.floor, traces.LITERALS * epsilon(np.float32)))
         return candidate, exact, True
     # Digits that the loss keeps and the gradient function throws away are a mistake of its own.
     kept = frozenset(str(d) for d in programs.find_dtypes(own.jaxpr) if epsilon(d) > reference.coarsest)

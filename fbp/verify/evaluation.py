@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbp.errors import FbpError, describe_exception
-from fbp.verify import programs
+from fbp.verify import programs, traces
 from fbp.verify.programs import Lifted, NotLiftable
 from fbp.verify.structure import is_inexact
 from fbp.verify.tolerance import epsilon, floor_of, in_float64
@@ -60,7 +60,7 @@ def choose_float64(
         return (InFloat64(), "") if computed else (None, "it decides on values in Python, and computes in fewer digits")
     own = programs.trace(loss, args)
     wide = trace_wide(loss, args64)
-    if wide is not None and programs.is_same_program(own, wide):
+    if wide is not None and traces.is_same_program(own, wide):
         narrow = [dtype for dtype in programs.find_dtypes(wide.jaxpr) if epsilon(dtype) > epsilon(np.float64)]
         if not narrow:
             return InFloat64(), ""
@@ -84,7 +84,7 @@ def lift_from(loss: Callable[..., Any], args: tuple[Any, ...], wide: bool) -> In
     with jax.enable_x64(wide):
         dtypes = programs.find_dtypes(programs.trace(loss, args).jaxpr)
     coarsest = max((epsilon(dtype) for dtype in dtypes), default=epsilon(np.float64))
-    return InFloat64(args, wide, max(programs.LITERALS * coarsest, floor_of(np.float64)))
+    return InFloat64(args, wide, max(traces.LITERALS * coarsest, floor_of(np.float64)))
 
 
 def trace_wide(function: Callable[..., Any], args64: tuple[Any, ...]) -> Any:

@@ -19,9 +19,6 @@ _RULES = ("custom_vjp_call", "custom_vjp_call_jaxpr")
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_vmap_call", *_RULES)
 _PRIMALS = ("call_jaxpr", "fun_jaxpr", "jaxpr", "call")
 _OPAQUE = ("pallas_call", "shard_map", "custom_partitioning")
-_SILENT = ("convert_element_type", "copy", "copy_p")
-LITERALS = 4
-"""By how many roundings of their dtype the constants of a program that is lifted to float64 may be off."""
 
 
 class NotLiftable(FbpError):
@@ -130,79 +127,11 @@ def _stops_inside(jaxpr: Any) -> bool:
     return False
 
 
-def is_same_program(own: ClosedJaxpr, wide: ClosedJaxpr) -> bool:
-    """Whether two programs compute the same, but for the dtypes: random draws and constants may depend on these.
-
-    Args:
-        own: a function traced in its own dtype.
-        wide: the same function traced in float64.
-    """
-    tolerance = LITERALS * max((float(jnp.finfo(dtype).eps) for dtype in find_dtypes(own.jaxpr)), default=0.0)
-    some, others = ([*_describe_equations(closed)] for closed in (own, wide))
-    if len(some) != len(others) or len(own.consts) != len(wide.consts):
-        return False
-    constants = zip(own.consts, wide.consts, strict=True)
-    return all(a == b and _are_close(x, y, tolerance) for (a, x), (b, y) in zip(some, others, strict=True)) and all(
-        _are_close([a], [b], tolerance) for a, b in constants if a is not b
-    )
-
-
-def find_rounded_constants(closed: ClosedJaxpr) -> set[bytes]:
-    """The constants of a program that are numbers of float32 or less, and no short ones such as 3 or 0.25."""
-    values = [v.val for eqn in walk_equations(closed.jaxpr) for v in eqn.invars if isinstance(v, Literal)]
-    found = set()
-    for value in (*values, *closed.consts):
-        if not is_inexact(value) or np.iscomplexobj(value):
-            continue
-        exact = np.asarray(value, np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):
-            narrow = exact.astype(np.float32)
-            # A fraction of twelve binary digits, or an integer, is what it says.
-            digits = np.frexp(exact)[0] * 2.0**12
-            long = np.isfinite(exact) & (digits != np.round(digits)) & (exact != np.round(exact))
-        if np.any(long) and np.array_equal(narrow.astype(np.float64), exact, equal_nan=True):
-            found.add(narrow.tobytes())
-    return found
-
-
-def draws_anew(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-    """Whether two traces of a function differ: it reads numbers that are no arguments and change from call to call."""
-    # Traces are cached by the function.
-    first, second = (trace(lambda *args: function(*args), args) for _ in range(2))
-    some, others = ([*_describe_equations(closed)] for closed in (first, second))
-    same = len(some) == len(others) and all(
-        a == b and _are_close(x, y, 0.0) for (a, x), (b, y) in zip(some, others, strict=True)
-    )
-    return not same or not _are_close(list(first.consts), list(second.consts), 0.0)
-
-
-def _describe_equations(closed: ClosedJaxpr) -> Iterator[tuple[tuple[Any, ...], list[Any]]]:
-    for eqn in walk_equations(closed.jaxpr):
-        if eqn.primitive.name not in _SILENT:
-            shapes = tuple(getattr(v.aval, "shape", ()) for v in eqn.outvars)
-            # What is drawn from a key depends on the dtype.
-            drawn = tuple(str(v.aval.dtype) for v in eqn.outvars) if _takes_key(eqn) else ()
-            literals = [v.val for v in eqn.invars if isinstance(v, Literal)]
-            yield (eqn.primitive.name, shapes, eqn.params.get("bit_width"), drawn), literals
-
-
-def _takes_key(eqn: Any) -> bool:
+def takes_key(eqn: Any) -> bool:
     """Whether an equation draws from a key."""
     return not _inner_programs(eqn) and any(
         jnp.issubdtype(getattr(v.aval, "dtype", np.int32), jax.dtypes.extended) for v in eqn.invars
     )
-
-
-def _are_close(some: list[Any], others: list[Any], tolerance: float) -> bool:
-    if len(some) != len(others):
-        return False
-    for a, b in zip(some, others, strict=True):
-        if not (is_inexact(a) or jnp.issubdtype(jnp.result_type(a), jnp.integer)):
-            continue
-        x, y = (np.asarray(v, np.complex128 if np.iscomplexobj(v) else np.float64) for v in (a, b))
-        if x.shape != y.shape or not np.allclose(x, y, rtol=tolerance, atol=0.0, equal_nan=True):
-            return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -337,7 +266,7 @@ class _InFloat64(_Evaluator):
         if name == "reduce_precision":
             digits = jnp.finfo(eqn.outvars[0].aval.dtype).nmant
             return inputs if params["mantissa_bits"] >= digits else self.bind(eqn, inputs, params)
-        if _takes_key(eqn) or name == "bitcast_convert_type":
+        if takes_key(eqn) or name == "bitcast_convert_type":
             # Bits, and what is drawn from a key, depend on the dtype.
             narrow = [_as(x, v.aval.dtype) for x, v in zip(inputs, eqn.invars, strict=True)]
             return [self.convert(x) for x in self.bind(eqn, narrow, params)]

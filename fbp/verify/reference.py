@@ -11,7 +11,7 @@ import numpy as np
 
 from fbp.errors import FbpError, describe_exception
 from fbp.typing import Key
-from fbp.verify import programs, slopes
+from fbp.verify import programs, slopes, traces
 from fbp.verify.autodiff import Autodiff, Gradients, Leaves, ValueAndGradient
 from fbp.verify.evaluation import (
     Argnums,
@@ -305,7 +305,7 @@ def _find_caveat(loss: Callable[..., Any], args: tuple[Any, ...], first: Any, se
     if not np.isfinite(np.asarray(first[0], np.float64)):
         return f"the loss is {float(first[0])} at these arguments; choose others"
     differ = [distance(a, b) / (norm(as_real(a)) or 1.0) for a, b in zip(first, second, strict=True)]
-    if is_traced and programs.draws_anew(loss, args):
+    if is_traced and traces.draws_anew(loss, args):
         return "two calls of the loss with the same arguments differ; draw from a key that is an argument"
     if max(differ) > floor_of(np.float32):
         return f"two calls of the loss with the same arguments differ, by {max(differ):.1e}; draw from a key"
