@@ -131,7 +131,8 @@ def judge_value(reference: Reference, value: Any) -> LeafResult:
     off = difference(path, value, np.asarray(reference.value))
     # A sum that cancels is as uncertain as its terms, of which the gradient tells the size.
     size = reference.scale_of_terms
-    limit = ALLOWED * epsilon(jnp.result_type(value)) * max(size, abs(reference.value))
+    eps = max(epsilon(jnp.result_type(value)), reference.coarsest)
+    limit = ALLOWED * eps * max(size, abs(reference.value))
     verdict = "PASS" if off.error <= limit else "INCONCLUSIVE" if off.error <= BOUND * limit else "FAIL"
     if reference.caveat:
         verdict = "INCONCLUSIVE"
