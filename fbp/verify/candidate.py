@@ -22,6 +22,7 @@ from fbp.verify.tolerance import (
     distance,
     epsilon,
     floor_of,
+    is_double,
     norm,
     norm_of,
     on_host,
@@ -156,7 +157,7 @@ def _compute_in_float64(
 def _is_wide(leaf: Any, like: Any) -> bool:
     if leaf is None or not is_inexact(leaf):
         return False
-    return epsilon(jnp.result_type(leaf)) == epsilon(np.float64) and np.shape(leaf) == like.shape
+    return is_double(jnp.result_type(leaf)) and np.shape(leaf) == like.shape
 
 
 def _choose_float64(
@@ -174,7 +175,7 @@ def _choose_float64(
             # Written with NumPy, or deciding on values: it can be called, and not be traced.
             return (candidate, exact, False) if natural else None
     wide = trace_wide(candidate, reference.args64)
-    is_wide = wide is not None and all(epsilon(d) <= epsilon(np.float64) for d in programs.find_dtypes(wide.jaxpr))
+    is_wide = wide is not None and all(map(is_double, programs.find_dtypes(wide.jaxpr)))
     if natural and wide is not None and is_wide and traces.is_same_program(own, wide):
         loss = trace_wide(reference.loss, reference.args64) if reference.is_traced else None
         if loss is None or traces.find_rounded_constants(loss) != traces.find_rounded_constants(wide):

@@ -13,7 +13,7 @@ from fbp.errors import FbpError, describe_exception
 from fbp.verify import programs, traces
 from fbp.verify.programs import Lifted, NotLiftable
 from fbp.verify.structure import is_inexact
-from fbp.verify.tolerance import epsilon, floor_of, in_float64
+from fbp.verify.tolerance import epsilon, floor_of, in_float64, is_double
 
 Argnums: TypeAlias = int | tuple[int, ...]
 
@@ -61,8 +61,7 @@ def choose_float64(
     own = programs.trace(loss, args)
     wide = trace_wide(loss, args64)
     if wide is not None and traces.is_same_program(own, wide):
-        narrow = [dtype for dtype in programs.find_dtypes(wide.jaxpr) if epsilon(dtype) > epsilon(np.float64)]
-        if not narrow:
+        if all(map(is_double, programs.find_dtypes(wide.jaxpr))):
             return InFloat64(), ""
         way = lift_from(loss, args64, wide=True)
     else:
@@ -135,8 +134,7 @@ def call_checked(what: str, function: Callable[..., Any], args: tuple[Any, ...])
 def needs_x64(args: tuple[Any, ...]) -> bool:
     """Whether one of the arguments has the digits of float64, or the user has enabled them."""
     arrays = (x for x in jax.tree.leaves(args) if hasattr(x, "dtype") and is_inexact(x))
-    wide = any(epsilon(x.dtype) == epsilon(np.float64) for x in arrays)
-    return wide or bool(jax.config.read("jax_enable_x64"))
+    return any(is_double(x.dtype) for x in arrays) or bool(jax.config.read("jax_enable_x64"))
 
 
 def check_argnums(argnums: Any, count: int) -> Argnums:

@@ -141,9 +141,9 @@ def vjp(
     """The vector-Jacobian product of an operation against autodiff, for a random cotangent v.
 
     With L(args) = Re <op(args), v>, the gradient of L by the operation's own rule beside that of the reference; a leaf
-    `(value)` is added where the values of L differ. An
-    operation without a `jax.custom_vjp` in it and without a reference is judged by differences and the adjoint identity
-    alone: autodiff, also by a `jax.custom_jvp`, is then what is judged.
+    `(value)` is added where the values of L differ. An operation without a `jax.custom_vjp` in it and without a
+    reference is judged by differences and the adjoint identity alone: autodiff, also by a `jax.custom_jvp`, is then
+    what is judged.
 
     Args:
         op: a differentiable function of pytrees of arrays, e.g. a `jax.custom_vjp`.
@@ -207,8 +207,7 @@ def vjp(
     leaves = judge(known, jax.grad(paired, argnums, allow_int=True), request)
     with jax.enable_x64(known.x64):
         # By the rule: its forward pass may be another function than the operation.
-        by_rule = call_checked("the rule", jax.value_and_grad(paired, argnums, allow_int=True), arrays)
-        value = judge_value(known, by_rule[0])
+        value = judge_value(known, call_checked("the rule", lambda *args: jax.vjp(paired, *args)[0], arrays))
     return Verification(_name(op), leaves if value.verdict == "PASS" else (*leaves, value))
 
 

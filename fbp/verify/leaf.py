@@ -21,6 +21,7 @@ from fbp.verify.tolerance import (
     distance,
     epsilon,
     floor_of,
+    is_double,
     norm,
 )
 
@@ -81,7 +82,7 @@ class LeafByAutodiff:
     @cached_property
     def own(self) -> Allowance:
         """What rounding explains in the leaf's own dtype."""
-        if epsilon(self.dtype) == epsilon(np.float64) and self.sharp is not None:
+        if is_double(self.dtype) and self.sharp is not None:
             return self.sharp
         # Where float64 cannot tell, a tenth of a gradient in half precision is no rounding.
         floor = close_of(self.dtype) if self.in_float64 is None else floor_of(self.dtype)
@@ -104,31 +105,33 @@ class LeafByAutodiff:
     @property
     def excused(self) -> float:
         """The norm of a difference that is not called wrong: more than is explained where float64 does not tell."""
-        is_sharp = self.in_float64 is not None or epsilon(self.dtype) == epsilon(np.float64)
+        is_sharp = self.in_float64 is not None or is_double(self.dtype)
         size = norm(self.exact)
         return max(self.explained if is_sharp else self.own.bound(size), self.tolerance * size)
 
     @cached_property
     def is_zero(self) -> bool:
         """Whether the exact leaf is zero up to rounding, so that a relative error says nothing."""
-        own = norm(self.autodiff.own.here[self.path]) if self.dtype not in ("float64", "complex128") else 0.0
-        natural = self.reference.natural(self.path) if self.reference else self.autodiff.total
-        return self.sharp is not None and self.sharp.is_zero(norm(self.exact), natural, own)
+        own = 0.0 if is_double(self.dtype) else norm(self.autodiff.own.here[self.path])
+        return self.sharp is not None and self.sharp.is_zero(norm(self.exact), self._natural, own)
+
+    @property
+    def _natural(self) -> float:
+        return self.reference.natural(self.path) if self.reference else self.autodiff.total
 
     def _zero_level(self, dtype: str) -> float | None:
         """What rounding may give to a zero in a dtype; None where the leaf is no zero."""
         if not self.is_zero:
             return None
-        natural = self.reference.natural(self.path) if self.reference else self.autodiff.total
         own = self.autodiff.own if dtype == self.dtype else self.exact_for_float64
-        return 64 * epsilon(dtype) * natural + 16 * norm(own.here[self.path])
+        return 4 * ALLOWED * epsilon(dtype) * self._natural + ALLOWED * norm(own.here[self.path])
 
     def assess(self) -> tuple[Verdict, str]:
         """What autodiff says, and why."""
         against_autodiff = difference(self.path, self.g, self.autodiff.own.here[self.path]).relative_error
         off = difference(self.path, self.g, self.exact)
         verdict, reason = self.own.assess(off, against_autodiff, self._zero_level(self.dtype))
-        if self.sharp is None or self.in_float64 is None or epsilon(self.dtype) == epsilon(np.float64):
+        if self.sharp is None or self.in_float64 is None or is_double(self.dtype):
             return verdict, reason
         off = difference(self.path, self.in_float64, self.exact_for_float64.here[self.path])
         in_float64, _ = self.sharp.assess(off, off.relative_error, self._zero_level("float64"))

@@ -14,6 +14,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from fbp.errors import FbpError
 from fbp.verify.structure import is_inexact
+from fbp.verify.tolerance import widest
 
 _RULES = ("custom_vjp_call", "custom_vjp_call_jaxpr")
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_vmap_call", *_RULES)
@@ -167,13 +168,6 @@ class Lifted:
         like = [jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in self.avals]
         return _evaluate_function(_InFloat64(self.kept), self.function, self.treedef.unflatten(like), args, self.wide)
 
-    @property
-    def dtypes(self) -> set[Any]:
-        """The floating dtypes of the program."""
-        like = [jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in self.avals]
-        with jax.enable_x64(self.wide):
-            return find_dtypes(trace(self.function, self.treedef.unflatten(like)).jaxpr)
-
 
 def keep_stopped(function: Callable[..., Any]) -> Callable[..., Any]:
     """(at, args) -> function(args), where `stop_gradient` gives what it gives at the arguments `at`.
@@ -320,11 +314,6 @@ def _open(program: Any) -> Jaxpr:
 
 def _consts(program: Any) -> Sequence[Any]:
     return getattr(program, "consts", ())
-
-
-def widest(dtype: Any) -> Any:
-    """float64, or complex128 for a complex dtype."""
-    return np.dtype(np.complex128 if jnp.issubdtype(dtype, jnp.complexfloating) else np.float64)
 
 
 def _widest_if_dtype(value: Any) -> Any:

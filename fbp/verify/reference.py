@@ -108,8 +108,7 @@ class Reference:
     def natural(self, path: str) -> float:
         """The size of a gradient by which the loss changes as a whole, or of the whole gradient if that is larger."""
         # Rounding tells how large the terms are that cancel in the loss.
-        dtype = min((x.dtype for x in self.inputs.values()), key=epsilon)
-        terms = max(abs(self.value), self.noise / epsilon(dtype))
+        terms = max(abs(self.value), self.noise / self.finest)
         return max(
             terms / self.scale(path) if np.isfinite(terms) else 0.0, self.autodiff.total if self.autodiff else 0.0
         )
@@ -130,9 +129,12 @@ class Reference:
 
     def ways_to_lift(self) -> Iterator[tuple[InFloat64, Gradients]]:
         """How a gradient function may be lifted to float64, each with what it is compared with."""
-        if self.float64 is not None and self.float64.lifted_from is not None and self.autodiff is not None:
+        assert self.float64 is not None
+        assert self.autodiff is not None
+        is_lifted = self.float64.lifted_from is not None
+        if is_lifted:
             yield self.float64, self.autodiff.exact
-        if (self.float64 is None or self.float64.lifted_from is None or self.float64.wide != self.x64) and self.lifted:
+        if not (is_lifted and self.float64.wide == self.x64) and self.lifted:
             yield self.lifted
 
     @cached_property
@@ -174,21 +176,30 @@ class Reference:
         return slopes.Slope(value, 0.0, value, value)
 
     @cached_property
+    def finest(self) -> float:
+        """The smallest epsilon of the differentiated leaves."""
+        return min(epsilon(x.dtype) for x in self.inputs.values())
+
+    @cached_property
     def coarsest(self) -> float:
         """The largest epsilon of the dtypes that the loss computes in, and of its arguments."""
         dtypes = {x.dtype for x in jax.tree.leaves(self.args) if is_inexact(x)}
-        if self.is_traced:
-            with jax.enable_x64(self.x64):
-                dtypes |= programs.find_dtypes(programs.trace(self.loss, on_host(self.args)).jaxpr)
+        if self._program is not None:
+            dtypes |= programs.find_dtypes(self._program)
         return max(map(epsilon, dtypes))
 
     @cached_property
     def jumps(self) -> tuple[bool, str]:
         """Why values of the loss may change otherwise than its derivative says; see `find_jumps`."""
+        return (False, "") if self._program is None else programs.find_jumps(self._program)
+
+    @cached_property
+    def _program(self) -> Any:
+        """The loss traced in its own dtypes; None where it cannot be."""
         if not self.is_traced:
-            return False, ""
+            return None
         with jax.enable_x64(self.x64):
-            return programs.find_jumps(programs.trace(self.loss, on_host(self.args)).jaxpr)
+            return programs.trace(self.loss, on_host(self.args)).jaxpr
 
     def _run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         return run(function, args, self.is_traced)
@@ -197,7 +208,7 @@ class Reference:
         def leaf(place: Any, x: Any, zero: Any) -> Any:
             if jax.tree_util.keystr(place) != path:
                 return zero
-            return jnp.asarray(v[..., 0] + v.dtype.type(1) * 1j * v[..., 1] if jnp.iscomplexobj(x) else v)
+            return jnp.asarray(v[..., 0] + 1j * v[..., 1] if jnp.iscomplexobj(x) else v)
 
         zeros = self._zeros
         along = jax.tree.map_with_path(leaf, *(select_arguments(args, self.argnums) for args in (self.args, zeros)))
@@ -214,8 +225,7 @@ class Reference:
         value, exact = self._measure64()
         noise = abs(value - self.value)
         whole = replace(self, autodiff=Autodiff(own, exact), noise=noise)
-        dtype = min((x.dtype for x in self.inputs.values()), key=epsilon)
-        is_other = noise > _OTHER_VALUE * epsilon(dtype) * max(abs(self.value), whole.scale_of_terms)
+        is_other = noise > _OTHER_VALUE * self.finest * max(abs(self.value), whole.scale_of_terms)
         if is_other and self.float64.lifted_from is None and (other := whole.lifted):
             # In float64 it is another function, for a reason that its program does not show.
             return replace(self, float64=other[0])._with_float64(own)

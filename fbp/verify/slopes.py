@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbp.verify.programs import keep_stopped, widest
+from fbp.verify.programs import keep_stopped
 from fbp.verify.structure import is_inexact
-from fbp.verify.tolerance import Verdict, chunks, norm
+from fbp.verify.tolerance import Verdict, chunks, in_float64, norm, widest
 
 STEPS = tuple(10.0**-k for k in range(1, 8))
 """The ladder of steps, in units of the size of the leaf's entries."""
@@ -75,7 +75,7 @@ def evaluate_along(
 
     def loss(h: Any) -> Any:
         shifted = jax.tree.map(partial(_shift, wide, h), args, v)
-        return keep_stopped(function)(widen(args) if wide else args, shifted) if stops else function(*shifted)
+        return keep_stopped(function)(in_float64(args) if wide else args, shifted) if stops else function(*shifted)
 
     return jax.lax.map(loss, steps)
 
@@ -95,11 +95,6 @@ def _shift(wide: bool, h: Any, x: Any, d: Any) -> Any:
     return x.astype(dtype) + jnp.asarray(h, dtype) * d.astype(dtype)
 
 
-def widen(args: Any) -> Any:
-    """Arguments in float64 or complex128."""
-    return jax.tree.map(lambda x: x.astype(widest(x.dtype)) if is_inexact(x) else x, args)
-
-
 @dataclass(frozen=True)
 class Widened:
     """A function of float64 that takes arguments of any dtype: they are then widened where it is compiled."""
@@ -107,7 +102,7 @@ class Widened:
     function: Callable[..., Any]
 
     def __call__(self, *args: Any) -> Any:
-        return self.function(*widen(args))
+        return self.function(*in_float64(args))
 
 
 @dataclass(frozen=True)

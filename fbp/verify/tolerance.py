@@ -50,6 +50,16 @@ def epsilon(dtype: Any) -> float:
     return float(jnp.finfo(dtype).eps)
 
 
+def is_double(dtype: Any) -> bool:
+    """Whether a dtype has the digits of float64."""
+    return epsilon(dtype) <= epsilon(np.float64)
+
+
+def widest(dtype: Any) -> Any:
+    """float64, or complex128 for a complex dtype."""
+    return np.dtype(np.complex128 if jnp.issubdtype(dtype, jnp.complexfloating) else np.float64)
+
+
 def floor_of(dtype: Any) -> float:
     """The relative norm error up to which a gradient of a dtype passes, whatever rounding was measured."""
     return max(ALLOWED * epsilon(dtype), _FLOAT64)
@@ -240,9 +250,8 @@ def _host(x: Any) -> np.ndarray:
 
 
 def in_float64(tree: Any) -> Any:
-    """Numpy arrays with the floating ones in float64, the complex ones in complex128."""
-    wide = lambda x: np.complex128 if jnp.issubdtype(x.dtype, jnp.complexfloating) else np.float64
-    return jax.tree.map(lambda x: x.astype(wide(x)) if is_inexact(x) else x, tree)
+    """Arrays of NumPy or JAX with the floating ones in float64, the complex ones in complex128."""
+    return jax.tree.map(lambda x: x.astype(widest(x.dtype)) if is_inexact(x) else x, tree)
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,8 @@ def find_rounded_constants(closed: ClosedJaxpr) -> set[bytes]:
 
 def draws_anew(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     """Whether two traces of a function differ: it reads numbers that are no arguments and change from call to call."""
-    # Traces are cached by the function.
-    first, second = (trace(lambda *args: function(*args), args) for _ in range(2))
+    # Traces are cached by the function: the second one is of another.
+    first, second = trace(function, args), trace(lambda *args: function(*args), args)
     some, others = ([*_describe_equations(closed)] for closed in (first, second))
     same = len(some) == len(others) and all(
         a == b and _are_close(x, y, 0.0) for (a, x), (b, y) in zip(some, others, strict=True)
