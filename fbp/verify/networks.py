@@ -56,9 +56,10 @@ def compare(
 ) -> Verification:
     """The hand-written gradient of a network, leaf by leaf, against `jax.grad` of the same forward pass.
 
-    A leaf passes where its relative norm error against `jax.grad` in its own dtype or in float64 is within the
-    tolerance of the dtype, or is explained by rounding that is small beside the leaf. Where rounding may move a leaf as
-    far as it is off, and the leaf is not much larger, it is INCONCLUSIVE. `fbp.verify.network` asks more judges.
+    A leaf passes where its relative norm error against `jax.grad` in float64 is within 16 epsilons of its dtype (4 in
+    half precision), or is explained by rounding that is small beside the leaf. It is INCONCLUSIVE where rounding may
+    move a leaf that is not much larger as far as it is off, and up to 32 times what rounding explains.
+    `fbp.verify.network` asks more judges.
 
     Args:
         net: a network.
