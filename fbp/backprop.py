@@ -1,5 +1,7 @@
 """Whole networks: the loss and its gradients, the network as a JAX function, gradient norms at any depth."""
 
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, overload
 
@@ -7,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fbp.chunks import chunk_head
 from fbp.cotangent import Cotangent, log10_norm
-from fbp.errors import FbpError
-from fbp.layers import Dense
+from fbp.errors import FbpError, unknown_name
 from fbp.losses import Loss
-from fbp.tree import map_layers, stack
-from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape, Targets, Visit, Weights
+from fbp.pairs import Outer
+from fbp.tree import map_params, stack
+from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Targets, Visit, Weights
 
 Result = TypeVar("Result", covariant=True)
 
@@ -30,6 +33,10 @@ class BatchFunction(Protocol[Result]):
 
 ValueAndGrad: TypeAlias = BatchFunction[tuple[Float[Array, ""], Params]]
 ProbedValueAndGrad: TypeAlias = BatchFunction[tuple[tuple[Float[Array, ""], Any], Params]]
+
+
+Only: TypeAlias = str | Sequence[str] | Callable[[str], bool] | None
+"""Which parameters: patterns of their names, a function of the name, or None for all."""
 
 
 class NetworkFunction(Protocol):
@@ -63,22 +70,30 @@ def loss_value(
 
 
 @overload
-def value_and_grad(net: Layer, loss: Loss, *, probe: None = None) -> ValueAndGrad: ...
+def value_and_grad(net: Layer, loss: Loss, *, probe: None = None, only: Only = None) -> ValueAndGrad: ...
 @overload
-def value_and_grad(net: Layer, loss: Loss, *, probe: Probe) -> ProbedValueAndGrad: ...
-def value_and_grad(net: Layer, loss: Loss, *, probe: Probe | None = None) -> ValueAndGrad | ProbedValueAndGrad:
+def value_and_grad(net: Layer, loss: Loss, *, probe: Probe, only: Only = None) -> ProbedValueAndGrad: ...
+def value_and_grad(
+    net: Layer, loss: Loss, *, probe: Probe | None = None, only: Only = None
+) -> ValueAndGrad | ProbedValueAndGrad:
     """The hand-written counterpart of `jax.value_and_grad`.
+
+    Where the last layer makes many outputs for each row, as the head of a language model does, it and the loss run in
+    chunks of rows (see `fbp.chunks`), unless there is a probe.
 
     Args:
         net: a network.
         loss: a loss of its last pre-activation.
         probe: a pure function of each layer's `Visit` in the reverse loop.
+        only: the parameters whose gradients are asked for, by patterns of their names such as "blocks.*.D", or a
+            function of the name; None for all. The products of the others vanish from the compiled program.
 
     Returns:
         A pure function (params, X, Y, weights=None, key=None) -> (value, d_params), where d_params has the structure,
-        shapes and dtypes of params. With a probe, ((value, readings), d_params), where readings has the network's
-        structure (see `fbp.tree`). X is (m, n_0), Y what the loss takes, weights (m,), key the randomness of dropout.
-        It raises an FbpError if X, Y or params do not fit.
+        shapes and dtypes of params, with None for gradients that are not asked for. With a probe,
+        ((value, readings), d_params), where readings has the network's structure (see `fbp.tree`). X is (m, ...), Y
+        what the loss takes, weights (m,) or one for each item, key the randomness of dropout. It raises an FbpError if
+        X, Y or params do not fit.
 
     Example:
         >>> net, loss = fbp.mlp((4, 8, 3)), fbp.SoftmaxCrossEntropy()
@@ -93,11 +108,49 @@ def value_and_grad(net: Layer, loss: Loss, *, probe: Probe | None = None) -> Val
     def compute(
         params: Params, X: Activations, Y: Targets, weights: Weights = None, key: Key | None = None
     ) -> tuple[Any, Params]:
-        _, cache, value, dZ = forward_to_loss(net, loss, params, X, Y, weights, key)
+        check_batch(net, X, Y)
+        check_params(net, params, X)
+        chunked = None if probe is not None else chunk_head(net, loss, params, X, Y)
+        if chunked is not None:
+            value, d_params = chunked(params, X, Y, weights, key)
+            return value, select(d_params, only)
+        Z, cache = net.forward(params, X, key)
+        value, dZ = loss.value_and_dZ(Z, Y, weights)
         d_params, _, readings = net.sweep(params, cache, Cotangent(dZ), probe)
+        d_params = select(d_params, only)
         return (value, d_params) if probe is None else ((value, readings), d_params)
 
     return compute
+
+
+def select(tree: Params, only: Only) -> Params:
+    """The tree with None in place of the leaves that are not asked for.
+
+    Args:
+        tree: parameters or gradients.
+        only: patterns of names ("blocks.*.W"), a function of the name, or None for all.
+
+    Raises:
+        FbpError: a pattern fits no name.
+
+    Example:
+        >>> fbp.select({"q": {"W": 1, "b": 2}}, "*.b")
+        {'q': {'W': None, 'b': 2}}
+    """
+    if only is None:
+        return tree
+    names = [name_of(path) for path, _ in jax.tree.leaves_with_path(tree)]
+    patterns = () if callable(only) else (only,) if isinstance(only, str) else tuple(only)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise unknown_name("parameter", pattern, names)
+    wanted = only if callable(only) else lambda name: any(fnmatchcase(name, pattern) for pattern in patterns)
+    return jax.tree.map_with_path(lambda path, leaf: leaf if wanted(name_of(path)) else None, tree)
+
+
+def name_of(path: tuple[Any, ...]) -> str:
+    """The name of a parameter, from its path in the tree: "blocks.q.W"."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def as_function(net: Layer) -> NetworkFunction:
@@ -143,13 +196,15 @@ def as_function(net: Layer) -> NetworkFunction:
 
 
 class GradientNorms(NamedTuple):
-    """log10 of Euclidean norms, one per dense layer in forward order: arrays of shape (L,).
+    """log10 of Euclidean norms, one per layer with a weight matrix, in forward order: arrays of shape (L,).
+
+    These are the layers that declare an `Outer` (`Layer.linear`): dense layers, embeddings, unembeddings.
 
     Attributes:
-        dZ: of the gradient with respect to the dense layer's output Z_l, over the whole batch.
-        dA: of the gradient with respect to its input A_{l-1}.
-        dW: of the gradient with respect to W_l.
-        db: of the gradient with respect to b_l.
+        dZ: of the gradient with respect to the layer's output Z_l, over the whole batch.
+        dA: of the gradient with respect to its input A_{l-1}; minus infinity where that are tokens.
+        dW: of the gradient with respect to W_l (or E).
+        db: of the gradient with respect to b_l; minus infinity where there is no bias.
     """
 
     dZ: Float[Array, " L"]
@@ -198,33 +253,46 @@ def sweep_norms(net: Layer, params: Params, cache: Cache, dZ: Activations) -> Gr
 
 
 def _read_norms(visit: Visit) -> GradientNorms | None:
-    if not isinstance(visit.layer, Dense):
+    weights = weights_of(visit)
+    if not weights:
         return None
-    d = visit.d_params
-    return GradientNorms(*(log10_norm(x, visit.exponent) for x in (visit.dA_out, visit.dA_in, d["W"], d["b"])))
+    none = jnp.zeros((), visit.dA_out.dtype)
+    dA = none if visit.dA_in is None else visit.dA_in
+    dW, db = visit.d_params[weights[0]], visit.d_params.get("b", none)
+    return GradientNorms(*(log10_norm(x, visit.exponent) for x in (visit.dA_out, dA, dW, db)))
+
+
+def weights_of(visit: Visit) -> tuple[str, ...]:
+    """The names of the layer's parameters whose gradients are products of activations: its weight matrices."""
+    pairs = visit.layer.linear(visit.params, visit.cache, visit.dA_out)
+    return tuple(name for name, pair in pairs.items() if isinstance(pair, Outer))
 
 
 def forward_to_loss(
     net: Layer, loss: Loss, params: Params, X: Activations, Y: Targets, weights: Weights, key: Key | None
 ) -> tuple[Activations, Cache, Float[Array, ""], Activations]:
     """Check the arguments, then run the forward pass up to the loss: (Z, cache, value, dZ)."""
-    check_batch(X, Y)
+    check_batch(net, X, Y)
     check_params(net, params, X)
     Z, cache = net.forward(params, X, key)
     return Z, cache, *loss.value_and_dZ(Z, Y, weights)
 
 
-def check_batch(X: Activations, Y: Targets) -> None:
-    """Raise an error unless X is a batch of floats and Y has one target per example.
+def check_batch(net: Layer, X: Activations, Y: Targets) -> None:
+    """Raise an error unless X is a batch that the network takes, and Y has one target per example.
 
     Raises:
-        FbpError: X is not floating point, has no batch axis, or differs from Y in the number of examples.
+        FbpError: X is not floating point where the network takes no integers, has no batch axis, or differs from Y in
+            the number of examples.
     """
-    if not jnp.issubdtype(X.dtype, jnp.floating):
+    arrays = jax.tree.leaves(X)
+    if hasattr(X, "dtype") and not jnp.issubdtype(X.dtype, jnp.floating) and not net.takes_integers:
         raise FbpError(f"X must be floating point, got {X.dtype}; convert it, X.astype('float32')")
-    if X.ndim < 2 or Y.ndim < 1 or X.shape[0] != Y.shape[0] or X.shape[0] == 0:
+    least = 1 if net.takes_integers or len(arrays) > 1 else 2
+    if not all(x.ndim >= least and x.shape[0] == Y.shape[0] > 0 for x in arrays if Y.ndim) or Y.ndim < 1:
+        shapes = " and ".join(str(x.shape) for x in arrays)
         raise FbpError(
-            f"X and Y must have one row per example, and at least one, got X {X.shape} and Y {Y.shape}; "
+            f"X and Y must have one row per example, and at least one, got X {shapes} and Y {Y.shape}; "
             "reshape a single example to (1, n_0)"
         )
 
@@ -236,7 +304,7 @@ def check_params(net: Layer, params: Params, X: Activations) -> None:
         FbpError: a leaf is missing or unexpected, a container has another type, or a shape differs.
     """
     try:
-        expected = _initial_shapes(net, X.shape[1:])
+        expected = _initial_shapes(net, *_shapes_of_examples(X))
     except Exception:
         # The network cannot be initialized for this input; the forward pass says so better.
         return
@@ -254,15 +322,25 @@ def check_params(net: Layer, params: Params, X: Activations) -> None:
         )
     if wanted == received:
         return
-    layers = jax.tree.leaves(map_layers(lambda layer, own: jax.tree.map(lambda _: layer, own), net, expected))
+    layers = jax.tree.leaves(map_params(lambda layer, own: jax.tree.map(lambda _: layer, own), net, expected))
     for (path, shape), layer in zip(wanted.items(), layers, strict=True):
         if received[path] != shape:
             raise FbpError(
                 f"params{path} must have the shape {shape} in {type(layer).__name__} for examples of shape "
-                f"{X.shape[1:]}, got {received[path]}; make params with net.init, or reshape the examples"
+                f"{_describe_examples(X)}, got {received[path]}; make params with net.init, or reshape the examples"
             )
 
 
+def _shapes_of_examples(X: Activations) -> tuple[Any, tuple[tuple[int, ...], ...]]:
+    """The structure of X, and the shapes of one example in it."""
+    leaves, treedef = jax.tree.flatten(X)
+    return treedef, tuple(x.shape[1:] for x in leaves)
+
+
+def _describe_examples(X: Activations) -> str:
+    return ", ".join(str(x.shape[1:]) for x in jax.tree.leaves(X))
+
+
 @lru_cache(maxsize=128)
-def _initial_shapes(net: Layer, shape: Shape) -> Params:
-    return jax.eval_shape(lambda: net.init(jax.random.key(0), shape)[0])
+def _initial_shapes(net: Layer, treedef: Any, shapes: tuple[tuple[int, ...], ...]) -> Params:
+    return jax.eval_shape(lambda: net.init(jax.random.key(0), jax.tree.unflatten(treedef, shapes))[0])

@@ -10,7 +10,7 @@ from fbp.errors import FbpError
 from fbp.layers import Affine, BatchNorm, Dense
 from fbp.layers.axes import example_axes
 from fbp.precision import widen
-from fbp.tree import map_layers, observe_layers, rebuild
+from fbp.tree import map_params, observe_layers, rebuild
 from fbp.typing import Activations, Layer, Params
 
 
@@ -53,7 +53,8 @@ def lsuv(net: Layer, params: Params, X: Activations) -> Params:
         >>> round(float(Z.var()), 3)
         1.0
     """
-    return jax.jit(partial(observe_layers, net, _scale_to_unit_variance))(params, X)
+    scaled = jax.jit(partial(observe_layers, net, _scale_to_unit_variance))(params, X)
+    return map_params(lambda layer, own: own, net, scaled)
 
 
 def with_population_statistics(
@@ -107,7 +108,7 @@ def with_population_statistics(
         shift = beta.astype(scale.dtype) - scale * mean
         return {"scale": scale.astype(gamma.dtype), "shift": shift.astype(gamma.dtype)}
 
-    return frozen, map_layers(fold, net, params, statistics)
+    return frozen, map_params(fold, net, params, statistics)
 
 
 @jax.jit(static_argnums=0)

@@ -1,8 +1,11 @@
 """The cotangent that the reverse loop carries, optionally with a power of two as its scale."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -14,12 +17,16 @@ class Cotangent(NamedTuple):
 
     With `exponent=None` the value is the gradient itself. With an integer exponent, exact powers of two keep the value
     near one, so that its norm is known even at depths where the gradient leaves the range of its dtype.
+
+    Attributes:
+        value: a pytree of the activation's structure, with None in place of integers, which have no cotangent.
+        exponent: one for the whole tree.
     """
 
-    value: Float[Array, "*shape"]
+    value: Any
     exponent: Int[Array, ""] | None = None
 
-    def propagate(self, dA_in: Float[Array, "*shape_in"]) -> "Cotangent":
+    def propagate(self, dA_in: Any) -> "Cotangent":
         """The cotangent one layer further back, given that layer's dA_in for `self.value`."""
         if self.exponent is None:
             return Cotangent(dA_in)
@@ -27,22 +34,49 @@ class Cotangent(NamedTuple):
 
     def normalize(self) -> "Cotangent":
         """The same cotangent with its largest entry in [1/2, 1), the power of two moved into the exponent."""
-        largest = jnp.max(jnp.abs(widen(self.value)), initial=0.0)
+        exponent = jnp.int32(0) if self.exponent is None else self.exponent
+        leaves = [jnp.max(jnp.abs(widen(leaf)), initial=0.0) for leaf in jax.tree.leaves(self.value)]
+        if not leaves:
+            return Cotangent(self.value, exponent)
+        largest = reduce(jnp.maximum, leaves)
         usable = jnp.isfinite(largest) & (largest > 0)
         _, shift = jnp.frexp(jnp.where(usable, largest, jnp.ones_like(largest)))
-        exponent = jnp.int32(0) if self.exponent is None else self.exponent
-        return Cotangent(_times_power_of_two(self.value, -shift), exponent + shift)
+        return Cotangent(_shift(self.value, -shift), exponent + shift)
 
     def __add__(self, other: "Cotangent") -> "Cotangent":  # type: ignore[override]
         """The sum: where a value is used twice, the cotangents of its uses add."""
-        a, b = self.exponent, other.exponent
-        if a is None or b is None:
-            return Cotangent(self.value + other.value)
-        # A zero has no scale: its exponent must not push the other term out of range.
-        a, b = jnp.where(jnp.any(self.value != 0), a, b), jnp.where(jnp.any(other.value != 0), b, a)
-        common = jnp.maximum(a, b)
-        first, second = _times_power_of_two(self.value, a - common), _times_power_of_two(other.value, b - common)
-        return Cotangent(first + second, common).normalize()
+        if self.exponent is None:
+            return Cotangent(jax.tree.map(jnp.add, self.value, other.value))
+        first, second = share_exponent([self, other])
+        return Cotangent(jax.tree.map(jnp.add, first.value, second.value), first.exponent).normalize()
+
+
+def share_exponent(cotangents: Sequence[Cotangent]) -> list[Cotangent]:
+    """The same cotangents with one exponent for all, the largest; None stays None.
+
+    Args:
+        cotangents: at least one; all have an exponent, or none has.
+    """
+    given = [each.exponent for each in cotangents if each.exponent is not None]
+    if len(given) < len(cotangents):
+        return list(cotangents)
+    # A zero has no scale: its exponent must not push the other terms out of range.
+    lowest = jnp.iinfo(jnp.int32).min
+    exponents = [jnp.where(_is_zero(each.value), lowest, own) for each, own in zip(cotangents, given, strict=True)]
+    largest = reduce(jnp.maximum, exponents)
+    common = jnp.where(largest == lowest, 0, largest)
+    return [
+        Cotangent(_shift(each.value, jnp.where(own == lowest, 0, own - common)), common)
+        for each, own in zip(cotangents, exponents, strict=True)
+    ]
+
+
+def _is_zero(tree: Any) -> Array:
+    return reduce(jnp.logical_and, (jnp.all(leaf == 0) for leaf in jax.tree.leaves(tree)), jnp.array(True))
+
+
+def _shift(tree: Any, power: Array) -> Any:
+    return jax.tree.map(lambda x: _times_power_of_two(x, power), tree)
 
 
 def _times_power_of_two(x: Array, power: Array) -> Array:

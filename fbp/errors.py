@@ -6,6 +6,8 @@ from enum import IntEnum
 from numbers import Integral
 from typing import ClassVar
 
+from fbp.paths import Path, format_path
+
 SEEDS = 2**32
 """The number of seeds: those that NumPy and JAX both take."""
 
@@ -27,9 +29,17 @@ class FbpError(ValueError):
 
     The message reads "<subject> must <rule>, got <received>; <remedy>", for example
     "batch_size must be a positive integer, got 2.5; use 32".
+
+    Attributes:
+        path: from the network to the layer where it was found; the message begins with it.
     """
 
     exit_status: ClassVar[Status] = Status.MISUSED
+    path: Path = ()
+
+    def __str__(self) -> str:
+        where = f"{format_path(self.path)}: " if self.path else ""
+        return f"{where}{super().__str__()}"
 
 
 def unknown_name(kind: str, received: str, known: Iterable[str]) -> FbpError:

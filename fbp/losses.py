@@ -1,4 +1,4 @@
-"""Losses: the value and dZ_L, with the output activation fused. The mean over examples is taken here and nowhere else.
+"""Losses: the value and dZ_L, with the output activation fused. The mean over items is taken here and nowhere else.
 
 A loss takes the last pre-activation Z_L (the logits), applies its output activation itself, and is stable for logits
 of any size.
@@ -20,15 +20,18 @@ from fbp.typing import Activations, Targets, Weights
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss over m examples: sum_i c_i loss_i, with c_i from the reduction and the weights of the examples.
+    """A loss over items: sum_i c_i loss_i, with c_i from the reduction and the weights.
 
-    A loss of one's own is a frozen dataclass with two methods: `per_example`, the loss of each example, and
+    An item is an example, or one position of a sequence where each has a target of its own, as in language models:
+    the shape of what `per_example` returns, (m,) or (m, T), says which.
+
+    A loss of one's own is a frozen dataclass with two methods: `per_example`, the loss of each item, and
     `dZ_per_example`, its gradient. Weights, mean and dtypes are handled here. Override `check_targets` where targets
     have another shape than Z, and `output` where the loss has an output activation.
 
     Attributes:
-        reduction: "mean", c_i = w_i / sum w (1/m without weights), or "sum", c_i = w_i. If all weights are zero,
-            the mean is zero.
+        reduction: "mean", c_i = w_i / sum w (without weights 1 / the number of items), or "sum", c_i = w_i. If all
+            weights are zero, the mean is zero.
 
     Example:
         >>> from dataclasses import dataclass
@@ -54,9 +57,9 @@ class Loss:
         """The loss, in at least float32.
 
         Args:
-            Z: the last pre-activations, (m, n_L).
+            Z: the last pre-activations, (m, n_L) or (m, T, n_L).
             Y: targets, as `check_targets` requires.
-            weights: one per example, (m,); 0 leaves an example out, as in a padded last batch.
+            weights: one per example, (m,), or per item, (m, T); 0 leaves one out, as in a padded batch or sequence.
 
         Returns:
             A scalar.
@@ -66,28 +69,31 @@ class Loss:
         """
         self.check_targets(Z, Y)
         losses = self.per_example(widen(Z), Y)
-        return jnp.sum(_weight(self._coefficients(losses, weights), losses))
+        return jnp.sum(_weight(self.coefficients(losses, weights), losses))
 
     def value_and_dZ(self, Z: Activations, Y: Targets, weights: Weights = None) -> tuple[Float[Array, ""], Activations]:
         """The loss and its gradient dZ_L with respect to Z, in the shape and dtype of Z."""
         self.check_targets(Z, Y)
+        losses = jax.eval_shape(self.per_example, jax.eval_shape(widen, Z), Y)
+        return self.combine(Z, Y, self.coefficients(losses, weights))
+
+    def combine(self, Z: Activations, Y: Targets, c: Float[Array, "m ..."]) -> tuple[Float[Array, ""], Activations]:
+        """(sum_i c_i loss_i, dZ), for given coefficients of the items."""
         wide = widen(Z)
-        losses = self.per_example(wide, Y)
-        c = self._coefficients(losses, weights)
         dZ = _weight(jnp.expand_dims(c, range(c.ndim, Z.ndim)), self.dZ_per_example(wide, Y))
-        return jnp.sum(_weight(c, losses)), dZ.astype(Z.dtype)
+        return jnp.sum(_weight(c, self.per_example(wide, Y))), dZ.astype(Z.dtype)
 
     def per_example(self, Z: Activations, Y: Targets) -> Float[Array, " m"]:
-        """The loss of each example, before weights and mean.
+        """The loss of each item, before weights and mean.
 
         Args:
-            Z: the last pre-activations, (m, n_L), in at least float32.
+            Z: the last pre-activations, (m, n_L) or (m, T, n_L), in at least float32.
             Y: targets.
         """
         raise NotImplementedError
 
     def dZ_per_example(self, Z: Activations, Y: Targets) -> Activations:
-        """The gradient of each example's own loss with respect to its row of Z, before weights and mean: (m, n_L)."""
+        """The gradient of each item's own loss with respect to its row of Z, before weights and mean: like Z."""
         raise NotImplementedError
 
     def check_targets(self, Z: Activations, Y: Targets) -> None:
@@ -106,12 +112,20 @@ class Loss:
         """A_L, the prediction of the network: the output activation of the loss, by default the identity."""
         return Z
 
-    def _coefficients(self, losses: Array, weights: Array | None) -> Float[Array, " m"]:
+    def coefficients(self, losses: Array | jax.ShapeDtypeStruct, weights: Weights) -> Float[Array, "m ..."]:
+        """c_i: the weights of the items and the reduction.
+
+        Args:
+            losses: what `per_example` returns, or its shape and dtype.
+            weights: one per example or item.
+        """
         if weights is None:
             return jnp.full(losses.shape, 1 / losses.size if self.reduction == "mean" else 1.0, losses.dtype)
-        if weights.shape != losses.shape:
-            raise FbpError(f"weights must have the shape {losses.shape}, got {weights.shape}; give one per example")
-        weights = weights.astype(losses.dtype)
+        if weights.shape not in (losses.shape, losses.shape[:1]):
+            shapes = " or ".join(map(str, dict.fromkeys((losses.shape[:1], losses.shape))))
+            raise FbpError(f"weights must have the shape {shapes}, got {weights.shape}; give one per example or item")
+        of_items = jnp.expand_dims(weights, tuple(range(weights.ndim, losses.ndim)))
+        weights = jnp.broadcast_to(of_items, losses.shape).astype(losses.dtype)
         if self.reduction == "sum":
             return weights
         total = jnp.sum(weights)
@@ -122,7 +136,11 @@ class Loss:
 class SoftmaxCrossEntropy(Loss):
     """-sum_k Y_k log softmax(Z)_k, for integer labels (m,) or one-hot or soft labels (m, n_L).
 
-    dZ = sum_k(Y_k) softmax(Z) - Y per example. An integer label outside 0..n_L-1 makes the value NaN. Bridle (1990).
+    dZ = sum_k(Y_k) softmax(Z) - Y per item. An integer label outside 0..n_L-1 makes the value NaN. Bridle (1990).
+    For Z of shape (m, T, n_L) each position is an item, with labels (m, T).
+
+    Attributes:
+        label_smoothing: s in [0, 1]: Y becomes (1 - s) Y + s sum_k(Y_k) / n_L. Szegedy et al. (2016).
 
     Example:
         >>> loss = fbp.SoftmaxCrossEntropy()
@@ -132,6 +150,13 @@ class SoftmaxCrossEntropy(Loss):
         >>> dZ[0].tolist()  # (1/4 - Y) / m
         [-0.375, 0.125, 0.125, 0.125]
     """
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.label_smoothing <= 1:
+            raise FbpError(f"label_smoothing must be in [0, 1], got {self.label_smoothing}; 0.1 is usual")
 
     def output(self, Z: Activations) -> Activations:
         """softmax(Z)."""
@@ -154,12 +179,20 @@ class SoftmaxCrossEntropy(Loss):
             terms = jnp.take_along_axis(log_p, labels[..., None], axis=-1, mode="fill")
         else:
             terms = _weight(Y.astype(Z.dtype), log_p)
-        return -_sum_units(terms)
+        losses = -jnp.sum(terms, axis=-1)
+        if not self.label_smoothing:
+            return losses
+        total = jnp.ones_like(losses) if Y.ndim < Z.ndim else jnp.sum(Y.astype(Z.dtype), axis=-1)
+        uniform = -total * jnp.mean(log_p, axis=-1)
+        return (1 - self.label_smoothing) * losses + self.label_smoothing * uniform
 
     def dZ_per_example(self, Z: Activations, Y: Targets) -> Activations:
         """sum_k(Y_k) softmax(Z) - Y."""
         Y = jax.nn.one_hot(Y, Z.shape[-1], dtype=Z.dtype) if Y.ndim < Z.ndim else Y.astype(Z.dtype)
-        return jnp.sum(Y, axis=-1, keepdims=True) * jax.nn.softmax(Z, axis=-1) - Y
+        total = jnp.sum(Y, axis=-1, keepdims=True)
+        if self.label_smoothing:
+            Y = (1 - self.label_smoothing) * Y + self.label_smoothing / Z.shape[-1] * total
+        return total * jax.nn.softmax(Z, axis=-1) - Y
 
 
 @dataclass(frozen=True)

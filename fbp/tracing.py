@@ -8,25 +8,27 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from fbp.backprop import check_params, forward_to_loss
+from fbp.backprop import check_params, forward_to_loss, weights_of
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError, unknown_name
-from fbp.layers import Dense
 from fbp.losses import Loss
-from fbp.tree import instrument, unstack
-from fbp.typing import Activations, Cache, Key, Layer, Params, Targets, Visit, Weights
+from fbp.tree import instrument, name_layers, unstack
+from fbp.typing import Activations, Cache, Key, Layer, Params, Targets, Visit, Weights, Wrapper
 
 
 class LayerTrace(NamedTuple):
     """What one layer received and returned, forward and backward.
 
     Attributes:
+        name: its path in the network, "blocks[3].q".
         layer: the layer.
         A_in, A_out: its input and output, (m, ...).
         dA_in, dA_out: the gradient of the loss with respect to them.
         params, d_params: its parameters and their gradient.
+        weights: the names of the parameters whose gradients are products of activations (`Layer.linear`).
     """
 
+    name: str
     layer: Layer
     A_in: np.ndarray
     A_out: np.ndarray
@@ -34,6 +36,12 @@ class LayerTrace(NamedTuple):
     dA_out: np.ndarray
     params: Any
     d_params: Any
+    weights: tuple[str, ...]
+
+    @property
+    def weight(self) -> str:
+        """The name of its weight matrix."""
+        return self.weights[0]
 
 
 @partial(
@@ -45,9 +53,11 @@ class LayerTrace(NamedTuple):
 class Trace:
     """Every quantity of one forward and backward pass.
 
-    `A`, `Z`, `dA`, `dZ`, `W`, `b`, `dW` and `db` are dictionaries keyed by l, the number of the dense layer: Z[l] is
-    its output, A[l - 1] its input, so A[0] is X; dA[l - 1] and dZ[l] are the gradients with respect to them.
-    `trace["dW_2"]` is the same as `trace.dW[2]`. The last activation is in `output`; its gradient is fused into dZ[L].
+    `A`, `Z`, `dA`, `dZ`, `W`, `b`, `dW` and `db` are dictionaries keyed by l, the number of the layer among those with
+    a weight matrix (dense layers, embeddings): Z[l] is its output, A[l - 1] its input, so that in a sequence A[0] is X;
+    dA[l - 1] and dZ[l] are the gradients with respect to them. `trace["dW_2"]` is the same as `trace.dW[2]`, and
+    `trace["blocks[3].q"]` all that the layer of that name received and returned. The last activation is in `output`;
+    its gradient is fused into dZ[L].
 
     Attributes:
         value: the loss.
@@ -66,12 +76,15 @@ class Trace:
     @cached_property
     def layers(self) -> tuple[LayerTrace, ...]:
         """All layers in forward order, the copies of `Repeat` one by one, as numpy arrays."""
-        readings = unstack(self.net, jax.device_get(self.readings))
-        return tuple(LayerTrace(layer, **reading) for layer, reading in readings)
+        readings = zip(name_layers(self.net), unstack(self.net, jax.device_get(self.readings)), strict=True)
+        return tuple(
+            LayerTrace(name, layer, **reading | {"weights": tuple(reading["weights"])})
+            for name, (layer, reading) in readings
+        )
 
     @cached_property
     def _dense(self) -> dict[int, LayerTrace]:
-        return dict(enumerate((each for each in self.layers if isinstance(each.layer, Dense)), start=1))
+        return dict(enumerate((each for each in self.layers if each.weights), start=1))
 
     @property
     def A(self) -> dict[int, np.ndarray]:
@@ -96,32 +109,35 @@ class Trace:
     @property
     def W(self) -> dict[int, np.ndarray]:
         """W[l], l = 1..L."""
-        return {l: each.params["W"] for l, each in self._dense.items()}
+        return {l: each.params[each.weight] for l, each in self._dense.items()}
 
     @property
     def b(self) -> dict[int, np.ndarray]:
-        """b[l], l = 1..L."""
-        return {l: each.params["b"] for l, each in self._dense.items()}
+        """b[l], l = 1..L, for layers with a bias."""
+        return {l: each.params["b"] for l, each in self._dense.items() if "b" in each.params}
 
     @property
     def dW(self) -> dict[int, np.ndarray]:
         """dW[l], l = 1..L: A[l-1]^T dZ[l]."""
-        return {l: each.d_params["W"] for l, each in self._dense.items()}
+        return {l: each.d_params[each.weight] for l, each in self._dense.items()}
 
     @property
     def db(self) -> dict[int, np.ndarray]:
-        """db[l], l = 1..L: the sum of dZ[l] over examples."""
-        return {l: each.d_params["b"] for l, each in self._dense.items()}
+        """db[l], l = 1..L: the sum of dZ[l] over examples, for layers with a bias."""
+        return {l: each.d_params["b"] for l, each in self._dense.items() if "b" in each.params}
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        """The quantity with a name such as "dZ_3".
+    def __getitem__(self, name: str) -> Any:
+        """The quantity with a name such as "dZ_3", or the layer with a name such as "blocks[3].q".
 
         Raises:
-            FbpError: there is no such quantity.
+            FbpError: there is no such quantity or layer.
         """
+        named = {each.name: each for each in self.layers}
+        if name in named:
+            return named[name]
         symbol, _, index = name.partition("_")
         if symbol not in _SYMBOLS:
-            raise unknown_name("quantity of a trace", name, [f"{s}_1" for s in _SYMBOLS])
+            raise unknown_name("quantity of a trace", name, [*(f"{s}_1" for s in _SYMBOLS), *filter(None, named)])
         arrays = getattr(self, symbol)
         if not index.isdigit() or int(index) not in arrays:
             indices = f"in {min(arrays)}..{max(arrays)}" if arrays else "of a dense layer, and this network has none"
@@ -133,23 +149,20 @@ _SYMBOLS = ("A", "Z", "dA", "dZ", "W", "b", "dW", "db")
 
 
 @dataclass(frozen=True)
-class _Recorded(Layer):
+class _Recorded(Wrapper):
     """A layer with its input and its output beside its cache."""
-
-    layer: Layer
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         A_out, cache = self.layer.forward(params, A, key)
         return A_out, (cache, A, A_out)
 
-    def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
-        return self.layer.backward(params, cache[0], dA_out)
-
 
 def _read_everything(visit: Visit) -> dict[str, Any]:
     _, A_in, A_out = visit.cache
     gradients = {name: getattr(visit, name) for name in ("dA_in", "dA_out", "params", "d_params")}
-    return {"A_in": A_in, "A_out": A_out, **gradients}
+    # The names are part of the structure, which needs no array.
+    weights = dict.fromkeys(weights_of(visit), ())
+    return {"A_in": A_in, "A_out": A_out, "weights": weights, **gradients}
 
 
 def trace(

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from fbp.combinators import Combinator, Repeat, Serial
-from fbp.typing import Activations, Cache, Key, Layer, Params
+from fbp.paths import Path, format_path
+from fbp.typing import Activations, Cache, Key, Layer, Params, Wrapper
 
 ROLL_FROM = 2
 """The number of equal blocks from which `roll_blocks` makes a loop."""
@@ -56,8 +57,7 @@ def instrument(net: Layer, wrap_layer: Callable[[Layer], Layer]) -> Layer:
 
 
 @dataclass(frozen=True)
-class _Observed(Layer):
-    layer: Layer
+class _Observed(Wrapper):
     observe: Callable[[Layer, Params, Activations], tuple[Activations, Any]]
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
@@ -78,7 +78,27 @@ def observe_layers(
     Returns:
         The observations, as a tree of the network's structure.
     """
-    return instrument(net, lambda layer: _Observed(layer, observe)).forward(params, A)[1]
+    return run_instrumented(instrument(net, lambda layer: _Observed(layer, observe)), params, A)[1]
+
+
+def run_instrumented(net: Layer, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Any]:
+    """The output, and the caches of the simple layers as a tree of the network's structure.
+
+    Args:
+        net: what `instrument` returned.
+        params: its parameters.
+        A: its input, (m, ...).
+        key: randomness for dropout.
+    """
+    out, cache = net.forward(params, A, key)
+    return out, _collect(net, params, cache)
+
+
+def _collect(net: Layer, params: Params, cache: Cache) -> Any:
+    if not isinstance(net, Combinator):
+        return cache
+    parts = zip(net.children, net.split(params), net.split_cache(params, cache), strict=True)
+    return net.join([_collect(child, *own) for child, *own in parts])
 
 
 def map_layers(function: Callable[..., Any], net: Layer, *trees: Any) -> Any:
@@ -98,6 +118,48 @@ def map_layers(function: Callable[..., Any], net: Layer, *trees: Any) -> Any:
         return function(net, *trees)
     parts = zip(net.children, *map(net.split, trees), strict=True)
     return net.join([map_layers(function, child, *subtrees) for child, *subtrees in parts])
+
+
+def map_params(function: Callable[..., Any], net: Layer, *trees: Any) -> Params:
+    """`map_layers` for a function that returns parameters: those that two lines share are given once, by their owner.
+
+    Args:
+        function: called with each layer that is not a combinator and its part of each tree.
+        net: a network.
+        trees: trees of the network's structure, e.g. parameters.
+
+    Returns:
+        A tree of the structure of the network's parameters.
+    """
+    if not isinstance(net, Combinator):
+        return function(net, *trees)
+    parts = zip(net.children, *map(net.split, trees), strict=True)
+    return net.own(net.join([map_params(function, child, *subtrees) for child, *subtrees in parts]))
+
+
+def name_layers(net: Layer) -> list[str]:
+    """The paths of the simple layers, in the order of `list_layers`: "blocks[3].q".
+
+    Args:
+        net: a network.
+
+    Example:
+        >>> block = fbp.Network(up=fbp.Dense(8), down=fbp.Dense(4))
+        >>> fbp.tree.name_layers(fbp.Network(first=fbp.Dense(4), blocks=fbp.Repeat(block, 2)))
+        ['first', 'blocks[0].up', 'blocks[0].down', 'blocks[1].up', 'blocks[1].down']
+    """
+    return [format_path(path) for path in _paths(net)]
+
+
+def _paths(net: Layer) -> Iterator[Path]:
+    if not isinstance(net, Combinator):
+        yield ()
+        return
+    for copy in range(1 if net.copies is None else net.copies):
+        for child, step in zip(net.children, net.steps, strict=True):
+            own = () if step is None else (copy if step is ... else step,)
+            for path in _paths(child):
+                yield (*own, *path)
 
 
 def unstack(net: Layer, tree: Any) -> Iterator[tuple[Layer, Any]]:
@@ -180,7 +242,7 @@ class _Part(NamedTuple):
 
 
 def _roll(net: Layer, params: Params, inputs: Any, axis: int) -> tuple[Layer, Params]:
-    if not isinstance(net, Combinator) or net.copies is not None:
+    if not isinstance(net, Combinator) or net.copies is not None or net.shares_params:
         return net, params
     parts = []
     for child, child_params, child_input in zip(net.children, net.split(params), net.split(inputs), strict=True):

@@ -9,26 +9,31 @@ Rows are examples: m examples, L layers, n_l units in layer l.
     dV                           shape of V        gradient of the loss with respect to V
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, UInt32
 
 from fbp.cotangent import Cotangent
+from fbp.errors import FbpError
+from fbp.pairs import Pairs
+from fbp.paths import Path
 
-Activations: TypeAlias = Float[Array, "..."]
+Activations: TypeAlias = Any
+"""An array (m, ...), rows are examples; or a tuple or dictionary of them for layers that take or give several."""
 Targets: TypeAlias = Num[Array, "..."]
-"""What a loss compares the output with: labels (m,), or an array (m, n_L)."""
-Weights: TypeAlias = Float[Array, " m"] | None
-"""The weights of the examples in the loss; None for equal weights."""
+"""What a loss compares the output with: labels (m,) or (m, T), or an array (m, n_L)."""
+Weights: TypeAlias = Float[Array, " m"] | Float[Array, "m T"] | None
+"""The weights of the examples, or of their items, in the loss; None for equal weights."""
 Params: TypeAlias = Any
-"""A pytree of arrays: `{"W": ..., "b": ...}` for a dense layer, a tuple of these for `Serial`."""
+"""A pytree of arrays: `{"W": ..., "b": ...}` for a dense layer, a tuple of these for `Serial`, a dictionary of them for
+`Network`."""
 Cache: TypeAlias = Any
 """A pytree: what `backward` needs from `forward`."""
 Sweep: TypeAlias = tuple[Params, Cotangent, Any]
 """What a reverse sweep returns: (d_params, dA_in, readings of the probe)."""
-Shape: TypeAlias = tuple[int, ...]
-"""The shape of one example, without the batch axis."""
+Shape: TypeAlias = Any
+"""The shape of one example, without the batch axis, e.g. (784,); a tuple or dictionary of shapes for several arrays."""
 Key: TypeAlias = PRNGKeyArray | UInt32[Array, "2"]
 
 
@@ -103,9 +108,59 @@ class Layer:
             reading = probe(Visit(self, params, cache, dA_out.value, d_params, dA_in, dA_out.exponent))
         return d_params, dA_out.propagate(dA_in), reading
 
+    def linear(self, params: Params, cache: Cache, dA_out: Activations) -> Pairs:
+        """The gradient of each parameter before its sum over examples; the sums are what `backward` returns.
+
+        It is declared so that others can ask for more than the gradient: norms of each example's own gradient,
+        clipping, curvature.
+
+        Args:
+            params: the parameters given to `forward`.
+            cache: the cache that `forward` returned.
+            dA_out: the gradient of the loss with respect to the output.
+
+        Returns:
+            For each parameter by its name an `Outer` (dW = A^T dZ is the sum of outer products) or an `Each` (a
+            gradient of every example); empty where a layer does not say, or has no parameters.
+        """
+        return {}
+
+    def of(self, *lines: str, **inputs: str) -> "Line":
+        """Say which lines of a `Network` this layer reads.
+
+        Args:
+            lines: the name of one line, whose output it takes; or several, of which it takes a tuple.
+            inputs: for a layer that takes a dictionary: its entries, and the lines that they come from.
+
+        Returns:
+            A line to give to `Network`.
+        """
+        return Line(self).of(*lines, **inputs)
+
+    def sharing(self, line: str) -> "Line":
+        """Say whose parameters this layer uses in a `Network`, in place of its own: the gradients of both uses add.
+
+        Args:
+            line: the name of the line that owns them.
+
+        Returns:
+            A line to give to `Network`.
+        """
+        return Line(self).sharing(line)
+
     @property
     def mixes_examples(self) -> bool:
         """Whether one example's output depends on the others of its batch."""
+        return False
+
+    @property
+    def takes_integers(self) -> bool:
+        """Whether its input are integers, such as tokens."""
+        return False
+
+    @property
+    def acts_on_rows(self) -> bool:
+        """Whether each row (all axes but the last) is treated by itself and alike, so that rows may come in chunks."""
         return False
 
     @property
@@ -127,10 +182,84 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Wrapper(Layer):
+    """A layer around another one that keeps something beside its cache: a subclass gives `forward`, with (cache, more).
+
+    Attributes:
+        layer: the layer inside.
+    """
+
+    layer: Layer
+
+    def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
+        """That of the layer inside."""
+        return self.layer.init(key, shape)
+
+    def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
+        """That of the layer inside."""
+        return self.layer.backward(params, cache[0], dA_out)
+
+    def linear(self, params: Params, cache: Cache, dA_out: Activations) -> Pairs:
+        """That of the layer inside."""
+        return self.layer.linear(params, cache[0], dA_out)
+
+    @property
+    def takes_integers(self) -> bool:
+        """Whether the layer inside does."""
+        return self.layer.takes_integers
+
+    @property
+    def mixes_examples(self) -> bool:
+        """Whether the layer inside does."""
+        return self.layer.mixes_examples
+
+
+@dataclass(frozen=True)
+class Line:
+    """A layer with its place in a `Network`: what it reads, and whose parameters it uses.
+
+    Attributes:
+        layer: the layer.
+        reads: the names of the lines whose outputs it takes; empty for the line before.
+        entries: if it takes a dictionary, the entries that these lines fill; otherwise empty.
+        owner: the line whose parameters it uses; None for its own.
+    """
+
+    layer: Layer
+    reads: tuple[str, ...] = ()
+    entries: tuple[str, ...] = ()
+    owner: str | None = None
+
+    def of(self, *lines: str, **inputs: str) -> "Line":
+        """The same line, reading these lines; see `Layer.of`."""
+        if bool(lines) == bool(inputs):
+            raise FbpError(
+                f"`of` must name lines, or say for each input its line, got {lines or 'nothing'} and "
+                f"{inputs or 'nothing'}; write .of('norm') or .of(x='norm', mask='mask')"
+            )
+        return replace(self, reads=lines or tuple(inputs.values()), entries=tuple(inputs))
+
+    def sharing(self, line: str) -> "Line":
+        """The same line, using the parameters of another; see `Layer.sharing`."""
+        return replace(self, owner=line)
+
+
+@dataclass(frozen=True)
 class Visit:
     """What a probe sees when the reverse loop passes a layer.
 
     If `exponent` is not None, dA_out, d_params and dA_in are in units of 2**exponent.
+
+    Attributes:
+        layer: the layer.
+        params: its parameters.
+        cache: what its forward pass kept.
+        dA_out: the gradient of the loss with respect to its output.
+        d_params: with respect to its parameters.
+        dA_in: with respect to its input.
+        exponent: the power of two that scales the three, or None.
+        path: where the layer stands in the network; in a loop, which has one visit for all copies, with `...` for their
+            number.
     """
 
     layer: Layer
@@ -140,6 +269,7 @@ class Visit:
     d_params: Params
     dA_in: Activations
     exponent: Int[Array, ""] | None
+    path: Path = ()
 
 
 class Probe(Protocol):

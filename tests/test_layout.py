@@ -20,17 +20,19 @@ MODULES = {
 }
 
 ORDER = (
+    {"paths"},
     {"errors"},
     {"interrupts", "streams", "memory"},
     {"registry", "precision", "partition", "data", "terminal", "script", "cost", "serialize"},
     {"report"},
-    {"cotangent"},
+    {"cotangent", "pairs"},
     {"typing"},
     {"activations", "initializers"},
     {"losses", "theory"},
     {"layers"},
     {"combinators"},
     {"tree", "networks"},
+    {"chunks"},
     {"backprop", "calibration", "leaf_norms"},
     {"tracing", "config"},
     {"verify", "flow", "training"},

@@ -5,6 +5,7 @@ A tree that belongs to a network (parameters, caches, gradients, readings) has t
 """
 
 from fbp.combinators.base import Combinator as Combinator
+from fbp.combinators.network import Network as Network
 from fbp.combinators.repeat import Repeat as Repeat
 from fbp.combinators.serial import Serial as Serial
 from fbp.combinators.wrappers import Checkpoint as Checkpoint

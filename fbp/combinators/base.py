@@ -1,12 +1,31 @@
 """What every combinator has to say: a combinator is a layer made of layers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError
+from fbp.paths import Step
 from fbp.typing import Activations, Cache, Layer, Params, Probe, Shape, Sweep
+
+
+@contextmanager
+def naming(step: Step) -> Iterator[None]:
+    """Let a mistake that is found in a child say where: each combinator puts its own step in front."""
+    try:
+        yield
+    except FbpError as error:
+        error.path = (step, *error.path)
+        raise
+
+
+def named(probe: Probe | None, step: Step) -> Probe | None:
+    """The probe for a child, whose visits then say where they are: each combinator puts its own step in front."""
+    if probe is None:
+        return None
+    return lambda visit: probe(replace(visit, path=(step, *visit.path)))
 
 
 def check_layer(combinator: str, received: object) -> None:
@@ -95,6 +114,11 @@ class Combinator(Layer):
         return replace(self, **dict(zip(self._child_names, children, strict=True)))
 
     @property
+    def steps(self) -> tuple[Step | None, ...]:
+        """The step of each child in the path of what is below it; None for an only child, which adds no step."""
+        return tuple(range(len(self.children))) if len(self.children) > 1 else (None,) * len(self.children)
+
+    @property
     def _child_names(self) -> list[str]:
         return [field.name for field in fields(self) if isinstance(getattr(self, field.name), Layer)]
 
@@ -115,6 +139,19 @@ class Combinator(Layer):
         d_params, dA_in, _ = self.sweep(params, cache, Cotangent(dA_out))
         return d_params, dA_in.value
 
+    def split_cache(self, params: Params, cache: Cache) -> tuple[Cache, ...]:
+        """Split the cache of `forward` into the whole cache of each child; override it where arrays are kept once."""
+        return self.split(cache)
+
+    @property
+    def shares_params(self) -> bool:
+        """Whether a child uses the parameters of another."""
+        return False
+
+    def own(self, tree: Any) -> Any:
+        """A tree of parameters without those of children that use another child's; by default the tree itself."""
+        return tree
+
     @property
     def copies(self) -> int | None:
         """The length of the leading axis of its trees, if it holds that many copies of its child; otherwise None."""
@@ -126,10 +163,35 @@ class Combinator(Layer):
         return any(child.mixes_examples for child in self.children)
 
     @property
+    def takes_integers(self) -> bool:
+        """Whether the child that reads the input does."""
+        return bool(self.children) and self.children[0].takes_integers
+
+    @property
     def homogeneous(self) -> bool:
         """True for a chain of homogeneous layers."""
         return self.is_chain and all(child.homogeneous for child in self.children)
 
+    def detach_last(self) -> "Detached | None":
+        """The network as its last layer behind the rest, if it has that form; by default it has not."""
+        return None
+
     def without_checkpoint(self) -> Layer:
         """The same function with every cache kept, so that the caches have the network's structure."""
         return self
+
+
+class Detached(NamedTuple):
+    """A network as its last layer behind the rest.
+
+    Attributes:
+        rest: everything before the last layer.
+        last: the last layer.
+        divide: parameters of the network -> (those of the rest, those of the last layer).
+        unite: (d_rest, d_last) -> the gradient of the network's parameters.
+    """
+
+    rest: Layer
+    last: Layer
+    divide: Callable[[Params], tuple[Params, Params]]
+    unite: Callable[[Params, Params], Params]

@@ -1,16 +1,18 @@
 """Many copies of one block as a compiled loop, forward and backward, optionally checkpointed in segments."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from types import EllipsisType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from fbp.combinators.base import Combinator, check_keeps_shape, check_layer
+from fbp.combinators.base import Combinator, check_keeps_shape, check_layer, named, naming
 from fbp.combinators.wrappers import Checkpoint
-from fbp.cotangent import Cotangent
-from fbp.errors import check_count
+from fbp.cotangent import Cotangent, share_exponent
+from fbp.errors import FbpError, check_count
 from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape, Sweep
 
 
@@ -36,11 +38,16 @@ class Repeat(Combinator):
     Parameters, gradients and readings have a leading axis of length `depth`. Compile time does not grow with depth.
     Order a block (activation, dense): it then caches one array per layer.
 
+    A block may take a dictionary of which some entries are passed to every copy as they are, such as a mask or the
+    output of an encoder; their cotangents add. The other entry goes through, or the other entries as a dictionary.
+
     Attributes:
-        block: a layer that keeps the shape.
+        block: a layer that keeps the shape of what goes through.
         depth: the number of copies.
         checkpoint: recompute the caches in segments of this many blocks: memory for depth/checkpoint inputs and one
             segment, at the price of one more forward pass; about sqrt(depth) is best. None keeps every cache.
+        through: for a block that takes a dictionary, the entry that goes through, which the block gives back; or
+            several such entries, which it gives back as a dictionary. The others reach every copy unchanged.
 
     Raises:
         FbpError: the block is not a layer, or a number is not a positive integer.
@@ -56,6 +63,7 @@ class Repeat(Combinator):
     block: Layer
     depth: int
     checkpoint: int | None = None
+    through: str | tuple[str, ...] | None = None
     is_chain = True
 
     def __post_init__(self) -> None:
@@ -73,43 +81,108 @@ class Repeat(Combinator):
         """The same loop, not split into segments."""
         return replace(self, checkpoint=None)
 
+    @property
+    def steps(self) -> tuple[EllipsisType]:
+        """Every copy."""
+        return (...,)
+
+    @property
+    def acts_on_rows(self) -> bool:
+        """True if the block does."""
+        return self.block.acts_on_rows
+
     def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
         """The block's parameters with a leading axis of length `depth`, each copy drawn independently."""
         out_shapes = []
 
         def init_one(block_key: Key) -> Params:
-            params, out_shape = self.block.init(block_key, shape)
+            with naming(...):
+                params, out_shape = self.block.init(block_key, shape)
             out_shapes.append(out_shape)
             return params
 
+        through, _ = self._divide(shape)
         params = jax.vmap(init_one)(jax.random.split(key, self.depth))
-        check_keeps_shape("the block of Repeat", shape, out_shapes[0])
-        return params, shape
+        check_keeps_shape("the block of Repeat", through, out_shapes[0])
+        return params, through
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         """Run `depth` blocks; caches each block's cache, stacked (or, with `checkpoint`, each segment's input)."""
         keys = None if key is None else jax.random.split(key, self.depth)
+        through, fixed = self._divide(A)
         if self.checkpoint is not None:
-            A, caches = self._forward_segments((params, keys), A)
-            return A, (caches, keys)
+            through, caches = self._forward_segments((params, keys), through, fixed)
+            return through, self._with_fixed((caches, keys), fixed)
 
-        def step(A: Activations, block: tuple[Params, Key | None]) -> tuple[Activations, Cache]:
-            return self.block.forward(block[0], A, block[1])
+        def step(through: Activations, block: tuple[Params, Key | None]) -> tuple[Activations, Cache]:
+            with naming(...):
+                out, cache = self.block.forward(block[0], self._combine(through, fixed), block[1])
+            return out, _Once.pack(cache, fixed)
 
-        return jax.lax.scan(step, A, (params, keys), length=self.depth)
+        through, caches = jax.lax.scan(step, through, (params, keys), length=self.depth)
+        return through, self._with_fixed(caches, fixed)
 
     def sweep(self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None) -> Sweep:
         """The reverse loop, compiled; what the probe returns is stacked."""
+        caches, fixed = self._without_fixed(cache)
         if self.checkpoint is not None:
-            caches, keys = cache
-            return self._sweep_segments((params, keys), caches, dA_out, probe)
+            caches, keys = caches
+            return self._sweep_segments((params, keys), (caches, fixed), dA_out, probe)
 
-        def step(dA: Cotangent, block: tuple[Params, Cache]) -> tuple[Cotangent, tuple[Params, Any]]:
-            d_params, dA_in, reading = self.block.sweep(*block, dA, probe)
-            return dA_in, (d_params, reading)
+        def step(carry: _Reverse, block: tuple[Params, Cache]) -> tuple[_Reverse, tuple[Params, Any]]:
+            block_params, cache = block
+            with naming(...):
+                d_params, dA_in, reading = self.block.sweep(
+                    block_params, _Once.unpack(cache, fixed), carry.dA, named(probe, ...)
+                )
+            return self._pass_on(carry, dA_in), (d_params, reading)
 
-        dA_in, (d_params, readings) = jax.lax.scan(step, dA_out, (params, cache), length=self.depth, reverse=True)
-        return d_params, dA_in, readings
+        start = _Reverse(dA_out, _no_cotangent(fixed, dA_out.exponent))
+        end, (d_params, readings) = jax.lax.scan(step, start, (params, caches), length=self.depth, reverse=True)
+        return d_params, self._gather(end), readings
+
+    def split_cache(self, params: Params, cache: Cache) -> tuple[Cache]:
+        """The block's cache with a leading axis of copies."""
+        caches, fixed = self._without_fixed(cache)
+        every_copy = jax.tree.map(lambda x: jnp.broadcast_to(x, (self.depth, *x.shape)), fixed)
+        return (_Once.unpack(caches, every_copy),)
+
+    def _with_fixed(self, caches: Cache, fixed: dict[str, Any]) -> Cache:
+        return caches if self.through is None else (caches, fixed)
+
+    def _without_fixed(self, cache: Cache) -> tuple[Cache, dict[str, Any]]:
+        return (cache, {}) if self.through is None else cache
+
+    def _divide(self, A: Any) -> tuple[Any, dict[str, Any]]:
+        """What goes through the blocks, and what each of them gets unchanged."""
+        if self.through is None:
+            return A, {}
+        names = (self.through,) if isinstance(self.through, str) else self.through
+        if not isinstance(A, dict) or not set(names) <= set(A):
+            received = f"the entries {', '.join(map(repr, A))}" if isinstance(A, dict) else type(A).__name__
+            raise FbpError(
+                f"the input of Repeat must be a dictionary with {', '.join(map(repr, names))}, which go through, got "
+                f"{received}; give each by its name, in a line as .of(x='norm', mask='mask')"
+            )
+        fixed = {name: part for name, part in A.items() if name not in names}
+        return A[self.through] if isinstance(self.through, str) else {name: A[name] for name in names}, fixed
+
+    def _combine(self, through: Any, fixed: dict[str, Any]) -> Any:
+        if self.through is None:
+            return through
+        return ({self.through: through} if isinstance(self.through, str) else through) | fixed
+
+    def _pass_on(self, carry: "_Reverse", dA_in: Cotangent) -> "_Reverse":
+        through, fixed = self._divide(dA_in.value)
+        return _Reverse(
+            dA_in._replace(value=through), carry.d_fixed + dA_in._replace(value=fixed) if fixed else carry.d_fixed
+        )
+
+    def _gather(self, end: "_Reverse") -> Cotangent:
+        if self.through is None:
+            return end.dA
+        through, fixed = share_exponent([end.dA, end.d_fixed])
+        return Cotangent(self._combine(through.value, fixed.value), through.exponent)
 
     def _segment(self, length: int) -> Layer:
         return Checkpoint(replace(self, block=_Keyed(self.block), depth=length, checkpoint=None))
@@ -120,38 +193,94 @@ class Repeat(Combinator):
         rest = self.depth % length
         return length, rest, jnp.arange(0, self.depth - rest, length)
 
-    def _forward_segments(self, tree: Any, A: Activations) -> tuple[Activations, Cache]:
+    def _forward_segments(self, tree: Any, through: Activations, fixed: dict[str, Any]) -> tuple[Activations, Cache]:
         length, rest, starts = self._cuts()
 
-        def step(A: Activations, start: Array) -> tuple[Activations, Cache]:
-            return self._segment(length).forward(_window(tree, start, length), A)
+        def run(length: int, through: Activations, start: Array | int) -> tuple[Activations, Cache]:
+            part = _window(tree, start, length)
+            out, cache = self._segment(length).forward(part, self._combine(through, fixed))
+            return out, _Once.pack(cache, fixed)
 
-        A, caches = jax.lax.scan(step, A, starts)
+        through, caches = jax.lax.scan(partial(run, length), through, starts)
         if not rest:
-            return A, (caches, None)
-        A, last = self._segment(rest).forward(_window(tree, self.depth - rest, rest), A)
-        return A, (caches, last)
+            return through, (caches, None)
+        through, last = run(rest, through, self.depth - rest)
+        return through, (caches, last)
 
-    def _sweep_segments(self, tree: Any, caches: Cache, dA: Cotangent, probe: Probe | None) -> Sweep:
+    def _sweep_segments(self, tree: Any, cache: Cache, dA_out: Cotangent, probe: Probe | None) -> Sweep:
+        (caches, last), fixed = cache
         length, rest, starts = self._cuts()
+
+        def run(
+            length: int, carry: tuple[_Reverse, Params], at: tuple[Array | int, Cache]
+        ) -> tuple[tuple[_Reverse, Params], Any]:
+            (cotangents, d_params), (start, cache) = carry, at
+            part, own = _window(tree, start, length), _Once.unpack(cache, fixed)
+            (d_part, _), dA_in, reading = self._segment(length).sweep(part, own, cotangents.dA, probe)
+            return (self._pass_on(cotangents, dA_in), _with_window(d_params, start, d_part)), reading
+
         # One buffer for all gradients, written segment by segment: concatenating the parts would copy them all.
-        d_params = jax.tree.map(jnp.zeros_like, tree[0])
-        last = None
+        carry = _Reverse(dA_out, _no_cotangent(fixed, dA_out.exponent)), jax.tree.map(jnp.zeros_like, tree[0])
+        last_readings = None
         if rest:
-            start = self.depth - rest
-            (d_rest, _), dA, last = self._segment(rest).sweep(_window(tree, start, rest), caches[1], dA, probe)
-            d_params = _with_window(d_params, start, d_rest)
-
-        def step(carry: tuple[Cotangent, Params], at: tuple[Array, Cache]) -> tuple[tuple[Cotangent, Params], Any]:
-            (dA, d_params), (start, cache) = carry, at
-            (d_segment, _), dA, reading = self._segment(length).sweep(_window(tree, start, length), cache, dA, probe)
-            return (dA, _with_window(d_params, start, d_segment)), reading
-
-        (dA, d_params), readings = jax.lax.scan(step, (dA, d_params), (starts, caches[0]), reverse=True)
+            carry, last_readings = run(rest, carry, (self.depth - rest, last))
+        carry, readings = jax.lax.scan(partial(run, length), carry, (starts, caches), reverse=True)
         readings = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), readings)
         if rest:
-            readings = jax.tree.map(lambda *parts: jnp.concatenate(parts), readings, last)
-        return d_params, dA, readings
+            readings = jax.tree.map(lambda *parts: jnp.concatenate(parts), readings, last_readings)
+        return carry[1], self._gather(carry[0]), readings
+
+
+class _Reverse(NamedTuple):
+    """What the reverse loop carries: the cotangent of what goes through, and the sum for what every copy gets."""
+
+    dA: Cotangent
+    d_fixed: Cotangent
+
+
+def _no_cotangent(fixed: Any, exponent: Array | None) -> Cotangent:
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.inexact) else None, fixed)
+    return Cotangent(zeros, exponent)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["kept"], meta_fields=["treedef", "places"])
+@dataclass(frozen=True)
+class _Once:
+    """The cache of a block with each array once: a loop would stack an array for every mention of it.
+
+    Attributes:
+        kept: the arrays of this copy.
+        treedef: the structure of the whole cache.
+        places: for each of its leaves, its place among the arrays that every copy gets, followed by those kept.
+    """
+
+    kept: list[Array]
+    treedef: Any
+    places: tuple[int, ...]
+
+    @classmethod
+    def pack(cls, cache: Cache, fixed: Any) -> Cache:
+        """The cache with each array once, or as it is if none repeats."""
+        leaves, treedef = jax.tree.flatten(cache)
+        shared = jax.tree.leaves(fixed)
+        # By identity, which is that of one value in the traced program.
+        place = {id(leaf): i for i, leaf in enumerate(shared)}
+        kept: list[Array] = []
+        for leaf in leaves:
+            if id(leaf) not in place:
+                place[id(leaf)] = len(shared) + len(kept)
+                kept.append(leaf)
+        if len(kept) == len(leaves):
+            return cache
+        return cls(kept, treedef, tuple(place[id(leaf)] for leaf in leaves))
+
+    @classmethod
+    def unpack(cls, cache: Cache, fixed: Any) -> Cache:
+        """The inverse of `pack`."""
+        if not isinstance(cache, cls):
+            return cache
+        arrays = [*jax.tree.leaves(fixed), *cache.kept]
+        return jax.tree.unflatten(cache.treedef, [arrays[place] for place in cache.places])
 
 
 def _window(tree: Any, start: Array | int, length: int) -> Any:

@@ -2,41 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
-from jaxtyping import Array
 
-from fbp.combinators.base import Combinator, check_layer
+from fbp.combinators.base import Combinator, check_layer, naming
+from fbp.combinators.lines import Call, restorer, run_lines, sweep_lines
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError
 from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape, Sweep
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["kept"], meta_fields=["treedef", "dropped", "source"])
-@dataclass(frozen=True)
-class _Shared:
-    """A layer's cache without the leaves that equal its input, which layer `source` can recompute."""
-
-    kept: list[Array]
-    treedef: Any
-    dropped: tuple[int, ...]
-    source: int
-
-    @staticmethod
-    def drop_input(cache: Cache, A: Activations, source: int) -> Cache:
-        leaves, treedef = jax.tree.flatten(cache)
-        dropped = tuple(i for i, leaf in enumerate(leaves) if leaf is A)
-        if not dropped:
-            return cache
-        return _Shared([leaf for leaf in leaves if leaf is not A], treedef, dropped, source)
-
-    def restore(self, A: Activations) -> Cache:
-        leaves = list(self.kept)
-        for i in self.dropped:
-            leaves.insert(i, A)
-        return jax.tree.unflatten(self.treedef, leaves)
 
 
 @dataclass(frozen=True)
@@ -97,35 +71,37 @@ class Serial(Combinator):
                 f"examples of this network must have the shape {self.shape}, got {tuple(shape)}; omit the argument"
             )
         params = []
-        for layer, layer_key in zip(self.layers, jax.random.split(key, len(self.layers)), strict=True):
-            layer_params, shape = layer.init(layer_key, shape)
+        for i, (layer, layer_key) in enumerate(zip(self.layers, jax.random.split(key, len(self.layers)), strict=True)):
+            with naming(i):
+                layer_params, shape = layer.init(layer_key, shape)
             params.append(layer_params)
         return tuple(params), shape
 
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The places in the sequence."""
+        return tuple(range(len(self.layers)))
+
+    @property
+    def _lines(self) -> list[Call]:
+        return [Call(i, layer, i - 1) for i, layer in enumerate(self.layers)]
+
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         """The composition; where one layer's output is the next one's input, the array is cached once."""
-        caches = []
-        source = None
-        keys = [None] * len(self.layers) if key is None else jax.random.split(key, len(self.layers))
-        for i, (layer, layer_params, layer_key) in enumerate(zip(self.layers, params, keys, strict=True)):
-            A_out, cache = layer.forward(layer_params, A, layer_key)
-            caches.append(cache if source is None else _Shared.drop_input(cache, A, source))
-            if layer.recomputes:
-                source = i
-            elif A_out is not A:
-                source = None
-            A = A_out
-        return A, tuple(caches)
+        count = len(self.layers)
+        keys = [None] * count if key is None else list(jax.random.split(key, count))
+        values = {_INPUT: A}
+        caches = run_lines(self._lines, params, values, keys)
+        return values[count - 1], tuple(caches.values())
 
     def sweep(self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None) -> Sweep:
         """The reverse loop: each layer's dA_in is the dA_out of the layer before."""
-        dA, d_params, readings = dA_out, [], []
-        for i in reversed(range(len(self.layers))):
-            layer_cache = self._restore(params, cache, i)
-            d_layer, dA, reading = self.layers[i].sweep(params[i], layer_cache, dA, probe)
-            d_params.append(d_layer)
-            readings.append(reading)
-        return tuple(reversed(d_params)), dA, tuple(reversed(readings))
+        cotangents = {len(self.layers) - 1: dA_out}
+        d_params, readings = sweep_lines(self._lines, params, cache, cotangents, probe)
+        return self._in_order(d_params), cotangents[_INPUT], self._in_order(readings)
+
+    def _in_order(self, by_line: dict[int, Any]) -> tuple[Any, ...]:
+        return tuple(by_line[i] for i in self.steps)
 
     @property
     def recomputes(self) -> bool:
@@ -134,11 +110,18 @@ class Serial(Combinator):
 
     def recompute(self, params: Params, cache: Cache) -> Activations:
         """The last layer's output, from its cache."""
-        return self.layers[-1].recompute(params[-1], self._restore(params, cache, len(self.layers) - 1))
+        return self.layers[-1].recompute(params[-1], self.split_cache(params, cache)[-1])
 
-    def _restore(self, params: Params, caches: Cache, i: int) -> Cache:
-        cache = caches[i]
-        if not isinstance(cache, _Shared):
-            return cache
-        source = cache.source
-        return cache.restore(self.layers[source].recompute(params[source], self._restore(params, caches, source)))
+    def split_cache(self, params: Params, cache: Cache) -> tuple[Cache, ...]:
+        """Each layer's cache, with the arrays that the layers before give back."""
+        restore = restorer(self._lines, params, cache)
+        return tuple(restore(i) for i in self.steps)
+
+    @property
+    def acts_on_rows(self) -> bool:
+        """True if each of its layers does."""
+        return all(layer.acts_on_rows for layer in self.layers)
+
+
+_INPUT = -1
+"""The line that the first layer reads."""

@@ -82,7 +82,7 @@ def measure(
     if loss is not None:
         if Y is None:
             raise FbpError("a loss must come with targets, got a loss without; give Y too, or neither")
-        check_batch(X, Y)
+        check_batch(net, X, Y)
     elif X.ndim < 2 or X.shape[0] == 0:
         raise FbpError(f"X must be a batch (m, *shape) of at least one example, got the shape {X.shape}; add an axis")
     params = sample_parameters(net, X.shape[1:], seeds, seed)

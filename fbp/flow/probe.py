@@ -21,7 +21,7 @@ from fbp.errors import FbpError
 from fbp.layers import Activation, Dense
 from fbp.precision import widen
 from fbp.tree import map_layers, stack
-from fbp.typing import Activations, Cache, Key, Layer, Params, Visit
+from fbp.typing import Activations, Cache, Key, Layer, Params, Visit, Wrapper
 
 SATURATED = 0.1
 """An entry is saturated where |g'(z)| is below this part of the largest |g'|."""
@@ -77,13 +77,8 @@ class Backward(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Probed(Layer):
+class _Probed(Wrapper):
     """The same layer, with a reading of its output beside its cache."""
-
-    layer: Layer
-
-    def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
-        return self.layer.backward(params, cache[0], dA_out)
 
     @property
     def recomputes(self) -> bool:

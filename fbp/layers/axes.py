@@ -1,7 +1,14 @@
 """Which axes are examples and which are units."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+
+def is_shape(shape: Any) -> bool:
+    """Whether this is the shape of one array, not a tuple or dictionary of shapes."""
+    return isinstance(shape, tuple) and all(isinstance(n, int) for n in shape)
 
 
 def example_axes(A: Float[Array, "*m n"]) -> tuple[int, ...]:

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 from fbp.activations import Nonlinearity, activation
 from fbp.errors import FbpError, check_count
 from fbp.initializers import Initializer, initializer
-from fbp.layers.axes import example_axes, per_unit
+from fbp.layers.axes import example_axes, is_shape, per_unit
+from fbp.pairs import Each, Outer, Pairs, sum_positions
 from fbp.typing import Activations, Cache, Key, Layer, Params, Shape
 
 
@@ -22,6 +23,7 @@ class Dense(Layer):
     Attributes:
         width: n_l, the number of units.
         initializer: of W and b, by name or as an `Initializer`.
+        bias: whether there is a b.
 
     Raises:
         FbpError: the width is not a positive integer, or the initializer is unknown.
@@ -40,21 +42,24 @@ class Dense(Layer):
 
     width: int
     initializer: Initializer | str = "he_normal"
+    bias: bool = True
 
     def __post_init__(self) -> None:
         check_count("width of Dense", self.width)
         object.__setattr__(self, "initializer", initializer(self.initializer))
 
     def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
-        """{"W": (n_in, n_out), "b": (n_out,)} for inputs whose last axis has n_in entries."""
-        if not shape or shape[-1] < 1:
+        """{"W": (n_in, n_out), "b": (n_out,)} for inputs whose last axis has n_in entries; without "b" if so asked."""
+        if not is_shape(shape) or not shape or shape[-1] < 1:
             raise FbpError(
                 f"examples of Dense must have at least one entry on their last axis, got the shape {shape}; "
                 "give for example (784,)"
             )
         rule = initializer(self.initializer)
         key_W, key_b = jax.random.split(key)
-        params = {"W": rule.weight(key_W, (shape[-1], self.width)), "b": rule.bias(key_b, self.width)}
+        params = {"W": rule.weight(key_W, (shape[-1], self.width))}
+        if self.bias:
+            params["b"] = rule.bias(key_b, self.width)
         return params, (*shape[:-1], self.width)
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
@@ -65,15 +70,29 @@ class Dense(Layer):
                 f"inputs of Dense({self.width}) must have the shape (..., {W.shape[0]}), because W is {W.shape}, "
                 f"got {A.shape}; reshape the input, or initialize for this shape"
             )
-        return A @ W + per_unit(params["b"], A), A
+        Z = A @ W
+        return Z + per_unit(params["b"], Z) if self.bias else Z, A
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
         """dW = A^T dZ, db = sum of dZ over examples, dA = dZ W^T."""
         A, dZ = cache, dA_out
         examples = example_axes(A)
-        dW = jnp.tensordot(A, dZ, axes=(examples, examples))
-        db = jnp.sum(dZ, axis=examples)
-        return {"W": dW, "b": db}, dZ @ params["W"].T
+        d_params = {"W": jnp.tensordot(A, dZ, axes=(examples, examples))}
+        if self.bias:
+            d_params["b"] = jnp.sum(dZ, axis=examples)
+        return d_params, dZ @ params["W"].T
+
+    def linear(self, params: Params, cache: Cache, dA_out: Activations) -> Pairs:
+        """dW of the pair (A, dZ), and of each example the sum of dZ over its positions."""
+        pairs: Pairs = {"W": Outer(cache, dA_out)}
+        if self.bias:
+            pairs["b"] = Each(sum_positions(dA_out))
+        return pairs
+
+    @property
+    def acts_on_rows(self) -> bool:
+        """True."""
+        return True
 
     @property
     def homogeneous(self) -> bool:
@@ -118,6 +137,11 @@ class Activation(Layer):
         return (), self._g.pullback(cache, dA_out)
 
     @property
+    def acts_on_rows(self) -> bool:
+        """True."""
+        return True
+
+    @property
     def recomputes(self) -> bool:
         """True: the cache is the output, or the output is one elementwise function of it."""
         return True
@@ -149,6 +173,15 @@ class Affine(Layer):
         examples = example_axes(dA_out)
         d_params = {"scale": jnp.sum(dA_out * cache, axis=examples), "shift": jnp.sum(dA_out, axis=examples)}
         return d_params, dA_out * per_unit(params["scale"], dA_out)
+
+    def linear(self, params: Params, cache: Cache, dA_out: Activations) -> Pairs:
+        """Of each example the sums over its positions."""
+        return {"scale": Each(sum_positions(dA_out * cache)), "shift": Each(sum_positions(dA_out))}
+
+    @property
+    def acts_on_rows(self) -> bool:
+        """True."""
+        return True
 
     @property
     def recomputes(self) -> bool:

@@ -20,6 +20,7 @@ from jaxtyping import Array
 
 from fbp.errors import FbpError
 from fbp.layers.axes import example_axes, per_unit
+from fbp.pairs import Each, Pairs, sum_positions
 from fbp.precision import widen
 from fbp.typing import Activations, Cache, Key, Layer, Params, Shape
 
@@ -84,6 +85,15 @@ class _Normalization(Layer):
         if self._subtracts_mean:
             d_params["beta"] = jnp.sum(d_out, axis=examples).astype(gamma.dtype)
         return d_params, (r * dA_in).astype(dA_out.dtype)
+
+    def linear(self, params: Params, cache: Cache, dA_out: Activations) -> Pairs:
+        """Of each example the sums over its positions, of dA A_hat and of dA."""
+        dtype = params["gamma"].dtype
+        d_out, A_hat = dA_out.astype(cache[2].dtype), self._normalize(cache)
+        pairs: Pairs = {"gamma": Each(sum_positions(d_out * A_hat).astype(dtype))}
+        if self._subtracts_mean:
+            pairs["beta"] = Each(sum_positions(d_out).astype(dtype))
+        return pairs
 
     @property
     def recomputes(self) -> bool:

@@ -17,8 +17,8 @@ from jaxtyping import Array
 from fbp.combinators import Combinator
 from fbp.layers import Activation, Dense
 from fbp.losses import Loss
-from fbp.tree import instrument, map_layers, unstack
-from fbp.typing import Activations, Cache, Key, Layer, Params, Targets, Weights
+from fbp.tree import instrument, map_layers, run_instrumented, unstack
+from fbp.typing import Activations, Cache, Key, Layer, Params, Targets, Weights, Wrapper
 from fbp.verify.autodiff import Autodiff, Gradients
 from fbp.verify.candidate import measure_jitter
 from fbp.verify.faults import FaultyLayer
@@ -47,10 +47,8 @@ class NetworkInputs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Recorder(Layer):
+class _Recorder(Wrapper):
     """A layer whose output is shifted by delta, and whose cache is its input, its key and its output."""
-
-    layer: Layer
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         layer_params, delta = params
@@ -87,7 +85,7 @@ def compute_layer_inputs(
 @partial(jax.jit, static_argnums=0)
 def _record(net: Layer, params: Params, X: Array, key: Key | None) -> tuple[Array, Any]:
     without_deltas = map_layers(lambda layer, p: (p, None), net, params)
-    return instrument(net, _Recorder).forward(without_deltas, X, key)
+    return run_instrumented(instrument(net, _Recorder), without_deltas, X, key)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -222,13 +220,15 @@ def _find_faulty(net: Layer, params: Params, A: Any, seed: int, name: str) -> tu
     else:
         # What each child is given is for the combinator to say, so its children are replaced by recorders.
         recorder = net.with_children([_Recorder(child) for child in net.children])
-        _, cache = recorder.forward(net.join([(part, None) for part in net.split(params)]), A)
+        assert isinstance(recorder, Combinator)
+        joined = net.join([(part, None) for part in net.split(params)])
+        given = recorder.split_cache(joined, recorder.forward(joined, A)[1])
         if net.copies is not None:
-            params, cache = jax.tree.map(lambda x: x[0], (params, cache))
+            params, given = jax.tree.map(lambda x: x[0], (params, given))
         parts = [
             (child, part, recorded[0], f"{name} > {i} {_name(child)}")
             for i, (child, part, recorded) in enumerate(
-                zip(net.children, net.split(params), net.split(on_host(cache)), strict=True)
+                zip(net.children, net.split(params), on_host(given), strict=True)
             )
         ]
     inside = [_find_faulty(child, part, A, seed, path) for child, part, A, path in parts]

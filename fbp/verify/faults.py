@@ -18,7 +18,7 @@ from fbp.cotangent import Cotangent
 from fbp.layers import Activation, BatchNorm, Dense, Dropout, LayerNorm, RMSNorm
 from fbp.layers.axes import per_unit
 from fbp.losses import Loss, SoftmaxCrossEntropy
-from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape, Sweep
+from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape, Sweep, Wrapper
 
 LayerGradients = tuple[Params, Array]
 """(d_params, dA_in)."""
@@ -89,14 +89,10 @@ def _replace_part(net: Layer, path: tuple[int, ...], part: Layer) -> Layer:
 
 
 @dataclass(frozen=True)
-class FaultyLayer(Layer):
+class FaultyLayer(Wrapper):
     """A layer with another backward rule; it keeps its input beside its cache, for rules that go wrong by it."""
 
-    layer: Layer
     rule: Rule
-
-    def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
-        return self.layer.init(key, shape)
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         out, cache = self.layer.forward(params, A, key)

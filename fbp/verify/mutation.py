@@ -133,7 +133,7 @@ def mutate(
         >>> report.survivors
         ()
     """
-    args, seed = prepare_arguments(params, X, Y, weights, key), make_seed(key)
+    args, seed = prepare_arguments(net, params, X, Y, weights, key), make_seed(key)
     reference = compute_reference(NetworkLoss(net, loss), args, seed=seed)
     inputs = compute_layer_inputs(net, loss, *args)
     args64 = in_float64(on_host(args))

@@ -85,7 +85,7 @@ def compare(
         >>> comparison.verdict, max(leaf.epsilons for leaf in comparison.leaves) < 10
         ('PASS', True)
     """
-    args = prepare_arguments(params, X, Y, weights, key)
+    args = prepare_arguments(net, params, X, Y, weights, key)
     function = NetworkLoss(net, loss)
     reference = compute_reference(function, args)
     manual = cost.compile(value_and_grad(net, loss), args)
@@ -134,7 +134,7 @@ def network(
         >>> found.verdict, [equation.quantity for equation in found.equations]
         ('PASS', ['dW_1', 'db_1', 'dA_0', 'dZ_1', 'dW_2', 'db_2', 'dA_1', 'dZ_2'])
     """
-    args, seed = prepare_arguments(params, X, Y, weights, key), make_seed(key)
+    args, seed = prepare_arguments(net, params, X, Y, weights, key), make_seed(key)
     reference = compute_reference(NetworkLoss(net, loss), args, seed=seed)
     leaves = judge(reference, ByHand(net, loss), Request(directions=directions))
     equations = judge_equations(net, loss, args[0], compute_layer_inputs(net, loss, *args), seed)
@@ -147,14 +147,16 @@ def network(
     return Verification(_describe_subject(net), leaves, equations)
 
 
-def prepare_arguments(params: Params, X: Activations, Y: Targets, weights: Weights, key: Key | None) -> tuple[Any, ...]:
+def prepare_arguments(
+    net: Layer, params: Params, X: Activations, Y: Targets, weights: Weights, key: Key | None
+) -> tuple[Any, ...]:
     """(params, X, Y, weights, key), with arrays of JAX in the first three.
 
     Raises:
         FbpError: the shapes do not fit.
     """
     params, X, Y = jax.tree.map(jnp.asarray, (params, X, Y))
-    check_batch(X, Y)
+    check_batch(net, X, Y)
     return params, X, Y, weights, key
 
 

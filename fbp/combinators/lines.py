@@ -1,0 +1,158 @@
+"""The two loops that all networks of several layers share: lines forward, and the same lines backward.
+
+A line is a layer that reads the outputs of lines before it. Forward, each cache keeps no array that an earlier line can
+give back. Backward, cotangents add where a value was read more than once.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import jax
+from jaxtyping import Array
+
+from fbp.combinators.base import named, naming
+from fbp.cotangent import Cotangent
+from fbp.typing import Activations, Cache, Key, Layer, Params, Probe
+
+T = TypeVar("T")
+ByLine: TypeAlias = Mapping[Any, T] | Sequence[T]
+"""Something for each line, found by its name, or by its number in a sequence."""
+
+
+class Call(NamedTuple):
+    """One step of a straight-line program.
+
+    Attributes:
+        name: of its output, and of its place in every tree.
+        layer: what it computes.
+        reads: the names of the values that it takes: one, a tuple or a dictionary of them.
+    """
+
+    name: Any
+    layer: Layer
+    reads: Any
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["kept"], meta_fields=["treedef", "sources"])
+@dataclass(frozen=True)
+class _Shared:
+    """A line's cache without the leaves that other lines give back.
+
+    Attributes:
+        kept: the other leaves.
+        treedef: the structure of the whole cache.
+        sources: for each of its leaves the line that gives it back, or None if it is kept.
+    """
+
+    kept: list[Array]
+    treedef: Any
+    sources: tuple[Hashable | None, ...]
+
+
+def run_lines(
+    lines: Sequence[Call],
+    params: ByLine[Params],
+    values: dict[Any, Activations],
+    keys: ByLine[Key | None],
+) -> dict[Any, Cache]:
+    """Run the forward pass.
+
+    Args:
+        lines: in order.
+        params: of each line.
+        values: the inputs by name; the outputs of the lines are added to it.
+        keys: randomness for each line.
+
+    Returns:
+        The cache of each line.
+    """
+    caches: dict[Any, Cache] = {}
+    given_back: dict[int, Any] = {}
+    for name, layer, reads in lines:
+        with naming(name):
+            out, own = layer.forward(params[name], read(values, reads), keys[name])
+        leaves, treedef = jax.tree.flatten(own)
+        # By identity: `values` holds every array that is asked for, so that no id is used twice.
+        sources = tuple(given_back.get(id(leaf)) for leaf in leaves)
+        if any(source is not None for source in sources):
+            kept = [leaf for leaf, source in zip(leaves, sources, strict=True) if source is None]
+            own = _Shared(kept, treedef, sources)
+        caches[name], values[name] = own, out
+        if layer.recomputes:
+            given_back[id(out)] = name
+    return caches
+
+
+def sweep_lines(
+    lines: Sequence[Call],
+    params: ByLine[Params],
+    caches: ByLine[Cache],
+    cotangents: dict[Any, Cotangent],
+    probe: Probe | None,
+) -> tuple[dict[Any, Params], dict[Any, Any]]:
+    """Run the reverse loop.
+
+    Args:
+        lines: in order.
+        params: of each line.
+        caches: what `run_lines` returned.
+        cotangents: of the outputs by name. Those of the inputs stand in it at the end.
+        probe: sees each layer.
+
+    Returns:
+        (d_params, readings), by line.
+    """
+    restore = restorer(lines, params, caches)
+    d_params, readings = {}, {}
+    for name, layer, reads in reversed(lines):
+        dA_out = cotangents.pop(name)
+        with naming(name):
+            d_params[name], dA_in, readings[name] = layer.sweep(params[name], restore(name), dA_out, named(probe, name))
+        for source, value in _parts(reads, dA_in.value):
+            part = Cotangent(value, dA_in.exponent)
+            cotangents[source] = cotangents[source] + part if source in cotangents else part
+    return d_params, readings
+
+
+def restorer(lines: Sequence[Call], params: ByLine[Params], caches: ByLine[Cache]) -> Callable[[Any], Cache]:
+    """The function that gives a line its whole cache, with the arrays that other lines recompute.
+
+    Args:
+        lines: in order.
+        params: of each line.
+        caches: what `run_lines` returned.
+    """
+    layers = {line.name: line.layer for line in lines}
+
+    @cache
+    def recompute(source: Any) -> Array:
+        return layers[source].recompute(params[source], restore(source))
+
+    def restore(name: Any) -> Cache:
+        own = caches[name]
+        if not isinstance(own, _Shared):
+            return own
+        kept = iter(own.kept)
+        return jax.tree.unflatten(own.treedef, [next(kept) if s is None else recompute(s) for s in own.sources])
+
+    return restore
+
+
+def read(values: Mapping[Any, Any], reads: Any) -> Any:
+    """What a line takes: one value, or a tuple or dictionary of them.
+
+    Args:
+        values: by name.
+        reads: the names.
+    """
+    if isinstance(reads, dict):
+        return {entry: values[source] for entry, source in reads.items()}
+    return tuple(values[source] for source in reads) if isinstance(reads, tuple) else values[reads]
+
+
+def _parts(reads: Any, dA: Activations) -> list[tuple[Any, Activations]]:
+    if isinstance(reads, dict):
+        return [(source, dA[entry]) for entry, source in reads.items()]
+    return list(zip(reads, dA, strict=True)) if isinstance(reads, tuple) else [(reads, dA)]

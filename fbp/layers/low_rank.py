@@ -1,0 +1,81 @@
+"""Adapters: a dense layer with a product of two thin matrices beside its own."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from fbp.errors import FbpError, check_count
+from fbp.layers.axes import example_axes
+from fbp.layers.basic import Dense
+from fbp.pairs import Outer, Pairs
+from fbp.typing import Activations, Cache, Key, Layer, Params, Shape
+
+
+@dataclass(frozen=True)
+class LowRank(Layer):
+    """Z = A W + b + (scale / rank) (A D) U, with D (n_in, rank) and U (rank, n_out). Hu et al. (2022).
+
+        dU = s (A D)^T dZ,    dD = A^T (s dZ U^T),    dA = dZ W^T + (s dZ U^T) D^T
+
+    where s = scale / rank; the products are taken through the thin side, never through D U. The parameters of the
+    dense layer keep their names, so that weights saved before still fit; "D" and "U" stand beside them. U begins at
+    zero: the network is then what it was.
+
+    Attributes:
+        dense: the layer that is adapted.
+        rank: of the product.
+        scale: alpha, in units of the rank.
+
+    Example:
+        >>> layer = fbp.LowRank(fbp.Dense(8), rank=2)
+        >>> params, shape = layer.init(jax.random.key(0), (4,))
+        >>> sorted(params), params["D"].shape, params["U"].shape
+        (['D', 'U', 'W', 'b'], (4, 2), (2, 8))
+    """
+
+    dense: Dense
+    rank: int = 8
+    scale: float = 16.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.dense, Dense):
+            raise FbpError(f"LowRank must adapt a Dense layer, got {self.dense!r}; write LowRank(Dense(10), rank=8)")
+        check_count("rank of LowRank", self.rank)
+
+    def init(self, key: Key, shape: Shape) -> tuple[Params, Shape]:
+        """The dense layer's parameters, drawn as without the adapter, and "D" and "U"."""
+        params, out_shape = self.dense.init(key, shape)
+        D = jax.random.normal(jax.random.fold_in(key, 1), (shape[-1], self.rank)) / shape[-1] ** 0.5
+        return params | {"D": D, "U": jnp.zeros((self.rank, self.dense.width))}, out_shape
+
+    @property
+    def _s(self) -> float:
+        return self.scale / self.rank
+
+    def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
+        """Z; caches A and A D."""
+        Z, _ = self.dense.forward(params, A)
+        AD = A @ params["D"]
+        return Z + self._s * (AD @ params["U"]), (A, AD)
+
+    def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
+        """dW and db as in `Dense`; dU, dD and dA as above."""
+        (A, AD), dZ = cache, dA_out
+        d_dense, dA = self.dense.backward(params, A, dZ)
+        thin = self._s * (dZ @ params["U"].T)
+        rows = example_axes(A)
+        dU = self._s * jnp.tensordot(AD, dZ, axes=(rows, rows))
+        dD = jnp.tensordot(A, thin, axes=(rows, rows))
+        return d_dense | {"D": dD, "U": dU}, dA + thin @ params["D"].T
+
+    def linear(self, params: Params, cache: Cache, dA_out: Activations) -> Pairs:
+        """The pairs of the dense layer, (A, s dZ U^T) for D and (s A D, dZ) for U."""
+        A, AD = cache
+        thin = self._s * (dA_out @ params["U"].T)
+        return self.dense.linear(params, A, dA_out) | {"D": Outer(A, thin), "U": Outer(self._s * AD, dA_out)}
+
+    @property
+    def acts_on_rows(self) -> bool:
+        """True."""
+        return True
