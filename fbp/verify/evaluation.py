@@ -106,6 +106,21 @@ def call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     return function(*args)
 
 
+def align(x: Any, dtype: Any) -> np.ndarray:
+    """An array in another dtype, in memory that JAX reads where it is: a multiple of 64 bytes from zero on."""
+    aligned = make_zeros(x.shape, dtype)
+    aligned[...] = x
+    return aligned
+
+
+def make_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros that JAX reads where they are. They take no memory until they are written to."""
+    size = np.dtype(dtype).itemsize * int(np.prod(shape))
+    memory = np.zeros(size + 64, np.uint8)
+    begin = -memory.ctypes.data % 64
+    return memory[begin : begin + size].view(dtype).reshape(shape)
+
+
 def make_hashable(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, or one that calls it where it has no hash, as modules with arrays in them."""
     try:

@@ -102,7 +102,7 @@ def find_jumps(jaxpr: Any) -> tuple[bool, str]:
     """Why a program's values may change otherwise than its derivative says.
 
     Returns:
-        Whether `stop_gradient` occurs where `keep_stopped` can keep what it gives; and what else there is, in words.
+        Whether `stop_gradient` occurs where `KeepStopped` can keep what it gives; and what else there is, in words.
     """
     primitives = {eqn.primitive.name for eqn in walk_equations(jaxpr)}
     if "random_gamma" in primitives:
@@ -169,18 +169,20 @@ class Lifted:
         return _evaluate_function(_InFloat64(self.kept), self.function, self.treedef.unflatten(like), args, self.wide)
 
 
-def keep_stopped(function: Callable[..., Any]) -> Callable[..., Any]:
-    """(at, args) -> function(args), where `stop_gradient` gives what it gives at the arguments `at`.
+@dataclass(frozen=True)
+class KeepStopped:
+    """A function called as (at, args), where `stop_gradient` gives what it gives at the arguments `at`.
 
     So the loss changes along a direction as its gradient says that it does; `find_jumps` knows where this is possible.
+    Equal ones compile once.
     """
 
-    def evaluate(at: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
-        recorder = _StoppedGradients()
-        _evaluate_function(recorder, function, at, at)
-        return _evaluate_function(_StoppedGradients(iter(recorder.seen)), function, args, args)
+    function: Callable[..., Any]
 
-    return evaluate
+    def __call__(self, at: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
+        recorder = _StoppedGradients()
+        _evaluate_function(recorder, self.function, at, at)
+        return _evaluate_function(_StoppedGradients(iter(recorder.seen)), self.function, args, args)
 
 
 @dataclass

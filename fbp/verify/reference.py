@@ -16,11 +16,13 @@ from fbp.verify.autodiff import Autodiff, Gradients, Leaves, ValueAndGradient
 from fbp.verify.evaluation import (
     Argnums,
     InFloat64,
+    align,
     call_checked,
     check_argnums,
     choose_float64,
     lift_from,
     make_hashable,
+    make_zeros,
     needs_x64,
     run,
 )
@@ -34,6 +36,7 @@ from fbp.verify.tolerance import (
     norm,
     on_host,
     perturb,
+    widest,
 )
 
 NoDerivative = (TypeError, NotImplementedError, ValueError, AssertionError, jax.errors.JAXTypeError)
@@ -151,16 +154,16 @@ class Reference:
 
     def slope_by_differences(self, path: str, v: np.ndarray, steps: tuple[float, ...] = slopes.STEPS) -> slopes.Slope:
         """The derivative of the loss along v in one leaf, from values of the loss; in float64 where there is a way."""
-        h = np.concatenate([[0.0], *([h, -h] for h in steps)])
-        wide = self.float64 is not None
-        loss, eps = (self.float64.of(self.loss), epsilon(float)) if self.float64 else (self.loss, self.coarsest)
-        with jax.enable_x64(wide or self.x64):
-            args, tangent = on_host(self.args), self._tangent(path, v)
-            if self.is_traced:
-                values = slopes.evaluate_along(loss, args, tangent, jnp.asarray(h), wide, self.jumps[0])
-            else:
-                values = slopes.evaluate_each(loss, args, tangent, h, wide)
-            return slopes.estimate_slope(np.asarray(values, np.float64), steps, eps)
+        eps = self.coarsest if self.float64 is None else epsilon(float)
+        here = by_path(select_arguments(self._point, self.argnums))[path]
+        direction, there = _join_parts(v, here), make_zeros(here.shape, here.dtype)
+        args, values = self._replace_leaf(self._point, path, there), [self._value]
+        for h in (side * h for h in steps for side in (1, -1)):
+            with np.errstate(over="ignore", invalid="ignore"):
+                np.multiply(direction, h, out=there, dtype=there.dtype)
+                np.add(here, there, out=there)
+            values.append(self._evaluate(args))
+        return slopes.estimate_slope(np.asarray(values), steps, eps)
 
     def slope_forward(self, path: str, v: np.ndarray) -> slopes.Slope:
         """The derivative of the loss along v in one leaf, by forward-mode differentiation.
@@ -170,10 +173,44 @@ class Reference:
         """
         if self.float64 is None:
             raise NotImplementedError(self.why)
+        zeros = jax.tree.map(lambda x: make_zeros(x.shape, x.dtype) if is_inexact(x) else x, self._point)
+        like = self.inputs[path]
+        tangent = self._replace_leaf(zeros, path, align(_join_parts(v, like), widest(like.dtype)))
         with jax.enable_x64(True):
             push_forward = self.float64.of(slopes.PushForward(self.loss), times=2)
-            value = float(self._run(slopes.Widened(push_forward), (*on_host(self.args), *self._tangent(path, v))))
+            value = float(self._run(push_forward, (*self._point, *tangent)))
         return slopes.Slope(value, 0.0, value, value)
+
+    @cached_property
+    def _point(self) -> tuple[Any, ...]:
+        """The arguments where directions begin, in float64 where there is a way."""
+
+        def convert(x: Any) -> Any:
+            # In half precision a small step would be lost.
+            wide = widest(x.dtype) if self.float64 else x.dtype if x.dtype.itemsize >= 4 else np.float32
+            return align(x, wide)
+
+        return jax.tree.map(lambda x: convert(x) if is_inexact(x) else x, on_host(self.args))
+
+    @cached_property
+    def _value(self) -> float:
+        """The loss where directions begin."""
+        return self._evaluate(self._point)
+
+    def _evaluate(self, args: tuple[Any, ...]) -> float:
+        """The loss along a direction; what is stopped in it stays what it is where directions begin."""
+        loss = self.float64.of(self.loss) if self.float64 else self.loss
+        with jax.enable_x64(self.float64 is not None or self.x64):
+            if self.jumps[0]:
+                return float(self._run(programs.KeepStopped(loss), (self._point, args)))
+            return float(self._run(loss, args))
+
+    def _replace_leaf(self, args: tuple[Any, ...], path: str, leaf: Any) -> tuple[Any, ...]:
+        """Arguments with another leaf at the path of a differentiated one."""
+        put = lambda place, x: leaf if jax.tree_util.keystr(place) == path else x
+        changed = jax.tree.map_with_path(put, select_arguments(args, self.argnums))
+        at = {self.argnums: changed} if isinstance(self.argnums, int) else dict(zip(self.argnums, changed, strict=True))
+        return tuple(at.get(i, arg) for i, arg in enumerate(args))
 
     @cached_property
     def finest(self) -> float:
@@ -203,21 +240,6 @@ class Reference:
 
     def _run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         return run(function, args, self.is_traced)
-
-    def _tangent(self, path: str, v: np.ndarray) -> tuple[Any, ...]:
-        def leaf(place: Any, x: Any, zero: Any) -> Any:
-            if jax.tree_util.keystr(place) != path:
-                return zero
-            return jnp.asarray(v[..., 0] + 1j * v[..., 1] if jnp.iscomplexobj(x) else v)
-
-        zeros = self._zeros
-        along = jax.tree.map_with_path(leaf, *(select_arguments(args, self.argnums) for args in (self.args, zeros)))
-        places = {self.argnums: along} if isinstance(self.argnums, int) else dict(zip(self.argnums, along, strict=True))
-        return tuple(places.get(i, zero) for i, zero in enumerate(zeros))
-
-    @cached_property
-    def _zeros(self) -> tuple[Any, ...]:
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, np.float32) if is_inexact(x) else x, on_host(self.args))
 
     def _with_float64(self, own: Gradients) -> "Reference":
         """The reference with its gradients in float64 beside those in its own dtypes."""
@@ -342,3 +364,8 @@ def make_seed(key: Key | None) -> int:
 def _leaves(tree: Any, wanted: dict[str, Any]) -> Leaves:
     leaves = by_path(tree)
     return {path: as_real(leaves[path]) for path in wanted}
+
+
+def _join_parts(v: np.ndarray, like: Any) -> np.ndarray:
+    """Real numbers in the form of a leaf, of a complex one the real and the imaginary parts; see `as_real`."""
+    return v[..., 0] + 1j * v[..., 1] if jnp.iscomplexobj(like) else v

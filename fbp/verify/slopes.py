@@ -6,16 +6,13 @@ loss alone, the adjoint identity <1, J v> = <J^T 1, v> from forward-mode differe
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from fbp.verify.programs import keep_stopped
 from fbp.verify.structure import is_inexact
-from fbp.verify.tolerance import Verdict, chunks, in_float64, norm, widest
+from fbp.verify.tolerance import Verdict, chunks, norm
 
 STEPS = tuple(10.0**-k for k in range(1, 8))
 """The ladder of steps, in units of the size of the leaf's entries."""
@@ -56,53 +53,6 @@ class Slope:
     high: float
     spread: float = 0.0
     approximate: float = 0.0
-
-
-@partial(jax.jit, static_argnums=(0, 4, 5))
-def evaluate_along(
-    function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...], steps: Any, wide: bool, stops: bool
-) -> Any:
-    """The loss at args + h v for each h.
-
-    Args:
-        function: the loss.
-        args: where.
-        v: the direction, zero in what does not move.
-        steps: the values of h.
-        wide: whether the loss takes float64.
-        stops: whether `stop_gradient` occurs in the loss: what it gives then stays as it is at args.
-    """
-
-    def loss(h: Any) -> Any:
-        shifted = jax.tree.map(partial(_shift, wide, h), args, v)
-        return keep_stopped(function)(in_float64(args) if wide else args, shifted) if stops else function(*shifted)
-
-    return jax.lax.map(loss, steps)
-
-
-def evaluate_each(
-    function: Callable[..., Any], args: tuple[Any, ...], v: tuple[Any, ...], steps: np.ndarray, wide: bool
-) -> Any:
-    """`evaluate_along` for a loss that cannot be compiled."""
-    return jnp.stack([function(*jax.tree.map(partial(_shift, wide, h), args, v)) for h in steps])
-
-
-def _shift(wide: bool, h: Any, x: Any, d: Any) -> Any:
-    if not is_inexact(x):
-        return x
-    # In half precision a small step would be lost.
-    dtype = widest(x.dtype) if wide else x.dtype if x.dtype.itemsize >= 4 else np.float32
-    return x.astype(dtype) + jnp.asarray(h, dtype) * d.astype(dtype)
-
-
-@dataclass(frozen=True)
-class Widened:
-    """A function of float64 that takes arguments of any dtype: they are then widened where it is compiled."""
-
-    function: Callable[..., Any]
-
-    def __call__(self, *args: Any) -> Any:
-        return self.function(*in_float64(args))
 
 
 @dataclass(frozen=True)
