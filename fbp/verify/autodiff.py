@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from fbp.verify.evaluation import Argnums
-from fbp.verify.tolerance import DRAWS, Allowance, distance, norm
+from fbp.verify.tolerance import DRAWS, Allowance, distance, largest_of, norm
 
 Leaves: TypeAlias = dict[str, np.ndarray]
 """Arrays by path; a complex one as two real ones, see `as_real`."""
@@ -105,5 +105,8 @@ class ValueAndGradient:
 
 
 def _compress(shift: np.ndarray) -> Shift:
-    largest = float(np.max(np.abs(shift), initial=0.0))
-    return largest, (shift / largest if 0 < largest < np.inf else shift).astype(np.float16)
+    largest = largest_of(shift)
+    if 0 < largest < np.inf:
+        # In place: it may be as large as the gradient.
+        shift /= largest
+    return largest, shift.astype(np.float16)

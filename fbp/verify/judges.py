@@ -1,7 +1,7 @@
 """What the judges say of each leaf of a gradient: autodiff, finite differences and the adjoint identity."""
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
@@ -244,15 +244,17 @@ def _judge_along_directions(
     results: dict[str, list[JudgeResult]] = {name: [] for name in DIRECTIONAL}
     finite = np.isfinite(as_real(reference.inputs[path]))
     parts = (slopes.SIGMAS * explained / size, slopes.SIGMAS * steady / size)
-    asked = [
-        _Direction(slopes.draw_signs(g.shape, scale, reference.seed + i), size * scale, *parts)
-        for i in range(directions)
-    ]
-    if exact is not None and np.isfinite(exact).all() and distance(g, exact) > max(steady, floor_of(float) * size):
-        v = slopes.scale_direction(g.astype(np.float64) - exact, scale)
-        asked += [] if v is None else [_Direction(v, size * norm(v), explained / size, steady / size)]
-    for direction in asked:
-        direction = replace(direction, v=np.where(finite, direction.v, direction.v.dtype.type(0)))
+
+    def draw_directions() -> Iterator[_Direction]:
+        for i in range(directions):
+            yield _Direction(slopes.draw_signs(g.shape, scale, reference.seed + i), size * scale, *parts)
+        if exact is not None and np.isfinite(exact).all() and distance(g, exact) > max(steady, floor_of(float) * size):
+            v = slopes.scale_direction(g.astype(np.float64) - exact, scale)
+            if v is not None:
+                yield _Direction(v, size * norm(v), explained / size, steady / size)
+
+    for direction in draw_directions():
+        direction.v[~finite] = 0
         inner = slopes.inner_product(g, direction.v)
         for name, assess in zip(DIRECTIONAL, (_assess_differences, _assess_adjoint), strict=True):
             results[name].append(JudgeResult(name, *assess(reference, path, direction, inner)))

@@ -149,7 +149,7 @@ def scale_direction(difference: np.ndarray, size: float) -> np.ndarray | None:
 
 def in_few_digits(v: np.ndarray) -> np.ndarray:
     """A direction in float32, which takes half the memory, unless its entries are out of range there."""
-    return v.astype(np.float32) if 1e-30 < norm(v) < 1e30 else v
+    return np.asarray(v, np.float32) if 1e-30 < norm(v) < 1e30 else np.asarray(v)
 
 
 def inner_product(g: np.ndarray, v: np.ndarray) -> float:

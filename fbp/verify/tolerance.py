@@ -161,7 +161,7 @@ def difference(path: str, gradient: ArrayLike, reference: ArrayLike) -> LeafDiff
         reference: an array of the same shape.
     """
     g, g_ref = as_real(gradient), as_real(reference)
-    largest, largest_ref = _largest(g), _largest(g_ref)
+    largest, largest_ref = largest_of(g), largest_of(g_ref)
     finite, finite_ref = bool(np.isfinite(largest)), bool(np.isfinite(largest_ref))
     # Divided by the largest entry first: gradients of 1e-200 are compared as well as gradients of 1.
     scale = (max(largest, largest_ref) if finite and finite_ref else 1.0) or 1.0
@@ -201,13 +201,13 @@ def norm_of(combine: Callable[..., np.ndarray], *arrays: np.ndarray) -> float:
     """
     parts = lambda: (combine(*chunk) for _, *chunk in chunks(*arrays))
     with np.errstate(invalid="ignore", over="ignore"):
-        largest = max(map(_largest, parts()), default=0.0)
+        largest = max(map(largest_of, parts()), default=0.0)
         if largest == 0 or not np.isfinite(largest):
             return 0.0 if largest == 0 else float("inf")
         return largest * float(np.sqrt(sum(float(np.vdot(x / largest, x / largest)) for x in parts())))
 
 
-def _largest(x: np.ndarray) -> float:
+def largest_of(x: np.ndarray) -> float:
     """The largest absolute value; NaN or infinite where an entry is."""
     return max(float(np.max(x, initial=-np.inf)), -float(np.min(x, initial=np.inf))) if x.size else 0.0
 
