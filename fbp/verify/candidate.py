@@ -11,7 +11,7 @@ import numpy as np
 from fbp.errors import describe_exception
 from fbp.verify import programs, traces
 from fbp.verify.autodiff import Gradients, Leaves, Shift
-from fbp.verify.evaluation import call_checked, make_hashable, run, trace_wide
+from fbp.verify.evaluation import Move, call_checked, make_hashable, run_moved, see_in_float64, trace_wide
 from fbp.verify.reference import SHIFTS, Reference
 from fbp.verify.result import JudgeResult
 from fbp.verify.structure import Structure, check_structure, is_inexact, leaves_like
@@ -72,10 +72,10 @@ def compute_gradient(
     with jax.enable_x64(reference.x64):
         # Containers of its own, for a function that changes what it is given.
         fresh = lambda: jax.tree.map(lambda x: x, reference.args)
-        gradient = call_checked("the gradient function", candidate, fresh())
-        structure = check_structure(gradient, reference.wanted)
-        again = leaves_like(call_checked("the gradient function", candidate, fresh()), reference.wanted)
-        computed = ComputedGradient(structure, repeats=_compare_calls(structure, again, nondeterminism))
+        compute = lambda: call_checked("the gradient function", candidate, fresh())
+        structure = check_structure(compute(), reference.wanted)
+        repeats = _compare_calls(structure, leaves_like(compute(), reference.wanted), nondeterminism)
+        computed = ComputedGradient(structure, repeats=repeats)
         if batched:
             computed = replace(computed, batched=_compare_batched(candidate, reference, structure))
     return _compute_in_float64(candidate, reference, computed)
@@ -86,7 +86,8 @@ def _compare_calls(structure: Structure, again: dict[str, Any], allowed: float) 
     said = {}
     for path, leaf in structure.leaves.items():
         first, second = np.asarray(leaf), np.asarray(again.get(path))
-        if first.shape == second.shape and first.tobytes() == second.tobytes():
+        same = (first.dtype, first.shape) == (second.dtype, second.shape)
+        if same and np.array_equal(np.ravel(first).view(np.uint8), np.ravel(second).view(np.uint8)):
             continue
         off = difference(path, second, first) if first.shape == second.shape else None
         error = off.relative_error if off and off.finite and off.finite_ref else float("inf")
@@ -134,17 +135,18 @@ def _compute_in_float64(
     if found is None:
         return alone
     function, exact, is_traced = found
-    compute = lambda args: leaves_like(run(function, args, is_traced), reference.wanted)
+    arrays = on_host(reference.args)
+    compute = lambda move: leaves_like(run_moved(function, arrays, move, is_traced), reference.wanted)
     with jax.enable_x64(True):
         try:
-            given = compute(reference.args64)
+            given = compute(Move.all_up(arrays, 0.0))
             usable = [path for path in alone.structure.leaves if _is_wide(given.get(path), reference.inputs[path])]
             here = {path: as_real(given[path]) for path in usable}
             if not is_traced and not _follows(here, compute, reference):
                 return alone
             jitter = dict.fromkeys(usable, 0.0)
             for i in range(SHIFTS):
-                there = compute(perturb(on_host(reference.args64), reference.seed + i))
+                there = compute(Move.draw(arrays, reference.seed + i))
                 for path in usable:
                     erratic = measure_jitter(here[path], as_real(there[path]), exact.shifts[i][path])
                     jitter[path] = max(jitter[path], erratic)
@@ -168,16 +170,17 @@ def _choose_float64(
     assert reference.float64 is not None
     natural, exact = reference.float64.lifted_from is None, reference.autodiff.exact
     arrays = on_host(reference.args)
+    args64 = see_in_float64(arrays)
     with jax.enable_x64(reference.x64):
         try:
             own = programs.trace(candidate, arrays)
         except Exception:
             # Written with NumPy, or deciding on values: it can be called, and not be traced.
             return (candidate, exact, False) if natural else None
-    wide = trace_wide(candidate, reference.args64)
+    wide = trace_wide(candidate, args64)
     is_wide = wide is not None and all(map(is_double, programs.find_dtypes(wide.jaxpr)))
     if natural and wide is not None and is_wide and traces.is_same_program(own, wide):
-        loss = trace_wide(reference.loss, reference.args64) if reference.is_traced else None
+        loss = trace_wide(reference.loss, args64) if reference.is_traced else None
         if loss is None or traces.find_rounded_constants(loss) != traces.find_rounded_constants(wide):
             # A constant in float32 in one of them, and in float64 in the other.
             exact = replace(exact, floor=max(exact.floor, traces.LITERALS * epsilon(np.float32)))
@@ -188,7 +191,7 @@ def _choose_float64(
         try:
             function = way.of(candidate, kept=kept)
             with jax.enable_x64(True):
-                jax.eval_shape(function, *reference.args64)
+                jax.eval_shape(function, *args64)
             return function, lifted, True
         except Exception:
             # Not every operation has a float64 form.
@@ -200,8 +203,8 @@ def _follows(here: Leaves, compute: Callable[..., dict[str, Any]], reference: Re
     """Whether a gradient moves with its inputs as autodiff does where they move by less than float32 sees."""
     assert reference.autodiff is not None
     exact = reference.autodiff.exact.here
-    nudged = jax.tree.map(lambda x: x * (1 + _PROBE) if is_inexact(x) else x, on_host(reference.args64))
-    there, exact_there = compute(nudged), reference.evaluate64(nudged)[1]
+    nudge = Move.all_up(on_host(reference.args), _PROBE)
+    there, exact_there = compute(nudge), reference.evaluate64(nudge)[1]
     ratios = [
         _relative_change(g, as_real(there[path])) / expected
         for path, g in here.items()

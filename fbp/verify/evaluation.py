@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from fbp.errors import FbpError, describe_exception
 from fbp.verify import programs, traces
 from fbp.verify.programs import Lifted, NotLiftable
 from fbp.verify.structure import is_inexact
-from fbp.verify.tolerance import epsilon, floor_of, in_float64, is_double
+from fbp.verify.tolerance import epsilon, floor_of, in_float64, is_double, step_of, widest
 
 Argnums: TypeAlias = int | tuple[int, ...]
 
@@ -53,12 +53,11 @@ def choose_float64(
     loss: Callable[..., Any], args: tuple[Any, ...], is_traced: bool, x64: bool
 ) -> tuple[InFloat64 | None, str]:
     """How a loss is evaluated in float64, or why it is not."""
-    args64 = in_float64(args)
     if not is_traced:
         with jax.enable_x64(True):
-            computed = run(loss, args64, is_traced=False).dtype == np.float64
+            computed = run(loss, in_float64(args), is_traced=False).dtype == np.float64
         return (InFloat64(), "") if computed else (None, "it decides on values in Python, and computes in fewer digits")
-    own = programs.trace(loss, args)
+    own, args64 = programs.trace(loss, args), see_in_float64(args)
     wide = trace_wide(loss, args64)
     if wide is not None and traces.is_same_program(own, wide):
         if all(map(is_double, programs.find_dtypes(wide.jaxpr))):
@@ -86,6 +85,11 @@ def lift_from(loss: Callable[..., Any], args: tuple[Any, ...], wide: bool) -> In
     return InFloat64(args, wide, max(traces.LITERALS * coarsest, floor_of(np.float64)))
 
 
+def see_in_float64(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a function is traced with in float64: shapes and dtypes where arguments are floating or complex."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, widest(x.dtype)) if is_inexact(x) else x, args)
+
+
 def trace_wide(function: Callable[..., Any], args64: tuple[Any, ...]) -> Any:
     """The program of a function that is given float64; None where it refuses it, with whatever exception."""
     with jax.enable_x64(True):
@@ -104,6 +108,49 @@ def run(function: Callable[..., Any], args: tuple[Any, ...], is_traced: bool = T
 def call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """function(*args), compiled once for each function and each set of shapes."""
     return function(*args)
+
+
+class Move(NamedTuple):
+    """By how much arguments move: every floating or complex entry by the part `step` of itself.
+
+    Attributes:
+        up: for each leaf which entries move up, the others move down; False for leaves that stay.
+        step: the part.
+    """
+
+    up: Any
+    step: float
+
+    @classmethod
+    def draw(cls, args: tuple[Any, ...], seed: int) -> "Move":
+        """Some roundings of float64, up or down at random: what `perturb` does."""
+        signs = np.random.default_rng(seed)
+        draw = lambda x: signs.integers(0, 2, x.shape, np.bool_) if is_inexact(x) else False
+        return cls(jax.tree.map(draw, args), step_of(np.float64) * epsilon(np.float64))
+
+    @classmethod
+    def all_up(cls, args: tuple[Any, ...], step: float) -> "Move":
+        """Every entry by the same part; by zero for arguments that stay where they are."""
+        return cls(jax.tree.map(lambda x: np.ones(x.shape, np.bool_) if is_inexact(x) else False, args), step)
+
+    def apply(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments, arrays of NumPy or JAX, in float64 and moved."""
+        move = lambda x, up: x * (1 - self.step + 2 * self.step * up.astype(x.dtype)) if is_inexact(x) else x
+        return jax.tree.map(move, in_float64(args), self.up)
+
+
+def run_moved(function: Callable[..., Any], args: tuple[Any, ...], move: Move, is_traced: bool = True) -> Any:
+    """function(*args) with the arguments in float64 and moved; in memory they are not if it can be traced."""
+    if is_traced:
+        return _call_moved(function, args, move)
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved = move.apply(args)
+    return run(function, moved, is_traced)
+
+
+@partial(jax.jit, static_argnums=0)
+def _call_moved(function: Callable[..., Any], args: tuple[Any, ...], move: Move) -> Any:
+    return function(*move.apply(args))
 
 
 def align(x: Any, dtype: Any) -> np.ndarray:

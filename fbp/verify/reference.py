@@ -16,6 +16,7 @@ from fbp.verify.autodiff import Autodiff, Gradients, Leaves, ValueAndGradient
 from fbp.verify.evaluation import (
     Argnums,
     InFloat64,
+    Move,
     align,
     call_checked,
     check_argnums,
@@ -25,6 +26,7 @@ from fbp.verify.evaluation import (
     make_zeros,
     needs_x64,
     run,
+    run_moved,
 )
 from fbp.verify.structure import by_path, is_inexact
 from fbp.verify.tolerance import (
@@ -32,8 +34,8 @@ from fbp.verify.tolerance import (
     distance,
     epsilon,
     floor_of,
-    in_float64,
     norm,
+    norm_of,
     on_host,
     perturb,
     widest,
@@ -93,19 +95,13 @@ class Reference:
         """Lengths of leading axes: what may be a number of examples."""
         return frozenset(np.shape(x)[0] for x in jax.tree.leaves(self.args) if np.ndim(x))
 
-    @property
-    def args64(self) -> tuple[Any, ...]:
-        """The arguments in float64: made when they are asked for, because they take the most memory."""
-        with jax.enable_x64(True):
-            return jax.tree.map(jnp.asarray, in_float64(on_host(self.args)))
-
     def scale(self, path: str) -> float:
         """The size of a leaf's finite entries; where they are zero that of all leaves, or 1."""
         for paths in ((path,), tuple(self.inputs)):
-            entries = np.concatenate([as_real(self.inputs[p]).ravel() for p in paths])
-            entries = entries[np.isfinite(entries)]
-            if size := norm(entries) / max(entries.size, 1) ** 0.5:
-                return size
+            leaves = [as_real(self.inputs[p]) for p in paths]
+            size = norm(np.array([norm_of(lambda x: np.where(np.isfinite(x), x, 0.0), x) for x in leaves]))
+            if size:
+                return size / sum(np.count_nonzero(np.isfinite(x)) for x in leaves) ** 0.5
         return 1.0
 
     def natural(self, path: str) -> float:
@@ -116,11 +112,12 @@ class Reference:
             terms / self.scale(path) if np.isfinite(terms) else 0.0, self.autodiff.total if self.autodiff else 0.0
         )
 
-    def evaluate64(self, args: tuple[Any, ...]) -> tuple[float, Leaves]:
-        """The loss and its gradient by autodiff at other float64 arguments."""
+    def evaluate64(self, move: Move) -> tuple[float, Leaves]:
+        """The loss and its gradient by autodiff in float64, at arguments that are moved."""
         assert self.float64 is not None
         with jax.enable_x64(True):
-            value, gradient = self._run(self.float64.of(ValueAndGradient(self.loss, self.argnums)), args)
+            function = self.float64.of(ValueAndGradient(self.loss, self.argnums))
+            value, gradient = run_moved(function, on_host(self.args), move, self.is_traced)
             return float(value), _leaves(gradient, self.inputs)
 
     @cached_property
@@ -156,11 +153,11 @@ class Reference:
         """The derivative of the loss along v in one leaf, from values of the loss; in float64 where there is a way."""
         eps = self.coarsest if self.float64 is None else epsilon(float)
         here = by_path(select_arguments(self._point, self.argnums))[path]
-        direction, there = _join_parts(v, here), make_zeros(here.shape, here.dtype)
-        args, values = self._replace_leaf(self._point, path, there), [self._value]
+        there, v, values = self._take_scratch(here), _join_parts(v, here), [self._value]
+        args = self._replace_leaf(self._point, path, there)
         for h in (side * h for h in steps for side in (1, -1)):
             with np.errstate(over="ignore", invalid="ignore"):
-                np.multiply(direction, h, out=there, dtype=there.dtype)
+                np.multiply(v, h, out=there, dtype=there.dtype)
                 np.add(here, there, out=there)
             values.append(self._evaluate(args))
         return slopes.estimate_slope(np.asarray(values), steps, eps)
@@ -174,8 +171,9 @@ class Reference:
         if self.float64 is None:
             raise NotImplementedError(self.why)
         zeros = jax.tree.map(lambda x: make_zeros(x.shape, x.dtype) if is_inexact(x) else x, self._point)
-        like = self.inputs[path]
-        tangent = self._replace_leaf(zeros, path, align(_join_parts(v, like), widest(like.dtype)))
+        along = self._take_scratch(by_path(select_arguments(self._point, self.argnums))[path])
+        along[...] = _join_parts(v, along)
+        tangent = self._replace_leaf(zeros, path, along)
         with jax.enable_x64(True):
             push_forward = self.float64.of(slopes.PushForward(self.loss), times=2)
             value = float(self._run(push_forward, (*self._point, *tangent)))
@@ -191,6 +189,14 @@ class Reference:
             return align(x, wide)
 
         return jax.tree.map(lambda x: convert(x) if is_inexact(x) else x, on_host(self.args))
+
+    @cached_property
+    def _scratch(self) -> np.ndarray:
+        return make_zeros((max(x.nbytes for x in jax.tree.leaves(self._point) if is_inexact(x)),), np.uint8)
+
+    def _take_scratch(self, like: np.ndarray) -> np.ndarray:
+        """Memory for one leaf, always the same: JAX keeps what it was given for a while."""
+        return self._scratch[: like.nbytes].view(like.dtype).reshape(like.shape)
 
     @cached_property
     def _value(self) -> float:
@@ -255,8 +261,9 @@ class Reference:
 
     def _measure64(self) -> tuple[float, Gradients]:
         assert self.float64 is not None
-        value, here = self.evaluate64(self.args64)
-        at = lambda i: self.evaluate64(perturb(on_host(self.args64), self.seed + i))[1]
+        arrays = on_host(self.args)
+        value, here = self.evaluate64(Move.all_up(arrays, 0.0))
+        at = lambda i: self.evaluate64(Move.draw(arrays, self.seed + i))[1]
         return value, Gradients.measure(here, at, self.float64.floor, SHIFTS)
 
 
