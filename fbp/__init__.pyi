@@ -5,6 +5,7 @@ from . import flow as flow
 from . import initializers as initializers
 from . import layers as layers
 from . import losses as losses
+from . import quantities as quantities
 from . import report as report
 from . import studies as studies
 from . import theory as theory
@@ -57,6 +58,8 @@ from .losses import SoftmaxCrossEntropy as SoftmaxCrossEntropy
 from .networks import gpt as gpt
 from .networks import mlp as mlp
 from .precision import cast as cast
+from .quantities import clipped_grad as clipped_grad
+from .quantities import per_example_norms as per_example_norms
 from .tracing import trace as trace
 from .typing import Layer as Layer
 from .typing import Probe as Probe

@@ -151,6 +151,25 @@ def name_layers(net: Layer) -> list[str]:
     return [format_path(path) for path in _paths(net)]
 
 
+def list_shared(net: Layer) -> list[Path]:
+    """The paths of the parts of a network whose parameters are used more than once, with `...` for copies in a loop.
+
+    Args:
+        net: a network.
+    """
+    if not isinstance(net, Combinator):
+        return []
+    owners = net.owner_of_child
+    found: list[Path] = []
+    for i, (child, step) in enumerate(zip(net.children, net.steps, strict=True)):
+        own = () if step is None else (step,)
+        if list(owners.values()).count(owners[i]) > 1:
+            found.append(own)
+        else:
+            found += [(*own, *path) for path in list_shared(child)]
+    return found
+
+
 def _paths(net: Layer) -> Iterator[Path]:
     if not isinstance(net, Combinator):
         yield ()

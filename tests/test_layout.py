@@ -34,7 +34,7 @@ ORDER = (
     {"tree", "networks"},
     {"chunks"},
     {"backprop", "calibration", "leaf_norms"},
-    {"tracing", "config"},
+    {"tracing", "config", "quantities"},
     {"verify", "flow", "training"},
     {"studies"},
     {"cli", "pytest_plugin"},

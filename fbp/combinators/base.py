@@ -144,9 +144,18 @@ class Combinator(Layer):
         return self.split(cache)
 
     @property
+    def owner_of_child(self) -> dict[int, int]:
+        """For each child the child whose parameters it uses, by number: by default its own."""
+        return {i: i for i in range(len(self.children))}
+
+    @property
     def shares_params(self) -> bool:
         """Whether a child uses the parameters of another."""
-        return False
+        return any(child != owner for child, owner in self.owner_of_child.items())
+
+    def add_uses(self, tree: Any) -> Any:
+        """A tree of gradients of every use -> that of the parameters, where those of a shared parameter add."""
+        return tree
 
     def own(self, tree: Any) -> Any:
         """A tree of parameters without those of children that use another child's; by default the tree itself."""

@@ -148,9 +148,9 @@ class Network(Combinator):
         return {name: line.owner for name, line in self.lines if line.owner is not None}
 
     @property
-    def shares_params(self) -> bool:
-        """Whether a line uses the parameters of another."""
-        return bool(self.owners)
+    def owner_of_child(self) -> dict[int, int]:
+        """By number: of a line that shares, the line that owns."""
+        return {i: self.steps.index(self.owners.get(name, name)) for i, name in enumerate(self.steps)}
 
     def split(self, tree: Any) -> tuple[Any, ...]:
         """By line; where a line has none of its own parameters, those that it uses."""
@@ -198,11 +198,15 @@ class Network(Combinator):
             added = Cotangent(part, dA_out.exponent)
             cotangents[source] = cotangents[source] + added if source in cotangents else added
         uses, readings = sweep_lines(self._lines, self._used(params), cache, cotangents, probe)
-        d_params = self.own(uses)
-        for name, owner in self.owners.items():
-            d_params[owner] = jax.tree.map(jnp.add, d_params[owner], uses[name])
         dA_in = cotangents[INPUT] if not self.inputs else _join({name: cotangents[name] for name in self.inputs})
-        return d_params, dA_in, {name: readings[name] for name in self.steps}
+        return self.add_uses(uses), dA_in, {name: readings[name] for name in self.steps}
+
+    def add_uses(self, tree: Any) -> Any:
+        """The gradient of a line's parameters is the sum over the lines that use them."""
+        added = self.own(tree)
+        for name, owner in self.owners.items():
+            added[owner] = jax.tree.map(jnp.add, added[owner], tree[name])
+        return added
 
     def split_cache(self, params: Params, cache: Cache) -> tuple[Cache, ...]:
         """Each line's cache, with the arrays that the lines before give back."""

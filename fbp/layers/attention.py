@@ -25,7 +25,7 @@ from fbp.precision import widen
 from fbp.typing import Activations, Cache, Key, Layer, Params, Shape
 
 Rule = Literal["auto", "plain", "lean"]
-LEAN_FROM = 128
+LEAN_FROM = 32
 """The number of keys from which "auto" takes the lean rule (see benchmarks/README.md)."""
 BLOCK = 64
 """Queries and keys in a block of the lean rule."""
