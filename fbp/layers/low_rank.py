@@ -14,12 +14,12 @@ from fbp.typing import Activations, Cache, Key, Layer, Params, Shape
 
 @dataclass(frozen=True)
 class LowRank(Layer):
-    """Z = A W + b + (scale / rank) (A D) U, with D (n_in, rank) and U (rank, n_out). Hu et al. (2022).
+    """Z = A V + b with V = W + (scale / rank) D U, D (n_in, rank) and U (rank, n_out). Hu et al. (2022).
 
-        dU = s (A D)^T dZ,    dD = A^T (s dZ U^T),    dA = dZ W^T + (s dZ U^T) D^T
+        dU = s (A D)^T dZ,    dD = A^T (s dZ U^T),    dA = dZ V^T
 
-    where s = scale / rank; the products are taken through the thin side, never through D U. The parameters of the
-    dense layer keep their names, so that weights saved before still fit; "D" and "U" stand beside them. U begins at
+    where s = scale / rank. V is small beside the activations, so that A and dZ pass through one product each; the
+    gradients of D and U are taken through the thin side. The parameters of the dense layer keep their names, so that weights saved before still fit; "D" and "U" stand beside them. U begins at
     zero: the network is then what it was.
 
     Attributes:
@@ -54,24 +54,26 @@ class LowRank(Layer):
         return self.scale / self.rank
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
-        """Z; caches A and A D."""
-        Z, _ = self.dense.forward(params, A)
-        AD = A @ params["D"]
-        return Z + self._s * (AD @ params["U"]), (A, AD)
+        """Z; caches A."""
+        return self.dense.forward(self._merge(params), A)
+
+    def _merge(self, params: Params) -> Params:
+        """The parameters of the dense layer that computes the same."""
+        return params | {"W": params["W"] + self._s * (params["D"] @ params["U"])}
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
         """dW and db as in `Dense`; dU, dD and dA as above."""
-        (A, AD), dZ = cache, dA_out
-        d_dense, dA = self.dense.backward(params, A, dZ)
-        thin = self._s * (dZ @ params["U"].T)
+        A, dZ = cache, dA_out
+        d_dense, dA = self.dense.backward(self._merge(params), A, dZ)
+        AD, thin = A @ params["D"], self._s * (dZ @ params["U"].T)
         rows = example_axes(A)
         dU = self._s * jnp.tensordot(AD, dZ, axes=(rows, rows))
         dD = jnp.tensordot(A, thin, axes=(rows, rows))
-        return d_dense | {"D": dD, "U": dU}, dA + thin @ params["D"].T
+        return d_dense | {"D": dD, "U": dU}, dA
 
     def linear(self, params: Params, cache: Cache, dA_out: Activations) -> Pairs:
         """The pairs of the dense layer, (A, s dZ U^T) for D and (s A D, dZ) for U."""
-        A, AD = cache
+        A, AD = cache, cache @ params["D"]
         thin = self._s * (dA_out @ params["U"].T)
         return self.dense.linear(params, A, dA_out) | {"D": Outer(A, thin), "U": Outer(self._s * AD, dA_out)}
 
