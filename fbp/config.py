@@ -4,9 +4,9 @@ The command line reads its options off this class before anything heavy is impor
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from cyclopts import Parameter
 
@@ -14,10 +14,10 @@ from fbp.errors import FbpError, check_seed
 from fbp.memory import check_memory
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Num
+    from jaxtyping import Array, Float, Int, Num
     from numpy.typing import ArrayLike
 
-    from fbp.combinators import Serial
+    from fbp.combinators import Network, Serial
     from fbp.losses import Loss
     from fbp.typing import Params
 
@@ -158,6 +158,89 @@ class NetworkConfig:
 
     def _widths(self) -> tuple[int, ...]:
         return integers("layers", self.layers)
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """A transformer and a batch of random tokens, as the command line names them."""
+
+    style: Literal["gpt2", "modern"] = "gpt2"
+    """gpt2: layer normalization, learned positions, GELU; modern: RMS normalization, rotary positions, SwiGLU."""
+    width: Integer = 128
+    """Entries of a token's vector."""
+    depth: Integer = 4
+    """Blocks."""
+    heads: Integer = 4
+    """Heads of attention, a divisor of the width."""
+    length: Integer = 64
+    """Tokens of a sequence."""
+    vocabulary: Integer = 512
+    """Different tokens."""
+
+    def network(self, dropout: float = 0.0) -> "Network":
+        """The network.
+
+        Args:
+            dropout: the rate after the embedding and at the end of each branch.
+
+        Raises:
+            FbpError: a number does not fit.
+        """
+        from fbp.networks import gpt
+
+        return gpt(self.vocabulary, self.length, self.width, self.depth, self.heads, style=self.style, dropout=dropout)
+
+    def check_memory(self, demand: Demand, examples: int) -> None:
+        """Refuse a network that does not fit the memory.
+
+        Args:
+            demand: what a command holds.
+            examples: the sequences of a batch.
+
+        Raises:
+            FbpError: it does not fit.
+        """
+        n, T, V = self.width, self.length, self.vocabulary
+        parameters = n * (V + T + 12 * n * self.depth)
+        # Of each block, for a token: the stream, queries, keys, values, output, the inside, and the softmax.
+        activations = T * (self.depth * (16 * n + self.heads * T) + 3 * V)
+        check_memory(
+            "a network and its gradients",
+            f"width {n}, depth {self.depth}, length {T}, vocabulary {V} in batches of {examples}",
+            demand.parameter * parameters + demand.activation * activations * examples,
+            "take a smaller network or a smaller batch",
+        )
+
+    def batch(self, examples: int, seed: int) -> tuple["Int[Array, 'm T']", "Int[Array, 'm T']"]:
+        """Random tokens, and as targets the tokens that follow each of them.
+
+        Args:
+            examples: m.
+            seed: of the tokens.
+        """
+        import jax
+
+        tokens = jax.random.randint(jax.random.key(seed), (examples, self.length + 1), 0, self.vocabulary)
+        return tokens[:, :-1], tokens[:, 1:]
+
+
+def check_unused(kind: str, options: Any, *, shared: tuple[str, ...] = ()) -> None:
+    """Refuse options that belong to another kind of network.
+
+    Args:
+        kind: what is asked for.
+        options: those of the other kind.
+        shared: names of those that apply to both.
+
+    Raises:
+        FbpError: one of them is not at its default.
+    """
+    for field in fields(options):
+        if field.name not in shared and getattr(options, field.name) != field.default:
+            raise FbpError(
+                f"--{field.name} must not be given with --network {kind}, which has no such part, got "
+                f"{getattr(options, field.name)}; leave it out"
+            )
 
 
 def integers(what: str, text: str) -> tuple[int, ...]:

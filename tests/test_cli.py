@@ -62,6 +62,17 @@ def test_the_readme_shows_what_compare_prints(run):
     assert words(run("compare")[1]) == words(shown)
 
 
+SMALL_GPT = ("--network", "gpt", "--width", "8", "--depth", "1", "--heads", "2", "--length", "6", "--vocabulary", "12")
+
+
+@pytest.mark.parametrize("style", ["gpt2", "modern"])
+def test_compare_takes_a_transformer(run, style):
+    status, out, _ = run("compare", *SMALL_GPT, "--style", style, "--batch-size", "2", "--dropout", "0.1", "--json")
+    found = json.loads(out)
+    assert (status, found["verdict"]) == (0, "PASS")
+    assert "['blocks']['q']['W']" in [leaf["path"] for leaf in found["leaves"]]
+
+
 def test_compare_as_json(run):
     status, out, _ = run("compare", *SMALL, "--norm", "layer", "--dtype", "float64", "--batch-size", "8", "--json")
     found = json.loads(out)
@@ -132,6 +143,11 @@ def test_train_takes_every_kind_of_network(run, tiny, options):
         (("train", "--seed", "-1"), "seed"),
         (("compare", "--batch-size", "0"), "--batch-size must be a positive integer"),
         (("compare", "--dtype", "int8"), "dtype"),
+        (("compare", "--network", "gpt", "--layers", "4,2"), "--layers must not be given with --network gpt"),
+        (("compare", "--network", "gpt", "--data-dir", "."), "--data-dir must not be given with --network gpt"),
+        (("compare", "--heads", "2"), "--heads must not be given with --network mlp"),
+        (("compare", "--network", "gpt", "--heads", "3"), "heads must divide the width 128, got 3"),
+        (("compare", "--network", "gpt", "--width", "100000"), "a network and its gradients must fit"),
         (("report", "--out", __file__), "test_cli.py"),
         (("train", "--epochs", "many"), "epochs"),
         (("train", "--batch-size", "2.5"), "--batch-size: it must be an integer, got '2.5'"),

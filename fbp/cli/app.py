@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Group, Parameter
 
-from fbp.config import COMPARISON, TRAINING, Demand, Integer, NetworkConfig
+from fbp.config import COMPARISON, TRAINING, Demand, Integer, NetworkConfig, TransformerConfig, check_unused
 from fbp.errors import FbpError, check_count, check_seed
 from fbp.serialize import to_json
 from fbp.streams import print_result, reserve_stdout
@@ -30,7 +30,10 @@ app.register_install_completion_command(help="Install the completion of commands
 
 _shown_as = lambda text: Parameter(show_default=lambda _: text)
 Network = Annotated[NetworkConfig, Parameter(name="*", group=Group("Network", sort_key=1))]
-_DEFAULT = NetworkConfig()
+Transformer = Annotated[TransformerConfig, Parameter(name="*", group=Group("Transformer, --network gpt", sort_key=2))]
+_DEFAULT, _TRANSFORMER = NetworkConfig(), TransformerConfig()
+_SEQUENCES = 8
+"""Sequences in a batch of tokens, where nobody says."""
 
 
 @app.command
@@ -139,8 +142,10 @@ def rerun(folder: Path, /) -> int:
 @app.command
 def compare(
     *,
-    network: Network = _DEFAULT,
-    batch_size: Integer = 128,
+    network: Literal["mlp", "gpt"] = "mlp",
+    config: Network = _DEFAULT,
+    transformer: Transformer = _TRANSFORMER,
+    batch_size: Annotated[Integer | None, _shown_as("128 digits, 8 sequences")] = None,
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32",
     data_dir: Path | None = None,
     json: bool = False,
@@ -151,8 +156,10 @@ def compare(
 
     Parameters
     ----------
+    network
+        A multilayer perceptron on digits, or a transformer on random tokens.
     batch_size
-        How many digits the gradient is taken over; all where there are fewer.
+        How many examples the gradient is taken over; all where there are fewer.
     dtype
         Precision of parameters and inputs.
     data_dir
@@ -160,7 +167,21 @@ def compare(
     json
         Print JSON instead of the table.
     """
-    data = _data(data_dir, network, COMPARISON, batch_size)
+    if network == "gpt":
+        check_unused(network, config, shared=("seed", "dropout"))
+        if data_dir is not None:
+            raise FbpError(f"--data-dir must not be given with --network gpt, got {data_dir}; its tokens are random")
+        examples = _SEQUENCES if batch_size is None else batch_size
+        check_count("--batch-size", examples)
+        check_seed(config.seed)
+        net = transformer.network(config.dropout)
+        transformer.check_memory(COMPARISON, examples)
+        data = None
+    else:
+        check_unused(network, transformer)
+        examples = 128 if batch_size is None else batch_size
+        data = _data(data_dir, config, COMPARISON, examples)
+        net = config.network()
     import jax
 
     from fbp.cli.verify import show
@@ -168,11 +189,14 @@ def compare(
     from fbp.verify import compare
 
     with reserve_stdout(json), jax.enable_x64(dtype == "float64"):
-        X, Y = (jax.numpy.asarray(x[:batch_size]) for x in (data.train_X, data.train_Y))
-        Y = network.targets(Y)
-        params = network.parameters(X)
-        key = jax.random.key(network.seed) if network.dropout else None
-        found = compare(network.network(), network.objective(), *cast((params, X, Y), dtype), key=key)
+        if data is None:
+            params, _ = net.init(jax.random.key(config.seed))
+            X, Y = transformer.batch(examples, config.seed)
+        else:
+            X, Y = (jax.numpy.asarray(x[:examples]) for x in (data.train_X, data.train_Y))
+            params, Y = config.parameters(X), config.targets(Y)
+        key = jax.random.key(config.seed) if config.dropout else None
+        found = compare(net, config.objective(), *cast((params, X, Y), dtype), key=key)
         show(found, json)
     return found.exit_status
 

@@ -1,5 +1,6 @@
 """What the judges say of a gradient, as data that prints itself: in the terminal, in a notebook, as JSON."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,8 @@ JUDGES = ("autodiff", *DIRECTIONAL)
 """The judges of a leaf; the equations of a network have their own."""
 
 _CONDITIONS = ("structure", "repetition", "batched", "forward", "loss", "time")
+_LONG_PATH = 25
+"""The characters from which a path is shortened in a table."""
 _LAYERS_SHOWN = 16
 WHOLE = "(argument)"
 """What a leaf is called that is the whole argument."""
@@ -246,8 +249,8 @@ class Verification(Printable):
             f"{self.subject} against jax.grad",
             ("leaf", "verdict", *_NUMBERS, *(_HEADINGS[name] for name in asked)),
             (
-                (leaf.path or WHOLE, paint(leaf.verdict, leaf.verdict), *leaf.cells(), *_marks(leaf, asked))
-                for leaf in self.leaves
+                (name, paint(leaf.verdict, leaf.verdict), *leaf.cells(), *_marks(leaf, asked))
+                for name, leaf in zip(_name_leaves([leaf.path for leaf in self.leaves]), self.leaves, strict=True)
             ),
             numbers=_NUMBERS,
             folds={"leaf": 8},
@@ -273,6 +276,13 @@ def _count_passed(results: tuple[Any, ...]) -> str:
 def _marks(leaf: LeafResult, asked: list[str]) -> list[Text]:
     results = [leaf.judge(name) for name in asked]
     return [paint(_MARKS[each.verdict], each.verdict) if each else Text("") for each in results]
+
+
+def _name_leaves(paths: Sequence[str]) -> list[str]:
+    """Paths that fit their column: "blocks.q.W" for "['blocks']['q']['W']", all of them where one is long."""
+    if max(map(len, paths), default=0) >= _LONG_PATH:
+        paths = [re.sub(r"\['(\w+)'\]", r".\1", path).removeprefix(".") for path in paths]
+    return [path or WHOLE for path in paths]
 
 
 def _equations_table(equations: tuple[EquationResult, ...]) -> Table:
