@@ -217,14 +217,9 @@ def list_networks() -> Iterator[Builtin]:
 
 def list_transformers() -> Iterator[Builtin]:
     """Those among the networks: both styles, both rules of attention, three dtypes."""
-    modern = _gpt(style="modern", key_value_heads=1, attention="lean")
-    for name, net, dtype in (
-        ("gpt2", _gpt(attention="plain"), "float32"),
-        ("gpt2, lean attention", _gpt(attention="lean"), "bfloat16"),
-        ("gpt2, post-norm, segments", _gpt(norm_position="post", checkpoint=1), "float64"),
-        ("modern gpt, lean attention", modern, "float32"),
-        ("modern gpt, dropout, own head", _gpt(style="modern", dropout=0.2, share_head=False), "bfloat16"),
-    ):
-        yield Builtin(f"{name}, {dtype}", net, dtype=dtype, keyed="dropout" in name, shape=(4,))
-    for dtype in ("float32", "float64"):
-        yield Builtin(f"all layers for sequences, {dtype}", SEQUENCE_GALLERY, dtype=dtype, shape=_SEQUENCES)
+    lean = _gpt(attention="lean", norm_position="post", checkpoint=1)
+    modern = _gpt(style="modern", key_value_heads=1, attention="lean", dropout=0.2, share_head=False)
+    yield Builtin("gpt2, float32", _gpt(attention="plain"), shape=(4,))
+    yield Builtin("lean gpt2, bfloat16", lean, dtype="bfloat16", shape=(4,))
+    yield Builtin("modern gpt, float64", modern, dtype="float64", keyed=True, shape=(4,))
+    yield Builtin("all joined, float32", SEQUENCE_GALLERY, shape=_SEQUENCES)
