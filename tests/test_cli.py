@@ -548,7 +548,7 @@ def test_verify_mutants(run, monkeypatch):
     monkeypatch.setattr(mutation, "make_mutants", lambda *net: [m for m in every(*net) if m.fault == "reversed layers"])
     status, out, _ = run("verify", "--mutate")
     assert status == 0
-    assert "1 of 1 effective faults killed" in out
+    assert "2 of 2 effective faults killed" in out
     assert "[8][1]['W']: equal after rev" in out
 
 

@@ -8,7 +8,7 @@ from cases import CASES
 
 import fbp
 
-EXPORTED = ("repeat, keeps input", "batch norm in repeat", "checkpoint and dropout")
+EXPORTED = ("repeat, keeps input", "batch norm in repeat", "checkpoint and dropout", "gpt2", "gpt modern, lean")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -11,13 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, Case, M
+from cases import CASES, Case
 
 import fbp
+from fbp.combinators import Combinator
+from fbp.cotangent import Cotangent
+from fbp.partition import combine, partition
 from fbp.tree import list_layers
 from fbp.verify import differences
-
-WEIGHTS = np.linspace(0.0, 2.0, M)
+from fbp.verify.structure import by_path
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)
@@ -30,12 +32,17 @@ def of_cases(cases):
     return pytest.mark.parametrize("case", cases, ids=str, indirect=True)
 
 
+def shares(net) -> bool:
+    """Whether a parameter has two uses, so that its gradient is no sum of one pair."""
+    return isinstance(net, Combinator) and (net.shares_params or any(map(shares, net.children)))
+
+
 def manual(case: Case):
     return fbp.value_and_grad(case.net, case.loss)
 
 
-def autodiff(case: Case, argnums=0):
-    return jax.value_and_grad(partial(fbp.loss_value, case.net, case.loss), argnums)
+def autodiff(case: Case):
+    return jax.value_and_grad(partial(fbp.loss_value, case.net, case.loss))
 
 
 def scale(tree) -> float:
@@ -59,6 +66,11 @@ def inner(a, b):
     return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
+def split_inputs(X):
+    """The inputs that have a gradient, and the others: tokens and masks."""
+    return partition(X, lambda x: jnp.issubdtype(x.dtype, jnp.floating))
+
+
 def stack(trees):
     return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
 
@@ -79,39 +91,53 @@ def slopes_by_finite_differences(function, point, gradient):
 
 def program(case: Case):
     """One function (params, other parameters, X, Y, key) -> everything that is compared in float64."""
-    net = case.net
+    net, weights = case.net, case.item_weights
 
     def compute(params, other, X, Y, key):
-        loss_of = lambda params, X: fbp.loss_value(net, case.loss, params, X, Y, WEIGHTS, key)
-        step = lambda params: manual(case)(params, X, Y, WEIGHTS, key)
+        inputs, others = split_inputs(X)
+        loss_of = lambda params, inputs: fbp.loss_value(
+            net, case.loss, params, combine(inputs, others), Y, weights, key
+        )
+        step = lambda params: manual(case)(params, X, Y, weights, key)
         out, cache = net.forward(params, X, key)
         value, d_params = step(params)
-        gradient = (d_params, net.backward(params, cache, case.loss.value_and_dZ(out, Y, WEIGHTS)[1])[1])
+        gradient = (d_params, net.backward(params, cache, case.loss.value_and_dZ(out, Y, weights)[1])[1])
 
-        u, v = wave((params, X)), wave(out)
-        backward = net.backward(params, cache, v)
-        function = lambda params, X: net.forward(params, X, key)[0]
+        u, v = wave((params, inputs)), wave(out)
+        *backward, pairs = net.sweep(params, cache, Cotangent(v), compare_pairs)
+        backward = backward[0], backward[1].value
+        function = lambda params, inputs: net.forward(params, combine(inputs, others), key)[0]
         return {
             "step": (value, d_params),
             "gradient": gradient,
-            "autodiff": autodiff(case, (0, 1))(params, X, Y, WEIGHTS, key),
+            "autodiff": jax.value_and_grad(loss_of, (0, 1))(params, inputs),
             "backward": backward,
-            "vjp": jax.vjp(function, params, X)[1](v),
-            "adjoint": (inner(u, backward), inner(jax.jvp(function, (params, X), u)[1], v)),
-            "slopes": slopes_by_finite_differences(loss_of, (params, X), gradient),
+            "vjp": jax.vjp(function, params, inputs)[1](v),
+            "adjoint": (inner(u, backward), inner(jax.jvp(function, (params, inputs), u)[1], v)),
+            "slopes": slopes_by_finite_differences(loss_of, (params, inputs), gradient),
             "norms": jnp.stack([jnp.linalg.norm(leaf.ravel()) for leaf in jax.tree.leaves(gradient)]),
             "vmapped": jax.vmap(step)(stack([params, other])) if jax.tree.leaves(params) else None,
-            "halves": _halves(net, params, X, v),
+            "singles": _singles(net, params, X, v),
+            "pairs": pairs,
         }
 
     return jax.jit(compute)
 
 
-def _halves(net, params, X, v):
-    """Each half of the batch by itself, without a key."""
-    halved = lambda x: x.reshape(2, -1, *x.shape[1:])
+def compare_pairs(visit):
+    """Of each parameter the sum of its pair, its gradient, and the squared norms of the gradients of examples."""
+    if not visit.d_params:
+        return None
+    pairs = visit.layer.linear(visit.params, visit.cache, visit.dA_out)
+    assert set(pairs) == set(visit.d_params)
+    return {name: (pair.sum(), visit.d_params[name], pair.squared_norms()) for name, pair in pairs.items()}
+
+
+def _singles(net, params, X, v):
+    """Each example of the batch by itself, without a key."""
+    alone = lambda tree: jax.tree.map(lambda x: x[:, None], tree)
     backward = lambda X, dA: net.backward(params, net.forward(params, X)[1], dA)
-    return jax.vmap(backward)(halved(X), halved(v))
+    return jax.vmap(backward)(alone(X), alone(v))
 
 
 @pytest.fixture(scope="module")
@@ -152,25 +178,56 @@ def test_vmap_over_parameters(in_float64):
     assert_leaves_close(in_float64.vmapped, expected, 1e-12)
 
 
+def side_by_side(tree):
+    """The cotangents of inputs of batches of one, as one batch."""
+    return jax.tree.map(lambda x: x[:, 0], tree)
+
+
 @of_cases([case for case in CASES if not case.keyed and not case.mixes_examples])
 def test_batch_split(in_float64):
-    """Gradients of parameters add over a split of the batch, gradients of inputs stand side by side."""
-    (whole, dA_in), (halves, dA_halves) = in_float64.backward, in_float64.halves
-    assert_leaves_close(jax.tree.map(lambda x: x.sum(axis=0), halves), whole, 1e-12)
-    np.testing.assert_allclose(dA_halves.reshape(dA_in.shape), dA_in, rtol=1e-12, atol=1e-14)
+    """Gradients of parameters add over batches of one, gradients of inputs stand side by side."""
+    (whole, dA_in), (singles, dA_singles) = in_float64.backward, in_float64.singles
+    assert_leaves_close(jax.tree.map(lambda x: x.sum(axis=0), singles), whole, 1e-12)
+    assert_leaves_close(side_by_side(dA_singles), dA_in, 1e-12)
 
 
 @of_cases([case for case in CASES if case.mixes_examples])
 def test_batch_statistics_tie_examples_together(in_float64):
-    (_, dA_in), (_, dA_halves) = in_float64.backward, in_float64.halves
-    assert np.max(np.abs(dA_halves.reshape(dA_in.shape) - dA_in)) > 1e-3
+    (_, dA_in), (_, dA_singles) = in_float64.backward, in_float64.singles
+    assert differs(side_by_side(dA_singles), dA_in)
+
+
+def differs(found, wanted):
+    return max(float(np.max(np.abs(a - b))) for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True)) > 1e-3
+
+
+def test_pairs_sum_to_the_gradient(in_float64):
+    found = [leaf for leaf in jax.tree.leaves(in_float64.pairs, is_leaf=is_reading) if is_reading(leaf)]
+    assert_leaves_close([total for total, _, _ in found], [d for _, d, _ in found], 1e-12)
+
+
+def is_reading(x) -> bool:
+    return isinstance(x, tuple) and len(x) == 3 and all(hasattr(part, "shape") for part in x)
+
+
+@of_cases([case for case in CASES if not case.keyed and not case.mixes_examples and not shares(case.net)])
+def test_norms_of_pairs_are_those_of_each_example(in_float64):
+    singles = by_path(in_float64.singles[0])
+    readings = by_path(jax.tree.map(lambda r: r[2], in_float64.pairs, is_leaf=is_reading))
+    for path, found in readings.items():
+        if found is not None:
+            # The axes of loops stand before that of the examples here, and after it there.
+            of_parameter = tuple(range(found.ndim, singles[path].ndim))
+            expected = np.moveaxis(np.sum(np.square(singles[path]), axis=of_parameter), 0, -1)
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_equals_autodiff_in_float32(case, in_float64):
     """Within 1e-5, or closer to float64 than autodiff is; a leaf that is zero by symmetry, within rounding of all."""
     both = jax.jit(lambda *batch: (manual(case)(*batch)[1], autodiff(case)(*batch)[1]))
+    weights = case.item_weights.astype(np.float32)
     params, X, Y, key = case.batch(jnp.float32)
-    found, expected = both(params, X, Y, WEIGHTS.astype(np.float32), key)
+    found, expected = both(params, X, Y, weights, key)
     exact, _ = in_float64.gradient
     whole = scale(exact)
     rows = (differences(found, expected), differences(found, exact), differences(expected, exact))
@@ -191,7 +248,7 @@ def test_compare_passes(case, dtype):
 def test_sharded_over_eight_devices(case):
     assert jax.device_count() == 8
     params, X, Y, key = case.batch(jnp.float32)
-    X, Y = (np.concatenate([x, x, x, x]) for x in (X, Y))
+    X, Y = jax.tree.map(lambda x: np.concatenate([x, x, x, x]), (X, Y))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     by_example, everywhere = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in (("data",), ()))
     step = jax.jit(manual(case))

@@ -14,13 +14,14 @@ from faulty import FlippedSign
 
 import fbp
 from fbp import Activation, Checkpoint, Dense, Residual, Serial, verify
-from fbp.cli.builtin import GALLERY, Builtin
+from fbp.cli.builtin import GALLERIES, GALLERY, Builtin, draw_parameters, list_transformers
 from fbp.combinators import Combinator
 from fbp.partition import combine, partition
 from fbp.precision import cast
-from fbp.verify import slopes
+from fbp.verify import mutation, slopes
 from fbp.verify.faults import FAULTS, make_mutants
 from fbp.verify.programs import without_rules
+from fbp.verify.sequence_faults import SEQUENCE_FAULTS
 
 X = jnp.array([[0.3, -1.2, 0.7], [1.1, 0.4, -0.5], [-0.8, 0.9, 0.2], [0.1, -0.6, 1.3]])
 W = jnp.array([[0.5, -0.3, 0.8], [0.2, 0.9, -0.7], [-0.4, 0.6, 0.1]])
@@ -50,6 +51,7 @@ def of(found, path):
 
 SOME = ["activation relu", "activation softmax", "batch norm in repeat", "residual scaled, layer norm"]
 SOME += ["repeat, checkpoint 2 of 5", "checkpoint and dropout", "half squared error, summed, sigmoid"]
+SOME += ["two inputs, two outputs", "cross attention"]
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name in SOME], ids=str)
@@ -67,6 +69,15 @@ def test_every_layer_passes_in_every_dtype(dtype):
     found = verify.network(each.net, each.loss, *each.arguments())
     assert found.verdict == "PASS", str(found)
     assert {leaf.dtype for leaf in found.leaves} == {dtype}
+
+
+@pytest.mark.parametrize(
+    "each", [each for each in list_transformers() if "float32" not in each.name], ids=lambda each: each.name
+)
+def test_transformers_pass(each):
+    found = verify.network(each.net, each.loss, *each.arguments())
+    assert found.verdict == "PASS", str(found)
+    assert {leaf.dtype for leaf in found.leaves} == {each.dtype}
 
 
 def test_gradients_below_the_range_of_the_dtype_are_judged_in_float64():
@@ -345,12 +356,19 @@ class MissingDerivative(Activation):
 
 
 @dataclass(frozen=True)
+class WrongPair(Dense):
+    def linear(self, params, cache, dA_out):
+        return super().linear(params, cache, 2 * dA_out)
+
+
+@dataclass(frozen=True)
 class ForgetsSkip(Residual):
     def sweep(self, params, cache, dA_out, probe=None):
         return self.branch.sweep(params, cache, dA_out, probe)
 
 
 LABELS = jnp.array([0, 1, 2, 1])
+TOKENS = jnp.array([[1, 4, 1], [0, 2, 2], [6, 5, 6], [3, 1, 1]])
 
 
 def located(*layers):
@@ -361,7 +379,10 @@ def located(*layers):
 
 @pytest.mark.parametrize(
     ("layer", "cell"),
-    [(FlippedSign(5), ("1 Dense(5)", "dW_2")), (MissingDerivative("tanh"), ("1 Activation(tanh)", "dZ_1"))],
+    [
+        (FlippedSign(5), ("[1] Dense(5)", "dW_2")),
+        (MissingDerivative("tanh"), ("[1] Activation(tanh)", "dZ_1")),
+    ],
     ids=["dW", "dZ"],
 )
 def test_one_mistake_marks_one_equation(layer, cell):
@@ -370,10 +391,29 @@ def test_one_mistake_marks_one_equation(layer, cell):
     assert found.verdict == "FAIL"
 
 
+def test_a_wrong_pair_is_an_equation_of_its_own():
+    found = located(WrongPair(5), Activation("relu"))
+    failed = [(each.layer, each.quantity) for each in found.equations if each.verdict == "FAIL"]
+    assert failed == [("[1] Dense(5)", "pair of dW_2"), ("[1] Dense(5)", "pair of db_2")]
+    assert {leaf.verdict for leaf in found.leaves} == {"PASS"}
+
+
+def test_layers_in_a_network_are_named_by_their_lines():
+    block = fbp.Network(flip=FlippedSign(4), end=fbp.Add().of("input", "flip"))
+    net = fbp.Network(tokens=fbp.Embedding(7, 4), blocks=fbp.Repeat(block, 2), head=Dense(7))
+    params, _ = net.init(jax.random.key(0), (3,))
+    found = verify.network(net, fbp.SoftmaxCrossEntropy(), params, TOKENS, TOKENS)
+    cells = [(each.layer, each.quantity) for each in found.equations]
+    assert cells[:2] == [("tokens Embedding", "dE_1"), ("tokens Embedding", "pair of dE_1")]
+    assert ("blocks[1].end Add", "dA_in[1]") in cells
+    failed = [(each.layer, each.quantity) for each in found.equations if each.verdict == "FAIL"]
+    assert failed == [("blocks[0].flip Dense(4)", "dW_2"), ("blocks[1].flip Dense(4)", "dW_3")]
+
+
 def test_a_mistake_in_how_layers_are_put_together_is_located_too():
     found = located(ForgetsSkip(Serial(Dense(5), Activation("tanh"))))
     assert {each.verdict for each in found.equations} == {"PASS"}
-    assert "wrong is Serial > 1 ForgetsSkip" in found.leaves[0].note
+    assert "wrong is [1] ForgetsSkip" in found.leaves[0].note
 
 
 @dataclass(frozen=True)
@@ -428,11 +468,12 @@ class ForgetsToRecompute(Checkpoint):
 
 NARROW = Serial(Dense(2), Activation("tanh"), Dense(5))
 SIDE_BY_SIDE = {
-    "fan-out": (ForgetsBranch((NARROW, Dense(5))), "1 ForgetsBranch"),
-    "inside": (Sum((NARROW, ForgetsSkip(NARROW))), "1 Sum > 1 ForgetsSkip"),
-    "in a loop": (fbp.Repeat(Sum((Dense(5), ForgetsSkip(NARROW))), 2), "1 Repeat > 0 Sum > 1 ForgetsSkip"),
-    "checkpoint": (ForgetsToRecompute(NARROW), "1 ForgetsToRecompute"),
-    "in a checkpoint": (Checkpoint(ForgetsSkip(NARROW)), "1 Checkpoint > ForgetsSkip"),
+    "fan-out": (ForgetsBranch((NARROW, Dense(5))), "[1] ForgetsBranch"),
+    "inside": (Sum((NARROW, ForgetsSkip(NARROW))), "[1][1] ForgetsSkip"),
+    "in a loop": (fbp.Repeat(Sum((Dense(5), ForgetsSkip(NARROW))), 2), "[1][*][1] ForgetsSkip"),
+    "checkpoint": (ForgetsToRecompute(NARROW), "[1] ForgetsToRecompute"),
+    "in a checkpoint": (Checkpoint(ForgetsSkip(NARROW)), "[1] ForgetsSkip"),
+    "in a line": (fbp.Network(a=Dense(5), b=ForgetsSkip(NARROW)), "[1].b ForgetsSkip"),
 }
 
 
@@ -442,7 +483,7 @@ def test_a_combinator_of_ones_own_is_located_by_what_its_children_are_given(part
     assert {each.verdict for each in found.equations} == {"PASS"}
     failed = [leaf for leaf in found.leaves if leaf.verdict == "FAIL"]
     assert failed
-    assert all(leaf.note.endswith(f"wrong is Serial > {place}") for leaf in failed), failed[0].note
+    assert all(leaf.note.endswith(f"wrong is {place}") for leaf in failed), failed[0].note
 
 
 def test_combinators_of_ones_own_pass_where_they_are_right():
@@ -466,14 +507,44 @@ def test_every_effective_mutant_is_killed_and_the_others_are_recognised():
     assert len(killed) >= 15
     assert all(each.judges["equations"] == "FAIL" for each in mutated.mutants if each.fault == "sign")
     equivalent = {(each.fault, each.place) for each in mutated.mutants if each.state == "equivalent"}
-    assert ("wrong mask", "4 > Activation") in equivalent
-    assert ("missing transpose", "0 > Dense") in equivalent
+    assert ("wrong mask", "[4] Activation") in equivalent
+    assert ("missing transpose", "[0] Dense") in equivalent
     assert json.loads(mutated.to_json())["survived"] == 0
     assert "equivalent" in str(mutated)
 
 
+def in_a_gpt():
+    net = fbp.gpt(7, 3, 4, 1, 2, style="modern", key_value_heads=1, hidden=3)
+    return net, TOKENS
+
+
+def in_other_lines():
+    block = fbp.Network("x", "memory", end=fbp.Multiply().of("x", "memory"))
+    net = fbp.Network(
+        tokens=fbp.Embedding(7, 3),
+        positions=fbp.LearnedPositions(4),
+        memory=fbp.LowRank(Dense(3), 2),
+        blocks=fbp.Repeat(block, 2, through="x").of(x="positions", memory="memory"),
+        end=fbp.Concatenate().of("blocks", "tokens"),
+        head=Dense(7),
+    )
+    return net, TOKENS
+
+
+@pytest.mark.parametrize("make", [in_a_gpt, in_other_lines])
+def test_every_effective_fault_of_sequences_is_killed(make, monkeypatch):
+    every = mutation.make_mutants
+    monkeypatch.setattr(mutation, "make_mutants", lambda *n: [m for m in every(*n) if m.fault in SEQUENCE_FAULTS])
+    net, tokens = make()
+    params = draw_parameters(net, (3,), np.random.default_rng(0))
+    report = verify.mutate(net, fbp.SoftmaxCrossEntropy(), cast(params, jnp.float32), tokens, tokens)
+    assert not report.survivors
+    assert {each.state for each in report.mutants} == {"killed"}
+    assert len(report.mutants) > 5
+
+
 def test_every_fault_applies_somewhere():
-    assert {mutant.fault for mutant in make_mutants(GALLERY, fbp.SoftmaxCrossEntropy())} == set(FAULTS)
+    assert {mutant.fault for each in GALLERIES for mutant in make_mutants(each.net, each.loss)} == set(FAULTS)
     assert len(FAULTS) >= 15
 
 

@@ -8,13 +8,13 @@ import jax
 from rich.console import Console, Group
 from rich.text import Text
 
-from fbp.cli.builtin import GALLERY, Builtin, list_networks
+from fbp.cli.builtin import GALLERIES, list_networks
 from fbp.cli.loading import load, load_arguments
 from fbp.errors import FbpError
 from fbp.serialize import to_json
 from fbp.streams import print_result
 from fbp.terminal import show_progress
-from fbp.verify import Verification, conformance, gradient, mutate, network, vjp
+from fbp.verify import MutationReport, Verification, conformance, gradient, mutate, network, vjp
 from fbp.verify.gradients import has_own_rule
 from fbp.verify.result import EXIT_STATUS, worst
 from fbp.verify.table import Printable, make_table, paint
@@ -70,7 +70,7 @@ def _worst_numbers(result: Verification) -> tuple[str, ...]:
 
 
 def verify_mutants(seed: int, as_json: bool) -> int:
-    """Inject every canonical fault into the network that has every kind of layer.
+    """Inject every canonical fault into networks that have every kind of layer.
 
     Args:
         seed: of the numbers and the judges.
@@ -79,9 +79,9 @@ def verify_mutants(seed: int, as_json: bool) -> int:
     Returns:
         The exit status: 1 where a mutant with a wrong gradient survives.
     """
-    gallery = Builtin("every kind of layer", GALLERY, keyed=True)
     with show_progress() as progress:
-        report = mutate(gallery.net, gallery.loss, *gallery.arguments(seed), progress=progress)
+        reports = [mutate(each.net, each.loss, *each.arguments(seed), progress=progress) for each in GALLERIES]
+    report = MutationReport(tuple(mutant for each in reports for mutant in each.mutants))
     show(report, as_json)
     return report.exit_status
 

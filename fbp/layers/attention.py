@@ -109,6 +109,11 @@ class Attention(Layer):
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         """O; caches the inputs, and P or (O, the logarithms of the sums)."""
         q, k, v, *mask = A
+        if mask and mask[0].dtype != bool:
+            raise FbpError(
+                f"the mask of Attention must be boolean, true for the keys that count, got {mask[0].dtype}; "
+                "write tokens != padding"
+            )
         heads = _Heads(self._split(q, self.heads), self._split(k), self._split(v), *mask)
         if self._is_lean(k.shape[1]):
             O, L = _forward_lean(heads, self.causal)

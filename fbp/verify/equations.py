@@ -2,7 +2,8 @@
 
 A layer's backward pass is linear in its cotangent, so that each equation can be judged alone: the layer at the input
 that it has in this network, given the cotangent that autodiff says it should be given, in units of its largest entry. A
-mistake in one equation then marks one cell, however deep the network, and vanishing gradients hide nothing.
+mistake in one equation then marks one cell, however deep the network, and vanishing gradients hide nothing. What a
+layer declares in `linear` is one more equation for each parameter: its sum over examples is the gradient.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,11 +18,13 @@ from jaxtyping import Array
 from fbp.combinators import Combinator
 from fbp.layers import Activation, Dense
 from fbp.losses import Loss
-from fbp.tree import instrument, map_layers, run_instrumented, unstack
+from fbp.pairs import Outer
+from fbp.paths import Path, format_path
+from fbp.tree import instrument, map_layers, name_layers, run_instrumented, unstack
 from fbp.typing import Activations, Cache, Key, Layer, Params, Targets, Weights, Wrapper
 from fbp.verify.autodiff import Autodiff, Gradients
 from fbp.verify.candidate import measure_jitter
-from fbp.verify.faults import FaultyLayer
+from fbp.verify.faulty import FaultyLayer
 from fbp.verify.leaf import LeafByAutodiff
 from fbp.verify.result import EquationResult, JudgeResult, LeafResult
 from fbp.verify.structure import by_path, is_floating
@@ -32,9 +35,9 @@ class LayerInputs(NamedTuple):
     """Where one layer is judged: its parameters, input and key, and the cotangent of its output."""
 
     params: Params
-    A: Any
+    A: Activations
     key: Key | None
-    dA_out: Any
+    dA_out: Activations
 
 
 class NetworkInputs(NamedTuple):
@@ -53,7 +56,12 @@ class _Recorder(Wrapper):
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         layer_params, delta = params
         out, _ = self.layer.forward(layer_params, A, key)
-        return (out if delta is None else out + delta), (A, key, out)
+        shifted = jax.tree.map(lambda d, x: x if d is None else x + d, delta, out, is_leaf=_is_none)
+        return shifted, (A, key, out)
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
 
 
 def compute_layer_inputs(
@@ -74,23 +82,24 @@ def compute_layer_inputs(
     with jax.enable_x64(True):
         Z, recorded = _record(net, params, X, key)
         # d loss / d delta is the cotangent of the layer's output.
-        deltas = map_layers(lambda layer, r: np.zeros(r[2].shape), net, recorded)
+        zeros = lambda x: np.zeros(x.shape) if is_floating(x) else None
+        deltas = map_layers(lambda layer, r: jax.tree.map(zeros, r[2]), net, recorded)
         cotangents = _differentiate_by_deltas(net, loss, deltas, *in_float64((params, X, Y, weights)), key)
     Z, recorded, cotangents = on_host((Z, recorded, cotangents))
     by_layer = unstack(net, map_layers(lambda layer, *parts: parts, net, params, recorded, cotangents))
-    layers = tuple(LayerInputs(p, A, layer_key, _normalize(dA, A.dtype)) for _, (p, (A, layer_key, _), dA) in by_layer)
+    layers = tuple(LayerInputs(p, A, layer_key, _normalize(dA, out)) for _, (p, (A, layer_key, out), dA) in by_layer)
     return NetworkInputs(layers, Z, Y, weights)
 
 
 @partial(jax.jit, static_argnums=0)
-def _record(net: Layer, params: Params, X: Array, key: Key | None) -> tuple[Array, Any]:
+def _record(net: Layer, params: Params, X: Activations, key: Key | None) -> tuple[Activations, Any]:
     without_deltas = map_layers(lambda layer, p: (p, None), net, params)
     return run_instrumented(instrument(net, _Recorder), without_deltas, X, key)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _differentiate_by_deltas(
-    net: Layer, loss: Loss, deltas: Any, params: Params, X: Array, Y: Array, weights: Array | None, key: Key | None
+    net: Layer, loss: Loss, deltas: Any, params: Params, X: Activations, Y: Array, weights: Weights, key: Key | None
 ) -> Any:
     def value(deltas: Any) -> Array:
         joined = map_layers(lambda layer, p, delta: (p, delta), net, params, deltas)
@@ -99,12 +108,16 @@ def _differentiate_by_deltas(
     return jax.grad(value)(deltas)
 
 
-def _normalize(dA: np.ndarray, dtype: Any) -> np.ndarray:
+def _normalize(dA: Any, out: Any) -> Any:
     """The cotangent in units of its largest entry; random signs where it is zero or not finite."""
-    largest = np.max(np.abs(dA), initial=0.0)
-    if not 0 < largest < np.inf:
-        return (np.random.default_rng(0).integers(0, 2, dA.shape) * 2 - 1).astype(dtype)
-    return (dA / 2.0 ** np.frexp(largest)[1]).astype(dtype)
+    largest = max((np.max(np.abs(x), initial=0.0) for x in jax.tree.leaves(dA)), default=0.0)
+    if 0 < largest < np.inf:
+        scale = 2.0 ** np.frexp(largest)[1]
+        rescale = lambda d, x: None if d is None else (d / scale).astype(x.dtype)
+    else:
+        draw = np.random.default_rng(0)
+        rescale = lambda d, x: None if d is None else (draw.integers(0, 2, d.shape) * 2 - 1).astype(x.dtype)
+    return jax.tree.map(rescale, dA, out, is_leaf=_is_none)
 
 
 def judge_equations(
@@ -121,22 +134,41 @@ def judge_equations(
     """
     results = []
     l = 0
-    for i, ((layer, _), at) in enumerate(zip(unstack(net, on_host(params)), inputs.layers, strict=True)):
-        l += isinstance(_unwrap(layer), Dense)
+    layers = (layer for layer, _ in unstack(net, on_host(params)))
+    for name, layer, at in zip(name_layers(net), layers, inputs.layers, strict=True):
+        has_weight = _has_weight(layer, at)
+        l += has_weight
         results += [
-            EquationResult(f"{i} {_name(layer)}", _quantity(layer, leaf.path, l), leaf)
+            EquationResult(
+                f"{name} {_name(layer)}".lstrip(), _quantity(layer, leaf.path, l if has_weight else 0, l), leaf
+            )
             for leaf in _judge(_pull_back, layer, at, seed)
         ]
     last = _judge(_differentiate_loss, loss, (inputs.Z, inputs.Y, inputs.weights), seed)
     return (*results, *(EquationResult("loss", f"dZ_{l}", leaf) for leaf in last))
 
 
+def _has_weight(layer: Layer, at: LayerInputs) -> bool:
+    """Whether a parameter's gradient is a product of activations."""
+
+    def pairs(at: LayerInputs) -> Any:
+        return layer.linear(at.params, layer.forward(at.params, at.A, at.key)[1], at.dA_out)
+
+    if not jax.tree.leaves(at.params):
+        return False
+    return any(isinstance(pair, Outer) for pair in jax.eval_shape(pairs, at).values())
+
+
 @partial(jax.jit, static_argnums=0)
 def _pull_back(layer: Layer, at: LayerInputs) -> tuple[Any, Any]:
-    """(d_params, dA_in) by hand, and by `jax.vjp` of the forward pass."""
+    """(d_params, dA_in, sums of the pairs) by hand, and by `jax.vjp` of the forward pass."""
     _, cache = layer.forward(at.params, at.A, at.key)
-    _, pullback = jax.vjp(lambda p, A: layer.forward(p, A, at.key)[0], at.params, at.A)
-    return layer.backward(at.params, cache, at.dA_out), pullback(at.dA_out)
+    out, pullback = jax.vjp(lambda p, A: layer.forward(p, A, at.key)[0], at.params, at.A)
+    no_cotangent = lambda d, x: np.zeros(x.shape, jax.dtypes.float0) if d is None else d
+    d_params, dA_in = pullback(jax.tree.map(no_cotangent, at.dA_out, out, is_leaf=_is_none))
+    sums = {name: pair.sum() for name, pair in layer.linear(at.params, cache, at.dA_out).items()}
+    by_hand = (*layer.backward(at.params, cache, at.dA_out), sums)
+    return by_hand, (d_params, dA_in, {name: d_params[name] for name in sums})
 
 
 @partial(jax.jit, static_argnums=0)
@@ -180,15 +212,23 @@ def _unwrap(layer: Layer) -> Layer:
     return layer.layer if isinstance(layer, FaultyLayer) else layer
 
 
-def _quantity(layer: Layer, path: str, l: int) -> str:
-    """The equation that gives the array at a path of (d_params, dA_in)."""
-    layer = _unwrap(layer)
-    if path.startswith("[0]"):
-        name = path[3:].strip("[']")
-        return f"d{name}_{l}" if isinstance(layer, Dense) else f"d_{name}"
-    if isinstance(layer, Dense):
-        return f"dA_{l - 1}"
-    return f"dZ_{l}" if isinstance(layer, Activation) else "dA_in"
+def _quantity(layer: Layer, path: str, own: int, l: int) -> str:
+    """The equation that gives the array at a path of (d_params, dA_in, sums of pairs).
+
+    Args:
+        layer: the layer.
+        path: of the array.
+        own: its number among the layers with a weight matrix; 0 if it has none.
+        l: the number of the last layer with one.
+    """
+    name = path[3:].strip("[']")
+    if path.startswith("[1]"):
+        inside = path[3:]
+        if inside:
+            return f"dA_in{inside}"
+        return f"dA_{own - 1}" if own else f"dZ_{l}" if isinstance(_unwrap(layer), Activation) else "dA_in"
+    parameter = f"d{name}_{own}" if own else f"d_{name}"
+    return f"pair of {parameter}" if path.startswith("[2]") else parameter
 
 
 def find_faulty_combinators(net: Layer, params: Params, X: Activations, seed: int = 0) -> list[str]:
@@ -204,33 +244,36 @@ def find_faulty_combinators(net: Layer, params: Params, X: Activations, seed: in
     """
     with jax.enable_x64(True):
         wide, A = in_float64(on_host((params, X)))
-        return _find_faulty(net, wide, A, seed, type(net).__name__)[1]
+        return _find_faulty(net, wide, A, seed, ())[1]
 
 
-def _find_faulty(net: Layer, params: Params, A: Any, seed: int, name: str) -> tuple[bool, list[str]]:
+def _find_faulty(net: Layer, params: Params, A: Any, seed: int, path: Path) -> tuple[bool, list[str]]:
     """Whether a part is wrong, and the combinators in it that are to blame."""
     out = jax.eval_shape(lambda p, A: net.forward(p, A)[0], params, A)
-    at = LayerInputs(params, A, None, np.random.default_rng(seed).standard_normal(out.shape))
+    draw = np.random.default_rng(seed)
+    dA_out = jax.tree.map(lambda x: draw.standard_normal(x.shape) if is_floating(x) else None, out)
+    at = LayerInputs(params, A, None, dA_out)
     wrong = any(leaf.verdict == "FAIL" for leaf in _judge(_pull_back, net, at, seed))
     if not wrong or not isinstance(net, Combinator):
         return wrong, []
     plain = net.without_checkpoint()
     if plain != net:
-        parts = [(plain, params, A, f"{name} > {_name(plain)}")]
+        parts = [(plain, params, A, path)]
     else:
         # What each child is given is for the combinator to say, so its children are replaced by recorders.
         recorder = net.with_children([_Recorder(child) for child in net.children])
         assert isinstance(recorder, Combinator)
         joined = net.join([(part, None) for part in net.split(params)])
         given = recorder.split_cache(joined, recorder.forward(joined, A)[1])
+        own = net.split(params)
         if net.copies is not None:
-            params, given = jax.tree.map(lambda x: x[0], (params, given))
+            own, given = jax.tree.map(lambda x: x[0], (own, given))
+        steps = (() if step is None else (step,) for step in net.steps)
         parts = [
-            (child, part, recorded[0], f"{name} > {i} {_name(child)}")
-            for i, (child, part, recorded) in enumerate(
-                zip(net.children, net.split(params), on_host(given), strict=True)
-            )
+            (child, part, recorded[0], (*path, *step))
+            for child, part, recorded, step in zip(net.children, own, on_host(given), steps, strict=True)
         ]
-    inside = [_find_faulty(child, part, A, seed, path) for child, part, A, path in parts]
-    named = [combinator for _, combinators in inside for combinator in combinators]
-    return True, named or ([] if any(bad for bad, _ in inside) else [name])
+    inside = [_find_faulty(*part[:3], seed, part[3]) for part in parts]
+    blamed = [combinator for _, combinators in inside for combinator in combinators]
+    where = f"{format_path(path)} {_name(net)}".lstrip()
+    return True, blamed or ([] if any(bad for bad, _ in inside) else [where])

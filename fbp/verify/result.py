@@ -180,8 +180,9 @@ class EquationResult:
     """One equation of one layer, with its incoming cotangent taken from the reference.
 
     Attributes:
-        layer: the layer, by its place and what it is.
-        quantity: what the equation gives: dW_2, db_2, dA_1, dZ_1, d_gamma, ...
+        layer: the layer, by its path and what it is: "blocks[3].q Dense(8)".
+        quantity: what the equation gives: dW_2, db_2, dA_1, dZ_1, d_gamma, ..., and "pair of dW_2" where it is the sum
+            of what the layer declares in `linear`. Layers with a weight matrix are numbered as in `fbp.trace`.
         leaf: the array beside the reference, with what the judge says.
     """
 
