@@ -1,7 +1,7 @@
 """What the judges say of a gradient, as data that prints itself: in the terminal, in a notebook, as JSON."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
