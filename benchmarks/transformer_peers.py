@@ -166,8 +166,7 @@ def _to_equinox(template: Any, depth: int, params: Any) -> Any:
     for own, p in zip(template.blocks, _to_list(depth, params)["blocks"], strict=True):
         changed = [linear(own.qkv, _join_qkv(p)), linear(own.out, p["o"]), linear(own.up, p["up"])]
         changed += [linear(own.down, p["down"]), norm(own.norm1, p["norm1"]), norm(own.norm2, p["norm2"])]
-        names = ("qkv", "out", "up", "down", "norm1", "norm2")
-        blocks.append(eqx.tree_at(lambda x: [getattr(x, name) for name in names], own, changed))
+        blocks.append(eqx.tree_at(lambda x: (x.qkv, x.out, x.up, x.down, x.norm1, x.norm2), own, changed))
     places = lambda x: (x.tokens.weight, x.positions, x.blocks, x.norm)
     return eqx.tree_at(
         places, template, (params["tokens"]["E"], params["positions"]["P"], blocks, norm(template.norm, params["norm"]))
@@ -189,8 +188,12 @@ def _to_flax(template: Any, depth: int, params: Any) -> Any:
     norm = lambda p: {"scale": p["gamma"], "bias": p["beta"]}
     blocks = {
         i: {
-            **{"qkv": linear(_join_qkv(p)), "out": linear(p["o"]), "up": linear(p["up"]), "down": linear(p["down"])},
-            **{"norm1": norm(p["norm1"]), "norm2": norm(p["norm2"])},
+            "qkv": linear(_join_qkv(p)),
+            "out": linear(p["o"]),
+            "up": linear(p["up"]),
+            "down": linear(p["down"]),
+            "norm1": norm(p["norm1"]),
+            "norm2": norm(p["norm2"]),
         }
         for i, p in enumerate(_to_list(depth, params)["blocks"])
     }

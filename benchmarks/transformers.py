@@ -1,13 +1,13 @@
-"""The gradient step of a GPT by fbp against `jax.grad` in plain JAX, Equinox and Flax, and what one sweep gives besides.
+"""The gradient step of a GPT by fbp against `jax.grad` in plain JAX, Equinox and Flax, and what a sweep gives besides.
 
     python benchmarks/transformers.py --out benchmarks/results
 
 The versions are in transformer_peers.py, the models of the libraries in models.py.
 """
 
-import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -41,7 +41,9 @@ RANK = 8
 """Of the adapters."""
 
 
-def measure(versions: Sequence[Version], params: Any, batch: tuple[Any, ...], seconds: float, agree: bool = True) -> Row:
+def measure(
+    versions: Sequence[Version], params: Any, batch: tuple[Any, ...], seconds: float, agree: bool = True
+) -> Row:
     """What each version costs, and the ratios of the first one's times to the others'.
 
     Args:
@@ -61,7 +63,8 @@ def measure(versions: Sequence[Version], params: Any, batch: tuple[Any, ...], se
     results = [call() for call in calls]
     error = None
     if agree:
-        error = _compare(versions, [version.restore(jax.device_get(r)) for version, r in zip(versions, results, strict=True)])
+        found = [v.restore(jax.device_get(result)) for v, result in zip(versions, results, strict=True)]
+        error = _compare(versions, found)
     times = cost.interleave(calls, seconds, ROUNDS, MOST_ROUNDS)
     measured = {
         version.name: {
@@ -97,7 +100,7 @@ def _compare(versions: Sequence[Version], gradients: Sequence[Any]) -> float:
 
 def _gradient_of(version: Version) -> Version:
     """The version that restores the gradient of (value, gradient)."""
-    return dataclasses.replace(version, restore=lambda result: version.restore(result[1]))
+    return replace(version, restore=lambda result: version.restore(result[1]))
 
 
 def _parameters(net: fbp.Layer, *shape: Any) -> Any:
@@ -178,6 +181,7 @@ def adapters_row(work: Work, seconds: float) -> Row:
     return measure(versions, params, batch, seconds, agree=False) | {"error": error}
 
 
+LONG_WORK = Work(length=512, batch=2)
 STEPS = (
     Work(),
     Work(depth=12),
@@ -186,17 +190,17 @@ STEPS = (
     Work(vocabulary=16384),
     Work(length=256, batch=4),
     Work(depth=6, width=256, heads=8, length=256, vocabulary=2048, batch=4),
-    Work(length=512, batch=2),
-    Work(depth=12, length=512, batch=2),
+    LONG_WORK,
+    replace(LONG_WORK, depth=12),
     Work(width=512, heads=8, length=512, batch=1),
     Work(width=256, length=1024, batch=1),
 )
 MEASURES: dict[str, tuple[Callable[[Any, float], Row], Sequence[Any]]] = {
     "step": (step_row, STEPS),
-    "checkpoint": (checkpoint_row, (Work(), Work(depth=12), Work(length=512, batch=2), Work(depth=12, length=512, batch=2))),
-    "compile": (compile_row, (Work(), Work(depth=12), Work(depth=48), Work(length=512, batch=2), Work(length=1024, batch=1))),
-    "examples": (examples_row, (None, Work(), Work(length=512, batch=2))),
-    "adapters": (adapters_row, (Work(), Work(length=512, batch=2), Work(width=256))),
+    "checkpoint": (checkpoint_row, (Work(), Work(depth=12), LONG_WORK, replace(LONG_WORK, depth=12))),
+    "compile": (compile_row, (Work(), Work(depth=12), Work(depth=48), LONG_WORK, Work(length=1024, batch=1))),
+    "examples": (examples_row, (None, Work(), LONG_WORK)),
+    "adapters": (adapters_row, (Work(), LONG_WORK, Work(width=256))),
 }
 
 
@@ -204,7 +208,12 @@ def tasks(quick: bool) -> list[Task]:
     """The rows of each table."""
     seconds = 1.0 if quick else 10.0
     return [
-        Task(table, {} if work is None else dataclasses.asdict(work), f"{table}, {work or _MLP}", partial(row, work, seconds))
+        Task(
+            table,
+            {} if work is None else asdict(work),
+            f"{table}, {work or _MLP}",
+            partial(row, work, seconds),
+        )
         for table, (row, works) in MEASURES.items()
         for work in (works[:1] if quick else works)
     ]

@@ -136,7 +136,7 @@ REFUSED = {
     ),
     "nothing to go through": (
         lambda: Repeat(Network("x", "y", a=Add().of("x", "y")), 2, through="z").init(KEY, {"x": (2,), "y": (2,)}),
-        "must be a dictionary with 'z', which go through, got the entries 'x', 'y'",
+        "must be a dictionary with 'z', to go through, got the entries 'x', 'y'",
     ),
     "an adapter of no dense layer": (lambda: LowRank(Activation("tanh")), "LowRank must adapt a Dense layer"),
     "a pattern of no parameter": (

@@ -59,6 +59,13 @@ def check_keeps_shape(part: str, shape: Shape, out_shape: Shape) -> None:
         raise FbpError(f"{part} must keep the shape of its input, got {shape} -> {out_shape}; end it in that width")
 
 
+def describe_entries(received: object) -> str:
+    """What was given in place of a dictionary of several inputs, or what is in it, for a message."""
+    if isinstance(received, dict):
+        return f"the entries {', '.join(map(repr, received))}"
+    return "one array" if hasattr(received, "shape") else f"one shape, {received}"
+
+
 @dataclass(frozen=True)
 class Combinator(Layer):
     """A layer made of layers.

@@ -10,7 +10,7 @@ from zlib import crc32
 import jax
 import jax.numpy as jnp
 
-from fbp.combinators.base import Combinator, Detached, check_layer, naming
+from fbp.combinators.base import Combinator, Detached, check_layer, describe_entries, naming
 from fbp.combinators.lines import Call, read, restorer, run_lines, sweep_lines
 from fbp.cotangent import Cotangent, share_exponent
 from fbp.errors import FbpError
@@ -264,7 +264,7 @@ class Network(Combinator):
         if not self.inputs:
             return {INPUT: A}
         if not isinstance(A, dict) or set(A) != set(self.inputs):
-            received = f"the entries {', '.join(map(repr, A))}" if isinstance(A, dict) else type(A).__name__
+            received = describe_entries(A)
             raise FbpError(
                 f"the input of this Network must be a dictionary of {', '.join(map(repr, self.inputs))}, got "
                 f"{received}; give each by its name, in a line as .of(x='norm', mask='mask')"

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from fbp.combinators.base import Combinator, check_keeps_shape, check_layer, named, naming
+from fbp.combinators.base import Combinator, check_keeps_shape, check_layer, describe_entries, named, naming
 from fbp.combinators.wrappers import Checkpoint
 from fbp.cotangent import Cotangent, share_exponent
 from fbp.errors import FbpError, check_count
@@ -159,9 +159,9 @@ class Repeat(Combinator):
             return A, {}
         names = (self.through,) if isinstance(self.through, str) else self.through
         if not isinstance(A, dict) or not set(names) <= set(A):
-            received = f"the entries {', '.join(map(repr, A))}" if isinstance(A, dict) else type(A).__name__
+            received = describe_entries(A)
             raise FbpError(
-                f"the input of Repeat must be a dictionary with {', '.join(map(repr, names))}, which go through, got "
+                f"the input of Repeat must be a dictionary with {', '.join(map(repr, names))}, to go through, got "
                 f"{received}; give each by its name, in a line as .of(x='norm', mask='mask')"
             )
         fixed = {name: part for name, part in A.items() if name not in names}

@@ -65,6 +65,8 @@ class Dense(Layer):
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         """Z = A W + b; caches A, for dW."""
         W = params["W"]
+        if not jnp.issubdtype(A.dtype, jnp.inexact):
+            raise FbpError(f"inputs of Dense({self.width}) must be floating point, got {A.dtype}; convert them")
         if A.ndim < 1 or A.shape[-1] != W.shape[0]:
             raise FbpError(
                 f"inputs of Dense({self.width}) must have the shape (..., {W.shape[0]}), because W is {W.shape}, "

@@ -177,6 +177,7 @@ class LearnedPositions(Layer):
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         """A + P[:T]; keeps nothing."""
+        _check_sequence(self, A.shape[1:])
         self._check_length(A.shape[1])
         return A + params["P"][None, : A.shape[1]], None
 
@@ -209,6 +210,7 @@ class SinusoidalPositions(Layer):
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         """A + P; keeps nothing."""
+        _check_sequence(self, A.shape[1:])
         T, n = A.shape[1:]
         angle = np.arange(T)[:, None] * self.base ** (-2 * np.arange(math.ceil(n / 2)) / n)
         P = np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(T, -1)[:, :n]

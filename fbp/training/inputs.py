@@ -8,10 +8,9 @@ import numpy as np
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
-from fbp.backprop import check_params, loss_value
+from fbp.backprop import check_batch, check_params, loss_value
 from fbp.data import validate
 from fbp.data.arrays import check_labels
-from fbp.errors import FbpError
 from fbp.losses import Loss
 from fbp.training.step import are_labels
 from fbp.typing import Activations, Layer, Params, Targets
@@ -36,9 +35,9 @@ def prepare_data(net: Layer, loss: Loss, params: Params, X: ArrayLike, Y: ArrayL
     """
     validate(X, Y)
     X_device, Y_device = jnp.asarray(X), jnp.asarray(Y)
-    if not jnp.issubdtype(X_device.dtype, jnp.floating):
-        raise FbpError(f"X must be floating point, got {X_device.dtype}; convert it, X.astype('float32')")
-    X_device = X_device.astype(_dtype(params, X_device))
+    check_batch(net, X_device, Y_device)
+    if jnp.issubdtype(X_device.dtype, jnp.floating):
+        X_device = X_device.astype(_dtype(params, X_device))
     check_params(net, params, X_device)
     Z = jax.eval_shape(lambda params, X: net.forward(params, X)[0], params, X_device)
     if are_labels(Y_device) and len(Z.shape) == 2:
