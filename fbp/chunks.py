@@ -17,6 +17,7 @@ from fbp.combinators import Combinator
 from fbp.combinators.base import Detached
 from fbp.cotangent import Cotangent
 from fbp.losses import Loss
+from fbp.precision import widen
 from fbp.typing import Activations, Key, Layer, Params, Targets, Weights
 
 CHUNK_FROM = 2**22
@@ -98,9 +99,11 @@ def run_chunks(
         Z, cache = last.forward(params, A)
         own_value, dZ = loss.combine(Z, Y, c)
         d_own, dA = last.backward(params, cache, dZ)
-        return (value + own_value, jax.tree.map(jnp.add, d_params, d_own)), dA
+        return (value + own_value, jax.tree.map(lambda total, d: total + widen(d), d_params, d_own)), dA
 
     chunks = cut(A, 1), cut(Y, Y.ndim - losses.ndim), cut(loss.coefficients(losses, weights), 0)
-    start = jnp.zeros((), losses.dtype), jax.tree.map(jnp.zeros_like, params)
-    (value, d_params), dA = jax.lax.scan(run, start, chunks)
+    # A sum over many chunks in half precision would lose the later ones.
+    start = jnp.zeros((), losses.dtype), jax.tree.map(lambda p: jnp.zeros_like(widen(p)), params)
+    (value, sums), dA = jax.lax.scan(run, start, chunks)
+    d_params = jax.tree.map(lambda total, p: total.astype(p.dtype), sums, params)
     return value, d_params, dA.reshape(-1, A.shape[-1])[:rows].reshape(A.shape)
