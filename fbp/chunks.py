@@ -45,7 +45,7 @@ def chunk_head(net: Layer, loss: Loss, params: Params, X: Activations, Y: Target
     if math.prod(Z.shape) < CHUNK_FROM:
         return None
     loss.check_targets(Z, Y)
-    losses = jax.eval_shape(loss.per_example, Z, Y)
+    losses = jax.eval_shape(loss.per_example, jax.eval_shape(widen, Z), Y)
     # Rows must be the items of the loss.
     return partial(_step, detached, loss) if losses.shape == Z.shape[:-1] else None
 
@@ -83,7 +83,7 @@ def run_chunks(
         (value, d_params, dA).
     """
     Z = jax.eval_shape(lambda params, A: last.forward(params, A)[0], params, A)
-    losses = jax.eval_shape(loss.per_example, Z, Y)
+    losses = jax.eval_shape(loss.per_example, jax.eval_shape(widen, Z), Y)
     rows, outputs = math.prod(Z.shape[:-1]), Z.shape[-1]
     count = max(1, round(rows * outputs / CHUNK))
     size = -(-rows // count)

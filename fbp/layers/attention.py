@@ -117,6 +117,11 @@ class Attention(Layer):
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         """O; caches the inputs, and P or (O, the logarithms of the sums)."""
         q, k, v, *mask = A
+        if mask and mask[0].dtype != bool:
+            raise FbpError(
+                f"the mask of Attention must be boolean, true for the keys that count, got {mask[0].dtype}; "
+                "write tokens != padding"
+            )
         heads = self._split_heads(q, k, v, *mask)
         if self._is_lean(k.shape[1]):
             O, L = _forward_lean(heads, self.causal)
@@ -170,10 +175,7 @@ class Attention(Layer):
 
 
 class _Heads(NamedTuple):
-    """Queries (m, k, g, T, d), keys and values (m, k, 1, S, d), which keys count, and the factor of the scores.
-
-    The mask is (m, k, g, T, S), where all but S may be 1.
-    """
+    """Queries (m, k, g, T, d), keys and values (m, k, 1, S, d), the factor of the scores, and which keys count."""
 
     Q: Array
     K: Array
