@@ -93,7 +93,7 @@ def attention(*extra, T=7, S=None, heads=4, key_heads=None, **options):
     def bind(function, own):
         return lambda q, k, v, mask=None: function(q, k, v, mask=mask, **own)
 
-    batched = (0, 1, 2, 3) if extra and extra[0].shape[0] == 2 else (0, 1, 2)
+    batched = () if extra and extra[0].shape[0] == 1 else tuple(range(len(given)))
     return bind(F.dot_product_attention, options), bind(plain_attention, plain), given, batched
 
 
@@ -129,9 +129,9 @@ CASES = [
     Case("attention, padding", *attention(visible(2, 1, 1, 7))),
     Case("attention, any mask", *attention(visible(2, 4, 7, 7), key_heads=2)),
     Case("attention, shared mask", *attention(visible(1, 1, 7, 7), is_causal=True)),
-    Case("attention, lean", *attention(T=131, rule="lean", is_causal=True)),
-    Case("attention, lean, masked", *attention(visible(2, 4, 70, 70), T=70, rule="lean", key_heads=2)),
-    Case("attention, lean, causal cross", *attention(T=70, S=130, rule="lean", is_causal=True)),
+    Case("attention, lean", *attention(T=66, heads=2, rule="lean", is_causal=True)),
+    Case("attention, lean, masked", *attention(visible(2, 4, 66, 66), T=66, rule="lean", key_heads=2)),
+    Case("attention, lean, causal cross", *attention(T=66, S=130, heads=2, rule="lean", is_causal=True)),
     Case("rotary", F.rotary, plain_rotary, (normal(2, 7, 3, 6),)),
     Case("dense", F.dense, lambda x, W, b: x @ W + b, FEED[:3]),
     Case("dense without a bias", F.dense, lambda x, W: x @ W, FEED[:2]),
@@ -176,16 +176,16 @@ CASES = [
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
-def run(function, case, args, transform=lambda f: f):
+def run(function, case, args):
     """The value, and the gradients of its inner product with fixed numbers."""
     shape = jax.eval_shape(function, *args).shape
     weight = np.random.default_rng(1).standard_normal(shape)
 
     def total(*args):
-        out = transform(function)(*args)
+        out = function(*args)
         return jnp.sum(out * jnp.asarray(weight, out.dtype)), out
 
-    (_, out), gradients = jax.value_and_grad(total, case.floats, has_aux=True)(*args)
+    (_, out), gradients = jax.jit(jax.value_and_grad(total, case.floats, has_aux=True))(*args)
     return [out, *gradients]
 
 
@@ -201,24 +201,8 @@ def test_value_and_gradient_are_those_of_jax(case, x64, standard_promotion):
     check(run(case.ours, case, args), run(case.plain, case, args), 1e-12)
 
 
-TRANSFORMS = {
-    "jit": jax.jit,
-    "remat": jax.checkpoint,
-    "scan": lambda f: lambda *args: jax.lax.scan(lambda _, x: (None, f(*args)), None, jnp.arange(2))[1][0],
-}
-
-
-@each_case
-@pytest.mark.parametrize("name", TRANSFORMS)
-def test_it_is_the_same_under_a_transformation(case, name, x64):
-    args = case.cast(np.float64)
-    check(run(case.ours, case, args, TRANSFORMS[name]), run(case.ours, case, args), 1e-12)
-
-
-@each_case
-def test_a_batch_of_calls_is_what_the_calls_are(case, x64, standard_promotion):
-    if not case.batched:
-        pytest.skip("it mixes examples")
+@pytest.mark.parametrize("case", [case for case in CASES if case.batched], ids=str)
+def test_a_batch_of_calls_with_shared_weights_is_what_the_calls_are(case, x64, standard_promotion):
     args = case.cast(np.float64)
     axes = tuple(0 if i in case.batched else None for i in range(len(args)))
     batch = partial(jax.vmap, in_axes=axes)
@@ -237,13 +221,21 @@ def test_bfloat16_stays_bfloat16(case):
     )
 
 
-@each_case
+CONFORM = {
+    *("layer_norm", "rms_norm", "batch_norm", "gelu, tanh", "silu", "swiglu", "softmax", "rotary", "dense, tanh"),
+    *("attention, grouped", "attention, lean", "feed_forward with a norm"),
+    *("cross-entropy", "cross-entropy with labels", "linear cross-entropy"),
+}
+"""One case of each function: the others take the same way through the transformations."""
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.name in CONFORM], ids=str)
 def test_it_conforms(case):
+    """Under jit, vmap, scan and remat, sharded over devices, with integers traced."""
     report = fbp.verify.conformance(case.ours, *case.cast(np.float32))
     assert report.verdict == "PASS", report
     rows = {row.name: row for row in report.rows}
-    product_alone = case.name in ("dense", "dense without a bias")
-    assert product_alone or rows["forward"].detail.startswith("no: custom_vjp")
+    assert rows["forward"].detail.startswith("no: custom_vjp")
 
 
 @pytest.mark.parametrize("rule", ["plain", "lean"])
@@ -287,10 +279,10 @@ def test_no_gradient_where_a_label_is_out_of_range():
 def test_weights_leave_items_out_and_are_constants(weights, x64, standard_promotion):
     x, W, labels = jnp.asarray(normal(2, 3, 5), float), jnp.asarray(normal(5, 7), float), jnp.asarray(LABELS)
     each = np.broadcast_to(weights if weights.ndim == 2 else weights[:, None], LABELS.shape)
-    x_bad, labels_bad = x.at[each == 0].set(jnp.nan), labels.at[each == 0].set(99)
-    ours = jax.value_and_grad(F.linear_cross_entropy, (0, 1))(x_bad, W, labels_bad, jnp.asarray(weights))
-    plain = jax.value_and_grad(plain_linear_cross_entropy, (0, 1))(x, W, labels, each)
-    check([ours[0], ours[1][1]], [plain[0], plain[1][1]], 1e-12)
+    padded = labels.at[each == 0].set(99)
+    value, gradients = jax.value_and_grad(F.linear_cross_entropy, (0, 1))(x, W, padded, jnp.asarray(weights))
+    plain_value, plain_gradients = jax.value_and_grad(plain_linear_cross_entropy, (0, 1))(x, W, labels, each)
+    check([value, *gradients], [plain_value, *plain_gradients], 1e-12)
     assert not jax.grad(F.linear_cross_entropy, 3)(x, W, labels, jnp.asarray(weights)).any()
 
 
