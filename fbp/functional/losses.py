@@ -56,8 +56,8 @@ def softmax_cross_entropy(logits: Float[Array, "*m n"], labels: Float[Array, "*m
         FbpError: the shapes differ, or something is not floating point.
 
     Example:
-        >>> fbp.functional.softmax_cross_entropy(jnp.zeros((2, 4)), jnp.eye(4)[:2]).round(4).tolist()
-        [1.3863, 1.3863]
+        >>> print(fbp.functional.softmax_cross_entropy(jnp.zeros((2, 4)), jnp.eye(4)[:2]).round(4))
+        [1.3863 1.3863]
     """
     logits = as_floating("logits of softmax_cross_entropy", logits)
     labels = as_floating("labels of softmax_cross_entropy", labels)
@@ -90,8 +90,8 @@ def softmax_cross_entropy_with_integer_labels(
 
     Example:
         >>> logits, labels = jnp.zeros((2, 4)), jnp.array([3, 0])
-        >>> fbp.functional.softmax_cross_entropy_with_integer_labels(logits, labels).round(4).tolist()
-        [1.3863, 1.3863]
+        >>> print(fbp.functional.softmax_cross_entropy_with_integer_labels(logits, labels).round(4))
+        [1.3863 1.3863]
     """
     name = "softmax_cross_entropy_with_integer_labels"
     logits = as_floating(f"logits of {name}", logits)

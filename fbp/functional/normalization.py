@@ -31,8 +31,8 @@ def layer_norm(
 
     Example:
         >>> y = fbp.functional.layer_norm(jnp.array([1.0, 2.0, 3.0]), jnp.ones(3), jnp.zeros(3))
-        >>> y.round(2).tolist()
-        [-1.22, 0.0, 1.22]
+        >>> print(y.round(2))
+        [-1.22  0.    1.22]
     """
     return _normalize("layer_norm", LayerNorm(eps), x, scale, bias)
 
@@ -56,8 +56,8 @@ def rms_norm(x: Float[Array, "*m n"], scale: Float[Array, " n"], eps: float = 1e
         FbpError: a shape does not fit, something is not floating point, or eps is negative.
 
     Example:
-        >>> fbp.functional.rms_norm(jnp.array([3.0, 4.0]), jnp.ones(2)).round(3).tolist()
-        [0.849, 1.131]
+        >>> print(fbp.functional.rms_norm(jnp.array([3.0, 4.0]), jnp.ones(2)).round(3))
+        [0.849 1.131]
     """
     return _normalize("rms_norm", RMSNorm(eps), x, scale)
 
@@ -84,8 +84,9 @@ def batch_norm(
         FbpError: a shape does not fit, something is not floating point, or eps is negative.
 
     Example:
-        >>> fbp.functional.batch_norm(jnp.array([[1.0], [3.0]]), jnp.ones(1), jnp.zeros(1)).round(3).tolist()
-        [[-1.0], [1.0]]
+        >>> print(fbp.functional.batch_norm(jnp.array([[1.0], [3.0]]), jnp.ones(1), jnp.zeros(1)).round(3))
+        [[-1.]
+         [ 1.]]
     """
     x = as_floating("x of batch_norm", x)
     if x.ndim < 2:
