@@ -44,7 +44,8 @@ class Work:
     vocabulary: int = 512
 
     def __str__(self) -> str:
-        return f"{self.library.capitalize()}, T = {self.length}, m = {self.batch}, {'tanh' if self.approximate else 'exact'} GELU"
+        form = "tanh" if self.approximate else "exact"
+        return f"{self.library.capitalize()}, T = {self.length}, m = {self.batch}, {form} GELU"
 
 
 class Functions(NamedTuple):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from fbp.errors import FbpError
-from fbp.functional.rule import apply_rule, as_floating
+from fbp.functional.rule import Late, apply_rule, as_floating
 from fbp.layers import Attention, Rotary
 from fbp.layers.attention import Rule
 
@@ -19,15 +19,15 @@ def dot_product_attention(
     *,
     is_causal: bool = False,
     scale: float | None = None,
-    rule: Rule = "auto",
+    rule: Rule = "lean",
 ) -> Float[Array, "*B T N H"]:
     """softmax(scale Q K^T) V for each head: as `jax.nn.dot_product_attention`, without a bias.
 
         dV = P^T dO,    dP = dO V^T,    dS = P (dP - row sums of dO O),    dQ = scale dS K,    dK = scale dS^T Q
 
-    The plain rule keeps P, the lean one O and the logarithms of the sums, and makes P again in blocks: no array of
-    T S entries exists. Scores and softmax are taken in at least float32. Forward mode is not defined. Vaswani et al.
-    (2017); Dao (2023).
+    The lean rule keeps O and the logarithms of the sums, and makes P again, in blocks of 64 queries and keys; the plain
+    rule keeps P, T S entries for each head. Scores and softmax are taken in at least float32. Forward mode is not
+    defined. Vaswani et al. (2017); Dao (2023).
 
     Args:
         query: (B, T, N, H), or (T, N, H) for one example.
@@ -37,7 +37,7 @@ def dot_product_attention(
             it sees none the result is zero.
         is_causal: whether query t sees only the keys s <= t.
         scale: the factor of the scores, a Python number; None for 1 / sqrt(H).
-        rule: "plain", "lean", or "auto": lean from 128 keys on.
+        rule: "lean", "plain", or "auto": lean from 128 keys on.
 
     Returns:
         An array like query.
@@ -62,7 +62,7 @@ def dot_product_attention(
     if mask is not None:
         lines.append(_as_mask(mask, single, (q.shape[0], q.shape[2], q.shape[1], k.shape[1])))
     layer = Attention(q.shape[2], k.shape[2], bool(is_causal), rule, scale)
-    out = apply_rule(layer, (), tuple(lines)).reshape(q.shape)
+    out = apply_rule(Late(layer), (), tuple(lines)).reshape(q.shape)
     return out[0] if single else out
 
 

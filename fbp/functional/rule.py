@@ -55,8 +55,10 @@ class Late(Layer):
         zero = jnp.where(first == first, jnp.zeros_like(first), first)
 
         def wait(leaf: Array) -> Array:
-            rows = leaf.ndim == zero.ndim and leaf.shape[:-1] == zero.shape[:-1]
-            return leaf + zero.astype(leaf.dtype) if rows else leaf
+            is_row_by_row = leaf.ndim == zero.ndim and leaf.shape[:-1] == zero.shape[:-1]
+            if not (is_row_by_row and jnp.issubdtype(leaf.dtype, jnp.floating)):
+                return leaf
+            return leaf + zero.astype(leaf.dtype)
 
         return self.layer.backward(params, jax.tree.map(wait, cache), dA_out)
 
