@@ -301,6 +301,12 @@ def test_scores_of_all_rows_never_exist_together(optimized):
     assert program.temporary_bytes < 2048 * 4096 * 4 / 2
 
 
+def test_only_forward_mode_is_lost(standard_promotion):
+    assert np.allclose(jax.hessian(F.silu)(0.3), jax.hessian(jax.nn.silu)(0.3))
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(F.silu, (0.3,), (1.0,))
+
+
 def test_feed_forward_keeps_no_hidden_activation(optimized):
     layers, m, n, k = 6, 256, 32, 256
     shapes = [[jax.ShapeDtypeStruct(s, "float32") for s in ((n, k), (k,), (k, n), (n,), (n,), (n,))]] * layers

@@ -29,8 +29,8 @@ def gelu(x: Float[Array, "*shape"], approximate: bool = True) -> Float[Array, "*
 
     Example:
         >>> from fbp import functional as F
-        >>> print(F.gelu(jnp.array([-1.0, 0.0, 1.0]), approximate=False).round(4))
-        [-0.1587  0.      0.8413]
+        >>> f"{F.gelu(1.0, approximate=False):.4f}"
+        '0.8413'
         >>> float(jax.grad(F.gelu)(0.0))
         0.5
     """
@@ -78,8 +78,8 @@ def swiglu(gate: Float[Array, "*shape"], value: Float[Array, "*shape"]) -> Float
         FbpError: the two differ in shape or dtype, or are not floating point.
 
     Example:
-        >>> print(fbp.functional.swiglu(jnp.array([0.0, 1.0]), jnp.array([3.0, 2.0])).round(4))
-        [0.     1.4621]
+        >>> f"{fbp.functional.swiglu(1.0, 2.0):.4f}"
+        '1.4621'
     """
     gate, value = as_floating("gate of swiglu", gate), as_floating("value of swiglu", value)
     if gate.shape != value.shape or gate.dtype != value.dtype:
