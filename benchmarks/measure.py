@@ -62,7 +62,7 @@ def measure(
     for own, step_seconds in zip(counts, times, strict=True):
         own["step_seconds"] = statistics.median(step_seconds)
     others = zip(versions[1:], times[1:], strict=True)
-    ratios = {version.name: _quantiles(np.divide(times[0], own)) for version, own in others}
+    ratios = {version.name: quantiles(np.divide(times[0], own)) for version, own in others}
     return {**row, "rounds": len(times[0]), "time_ratios": ratios}
 
 
@@ -107,6 +107,7 @@ def _count(version: Version, programs: Sequence[cost.Program]) -> Row:
     }
 
 
-def _quantiles(ratios: np.ndarray) -> dict[str, float]:
+def quantiles(ratios: np.ndarray) -> dict[str, float]:
+    """The median of ratios, and their quartiles."""
     low, median, high = np.quantile(ratios, (0.25, 0.5, 0.75))
     return {"median": float(median), "low": float(low), "high": float(high)}

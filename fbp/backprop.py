@@ -174,6 +174,18 @@ def as_function(net: Layer) -> NetworkFunction:
         (4, 8)
     """
 
+    apply = attach_rule(net)
+
+    def function(params: Params, A: Activations, key: Key | None = None) -> Activations:
+        check_params(net, params, A)
+        return apply(params, A, key)
+
+    return function
+
+
+def attach_rule(net: Layer) -> Callable[[Params, Activations, Key | None], Activations]:
+    """`as_function` without its check of the parameters: (params, A, key) -> output."""
+
     @jax.custom_vjp
     def apply(params: Params, A: Activations, key: Key | None) -> Activations:
         return net.forward(params, A, key)[0]
@@ -187,12 +199,7 @@ def as_function(net: Layer) -> NetworkFunction:
         return (*net.backward(params, cache, dA_out), None)
 
     apply.defvjp(forward, backward)
-
-    def function(params: Params, A: Activations, key: Key | None = None) -> Activations:
-        check_params(net, params, A)
-        return apply(params, A, key)
-
-    return function
+    return apply
 
 
 class GradientNorms(NamedTuple):

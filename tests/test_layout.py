@@ -34,6 +34,7 @@ ORDER = (
     {"tree", "networks"},
     {"chunks"},
     {"backprop", "calibration", "leaf_norms"},
+    {"functional"},
     {"tracing", "config", "quantities"},
     {"verify", "flow", "training"},
     {"studies"},
@@ -158,7 +159,7 @@ def test_the_stub_says_what_is_public():
 
 
 @pytest.mark.parametrize(
-    "name", ["layers", "training", "verify", "flow", "report", "studies", "data", "combinators", "theory"]
+    "name", ["layers", "functional", "training", "verify", "flow", "report", "studies", "data", "combinators", "theory"]
 )
 def test_packages_say_what_they_give(name):
     package = importlib.import_module(f"fbp.{name}")

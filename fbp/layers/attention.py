@@ -12,6 +12,7 @@ each read by g heads of queries.
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -35,8 +36,9 @@ BLOCK = 64
 class Attention(Layer):
     """softmax(Q K^T / sqrt(d)) V for each head, of the lines (q, k, v): its weights are the dense lines around it.
 
-    A fourth line may give a padding mask (m, S) of booleans, true for the keys that count. A query without any key
-    that counts gets zeros. Vaswani et al. (2017); grouped queries: Ainslie et al. (2023).
+    A fourth line may give a mask of booleans, true for the keys that count: of padding, (m, S), or for each head and
+    query, (m, heads, T, S), where heads and T may be 1. A query without any key that counts gets zeros. Vaswani et al.
+    (2017); grouped queries: Ainslie et al. (2023).
 
     The plain rule keeps P, (heads, T, S) for each example. The lean one keeps O and the logarithm of the sum of the
     exponentials, (heads, T), and makes P again block by block in a compiled loop. Dao (2023).
@@ -46,6 +48,7 @@ class Attention(Layer):
         key_value_heads: of keys and values, a divisor of `heads`; None for as many.
         causal: whether a query sees only keys at its own position and before.
         rule: "plain", "lean", or "auto": lean from `LEAN_FROM` keys on.
+        scale: the factor of the scores; None for 1 / sqrt(d).
 
     Raises:
         FbpError: the numbers of heads do not divide each other.
@@ -64,6 +67,7 @@ class Attention(Layer):
     key_value_heads: int | None = None
     causal: bool = True
     rule: Rule = "auto"
+    scale: float | None = None
 
     def __post_init__(self) -> None:
         check_count("heads of Attention", self.heads)
@@ -102,8 +106,12 @@ class Attention(Layer):
             raise FbpError(
                 f"causal attention must have as many queries as keys, got {q[0]} and {k[0]}; set causal=False"
             )
-        if mask and mask[0] != k[:1]:
-            raise FbpError(f"the mask of Attention must have the shape {k[:1]}, got {mask[0]}; give one entry a key")
+        wanted = list(product((1, self.heads), (1, q[0]), k[:1]))
+        if mask and mask[0] not in (k[:1], *wanted):
+            raise FbpError(
+                f"the mask of Attention must have the shape {k[:1]} or {wanted[-1]}, got {mask[0]}; "
+                "give one entry for each key"
+            )
         return (), q
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
@@ -114,7 +122,7 @@ class Attention(Layer):
                 f"the mask of Attention must be boolean, true for the keys that count, got {mask[0].dtype}; "
                 "write tokens != padding"
             )
-        heads = _Heads(self._split(q, self.heads), self._split(k), self._split(v), *mask)
+        heads = self._split_heads(q, k, v, *mask)
         if self._is_lean(k.shape[1]):
             O, L = _forward_lean(heads, self.causal)
             out = self._merge(O, q)
@@ -125,7 +133,7 @@ class Attention(Layer):
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
         """(dq, dk, dv), and None for a mask."""
         (q, k, v, *mask), *kept = cache
-        heads = _Heads(self._split(q, self.heads), self._split(k), self._split(v), *mask)
+        heads = self._split_heads(q, k, v, *mask)
         dO = self._split(dA_out, self.heads)
         if self._is_lean(k.shape[1]):
             out, L = kept
@@ -138,6 +146,15 @@ class Attention(Layer):
 
     def _is_lean(self, keys: int) -> bool:
         return self.rule == "lean" or (self.rule == "auto" and keys >= LEAN_FROM)
+
+    def _split_heads(self, q: Array, k: Array, v: Array, mask: Array | None = None) -> "_Heads":
+        Q, K, V = self._split(q, self.heads), self._split(k), self._split(v)
+        if mask is not None and mask.ndim == 2:
+            mask = mask[:, None, None, None, :]
+        elif mask is not None:
+            groups = (1, 1) if mask.shape[1] == 1 else self._groups
+            mask = mask.reshape(mask.shape[0], *groups, *mask.shape[2:])
+        return _Heads(Q, K, V, mask, 1 / math.sqrt(Q.shape[-1]) if self.scale is None else self.scale)
 
     def _split(self, x: Float[Array, "m T n"], heads: int | None = None) -> Float[Array, "m k g T d"]:
         k, g = self._groups if heads else (self._groups[0], 1)
@@ -158,16 +175,13 @@ class Attention(Layer):
 
 
 class _Heads(NamedTuple):
-    """Queries (m, k, g, T, d), keys and values (m, k, 1, S, d), and which keys count, (m, S)."""
+    """Queries (m, k, g, T, d), keys and values (m, k, 1, S, d), the factor of the scores, and which keys count."""
 
     Q: Array
     K: Array
     V: Array
-    mask: Bool[Array, "m S"] | None = None
-
-    @property
-    def scale(self) -> float:
-        return 1 / math.sqrt(self.Q.shape[-1])
+    mask: Bool[Array, "_m _k _g _T S"] | None
+    scale: float
 
 
 def _times_transposed(x: Array, y: Array) -> Array:
@@ -198,13 +212,12 @@ def _hide(S: Array, visible: Array | None) -> Array:
     return S if visible is None else jnp.where(visible, S, -jnp.inf)
 
 
-def _visible(causal: bool, rows: Any, columns: Any, mask: Array | None) -> Bool[Array, "m 1 1 T S"] | None:
+def _visible(causal: bool, rows: Any, columns: Any, mask: Array | None) -> Bool[Array, "_m _k _g _T S"] | None:
     """Which keys (columns) each query (rows) sees; None for all."""
     seen = (rows[:, None] >= columns[None, :])[None, None, None] if causal else None
     if mask is None:
         return seen
-    counts = mask[:, None, None, None, :]
-    return counts if seen is None else jnp.logical_and(*jnp.broadcast_arrays(seen, counts))
+    return mask if seen is None else jnp.logical_and(seen, mask)
 
 
 def _forward_plain(heads: _Heads, causal: bool) -> tuple[Array, Array]:
@@ -240,11 +253,14 @@ class _Blocks:
         self.size = min(BLOCK, max(self.T, self.S))
         self.rows, self.columns = -(-self.T // self.size), -(-self.S // self.size)
         self.Q, self.K, self.V = self.cut(heads.Q), self.cut(heads.K), self.cut(heads.V)
-        counts = heads.mask
-        if counts is None and self.S % self.size:
-            counts = jnp.ones((1, self.S), bool)
-        # Keys that fill up the last block count for nobody.
-        self.mask = None if counts is None else self._pad(counts, 1).reshape(-1, self.columns, self.size)
+        mask = heads.mask
+        if mask is None and self.S % self.size:
+            mask = jnp.ones((1, 1, 1, 1, self.S), bool)
+        if mask is not None:
+            # Keys that fill up the last block count for nobody.
+            mask = self._pad(mask, 4)
+            mask = mask if mask.shape[3] == 1 else self._pad(mask, 3)
+        self.mask = mask
 
     def _pad(self, x: Array, axis: int) -> Array:
         widths = [(0, 0)] * x.ndim
@@ -259,11 +275,16 @@ class _Blocks:
         whole = jnp.moveaxis(x, 0, 3)
         return whole.reshape(*whole.shape[:3], -1, *whole.shape[5:])[:, :, :, :length]
 
+    def _mask_of(self, i: Array, j: Array) -> Array | None:
+        if self.mask is None:
+            return None
+        keys = jax.lax.dynamic_slice_in_dim(self.mask, j * self.size, self.size, axis=4)
+        return keys if keys.shape[3] == 1 else jax.lax.dynamic_slice_in_dim(keys, i * self.size, self.size, axis=3)
+
     def scores(self, Q: Array, i: Array, j: Array) -> Array:
         """Those of the queries of block i against the keys of block j."""
         places = jnp.arange(self.size)
-        mask = None if self.mask is None else _at(self.mask, j, axis=1)
-        visible = _visible(self.causal, i * self.size + places, j * self.size + places, mask)
+        visible = _visible(self.causal, i * self.size + places, j * self.size + places, self._mask_of(i, j))
         return _hide(_times_transposed(Q, _at(self.K, j)) * self.scale, visible)
 
 
