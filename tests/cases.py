@@ -346,18 +346,17 @@ CASES = [
     ),
     Case("gpt2", _gpt(), shape=(4,), tokens=True, weights="items"),
     Case("gpt2, one token", _gpt(1), shape=(1,), tokens=True),
-    Case("gpt2, post-norm, dropout", _gpt(norm_position="post", dropout=0.3), shape=(3,), tokens=True, keyed=True),
+    Case(
+        "gpt2, post-norm, dropout, checkpoint",
+        _gpt(norm_position="post", dropout=0.3, checkpoint=2),
+        shape=(3,),
+        tokens=True,
+        keyed=True,
+    ),
     Case(
         "gpt modern, lean",
         _gpt(style="modern", key_value_heads=1, attention="lean", share_head=False),
         shape=(5,),
         tokens=True,
-    ),
-    Case(
-        "gpt modern, dropout, checkpoint",
-        _gpt(style="modern", dropout=0.3, checkpoint=2),
-        shape=(3,),
-        tokens=True,
-        keyed=True,
     ),
 ]

@@ -71,13 +71,11 @@ def test_every_layer_passes_in_every_dtype(dtype):
     assert {leaf.dtype for leaf in found.leaves} == {dtype}
 
 
-@pytest.mark.parametrize(
-    "each", [each for each in list_transformers() if "float32" not in each.name], ids=lambda each: each.name
-)
-def test_transformers_pass(each):
+def test_a_transformer_in_half_precision_passes():
+    each = next(each for each in list_transformers() if each.dtype == "bfloat16")
     found = verify.network(each.net, each.loss, *each.arguments())
     assert found.verdict == "PASS", str(found)
-    assert {leaf.dtype for leaf in found.leaves} == {each.dtype}
+    assert {leaf.dtype for leaf in found.leaves} == {"bfloat16"}
 
 
 def test_gradients_below_the_range_of_the_dtype_are_judged_in_float64():
@@ -534,7 +532,9 @@ def in_other_lines():
 @pytest.mark.parametrize("make", [in_a_gpt, in_other_lines])
 def test_every_effective_fault_of_sequences_is_killed(make, monkeypatch):
     every = mutation.make_mutants
-    monkeypatch.setattr(mutation, "make_mutants", lambda *n: [m for m in every(*n) if m.fault in SEQUENCE_FAULTS])
+    # One mutant a fault, of those that apply here.
+    some = lambda *n: list({m.fault: m for m in every(*n) if m.fault in SEQUENCE_FAULTS}.values())
+    monkeypatch.setattr(mutation, "make_mutants", some)
     net, tokens = make()
     params = draw_parameters(net, (3,), np.random.default_rng(0))
     report = verify.mutate(net, fbp.SoftmaxCrossEntropy(), cast(params, jnp.float32), tokens, tokens)
