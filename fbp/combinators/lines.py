@@ -4,12 +4,15 @@ A line is a layer that reads the outputs of lines before it. Forward, each cache
 give back. Backward, cotangents add where a value was read more than once.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from fbp.combinators.base import named, naming
@@ -108,16 +111,35 @@ def sweep_lines(
     d_params, readings = {}, {}
     for name, layer, reads in reversed(lines):
         dA_out = cotangents.pop(name)
+        cache = restore(name, dA_out.value)
         with naming(name):
-            d_params[name], dA_in, readings[name] = layer.sweep(params[name], restore(name), dA_out, named(probe, name))
+            d_params[name], dA_in, readings[name] = layer.sweep(params[name], cache, dA_out, named(probe, name))
         for source, value in _parts(reads, dA_in.value):
             part = Cotangent(value, dA_in.exponent)
             cotangents[source] = cotangents[source] + part if source in cotangents else part
     return d_params, readings
 
 
-def restorer(lines: Sequence[Call], params: ByLine[Params], caches: ByLine[Cache]) -> Callable[[Any], Cache]:
+_SLICED: ContextVar[bool] = ContextVar("sliced", default=False)
+
+
+@contextmanager
+def taking_slices() -> Iterator[None]:
+    """Say, while the body of a reverse loop is traced, that caches are slices of stacked arrays."""
+    token = _SLICED.set(True)
+    try:
+        yield
+    finally:
+        _SLICED.reset(token)
+
+
+def restorer(
+    lines: Sequence[Call], params: ByLine[Params], caches: ByLine[Cache]
+) -> Callable[[Any, Activations | None], Cache]:
     """The function that gives a line its whole cache, with the arrays that other lines recompute.
+
+    It is called with the name of a line and the cotangent of its output, for which the recomputation then waits; with
+    None it does not wait.
 
     Args:
         lines: in order.
@@ -125,19 +147,57 @@ def restorer(lines: Sequence[Call], params: ByLine[Params], caches: ByLine[Cache
         caches: what `run_lines` returned.
     """
     layers = {line.name: line.layer for line in lines}
+    ready: dict[Any, Cache] = {}
+    outputs: dict[Any, Array] = {}
+    sliced = _SLICED.get()
 
-    @cache
-    def recompute(source: Any) -> Array:
-        return layers[source].recompute(params[source], restore(source))
+    def recompute(name: Any, dA: Activations | None) -> Array:
+        if name not in outputs:
+            layer, cache = layers[name], restore(name, dA)
+            outputs[name] = layer.recompute(params[name], cache)
+            if not sliced and all(outputs[name] is not leaf for leaf in jax.tree.leaves(cache)):
+                # The layer's own backward rule gets the same arrays, so that it shares what both compute.
+                ready[name] = wait_for(dA, cache)
+                outputs[name] = layer.recompute(params[name], ready[name])
+        return outputs[name]
 
-    def restore(name: Any) -> Cache:
-        own = caches[name]
-        if not isinstance(own, _Shared):
-            return own
-        kept = iter(own.kept)
-        return jax.tree.unflatten(own.treedef, [next(kept) if s is None else recompute(s) for s in own.sources])
+    def restore(name: Any, dA: Activations | None) -> Cache:
+        if name not in ready:
+            own = caches[name]
+            if isinstance(own, _Shared):
+                kept = iter(own.kept)
+                leaves = [next(kept) if source is None else recompute(source, dA) for source in own.sources]
+                own = jax.tree.unflatten(own.treedef, leaves)
+            # Slices of a loop's stacked arrays are copies, which then need not all be there from the first operation on.
+            ready[name] = wait_for(dA, own) if sliced else own
+        return ready[name]
 
     return restore
+
+
+def wait_for(dA: Activations | None, tree: Any) -> Any:
+    """The same arrays, which the compiled program has no earlier than the cotangent.
+
+    Without that, the compiler is free to recompute an array as soon as it was dropped, and to keep it: on CPUs XLA
+    removes `jax.lax.optimization_barrier` before it orders the operations of a program.
+
+    Args:
+        dA: the cotangent, (m, ..., n); None, or several arrays, change nothing.
+        tree: arrays; those that have the rows of dA wait.
+    """
+    if not isinstance(dA, jax.Array):
+        return tree
+    first = dA[..., :1]
+    # A zero that no compiler can know to be one, because it is NaN for NaN.
+    zero = jnp.where(first == first, jnp.zeros_like(first), first)
+
+    def wait(leaf: Array) -> Array:
+        has_rows = leaf.ndim == zero.ndim and leaf.shape[:-1] == zero.shape[:-1]
+        if not (has_rows and jnp.issubdtype(leaf.dtype, jnp.floating)):
+            return leaf
+        return leaf + zero.astype(leaf.dtype)
+
+    return jax.tree.map(wait, tree)
 
 
 def read(values: Mapping[Any, Any], reads: Any) -> Any:

@@ -210,7 +210,8 @@ class Network(Combinator):
 
     def split_cache(self, params: Params, cache: Cache) -> tuple[Cache, ...]:
         """Each line's cache, with the arrays that the lines before give back."""
-        return tuple(map(restorer(self._lines, self._used(params), cache), self.steps))
+        restore = restorer(self._lines, self._used(params), cache)
+        return tuple(restore(name, None) for name in self.steps)
 
     @property
     def takes_integers(self) -> bool:
@@ -246,7 +247,7 @@ class Network(Combinator):
         assert self._last is not None
         assert isinstance(self.output, str)
         params = self._used(params)
-        return self._last.recompute(params[self.output], restorer(self._lines, params, cache)(self.output))
+        return self._last.recompute(params[self.output], restorer(self._lines, params, cache)(self.output, None))
 
     @property
     def acts_on_rows(self) -> bool:

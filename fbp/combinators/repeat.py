@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from fbp.combinators.base import Combinator, check_keeps_shape, check_layer, describe_entries, named, naming
+from fbp.combinators.lines import taking_slices
 from fbp.combinators.wrappers import Checkpoint
 from fbp.cotangent import Cotangent, share_exponent
 from fbp.errors import FbpError, check_count
@@ -131,7 +132,7 @@ class Repeat(Combinator):
 
         def step(carry: _Reverse, block: tuple[Params, Cache]) -> tuple[_Reverse, tuple[Params, Any]]:
             block_params, cache = block
-            with naming(...):
+            with naming(...), taking_slices():
                 d_params, dA_in, reading = self.block.sweep(
                     block_params, _Once.unpack(cache, fixed), carry.dA, named(probe, ...)
                 )

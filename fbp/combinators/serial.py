@@ -115,7 +115,7 @@ class Serial(Combinator):
     def split_cache(self, params: Params, cache: Cache) -> tuple[Cache, ...]:
         """Each layer's cache, with the arrays that the layers before give back."""
         restore = restorer(self._lines, params, cache)
-        return tuple(restore(i) for i in self.steps)
+        return tuple(restore(i, None) for i in self.steps)
 
     @property
     def acts_on_rows(self) -> bool:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fbp.backprop import attach_rule
+from fbp.combinators.lines import wait_for
 from fbp.errors import FbpError
 from fbp.typing import Activations, Cache, Key, Layer, Params
 
@@ -33,10 +33,7 @@ def apply_rule(layer: Layer, params: Params, A: Activations) -> Activations:
 
 @dataclass(frozen=True)
 class Late(Layer):
-    """A layer whose recomputations wait for the cotangent.
-
-    Without that, the compiler is free to recompute an array as soon as it was dropped, and to keep it: on CPUs XLA
-    removes `jax.lax.optimization_barrier` before it orders the operations of a program.
+    """A layer whose recomputations wait for the cotangent (see `fbp.combinators.lines.wait_for`).
 
     Attributes:
         layer: the layer inside.
@@ -50,17 +47,7 @@ class Late(Layer):
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
         """That of the layer inside, from a cache that depends on dA_out."""
-        first = dA_out[..., :1]
-        # A zero that no compiler can know to be one, because it is NaN for NaN.
-        zero = jnp.where(first == first, jnp.zeros_like(first), first)
-
-        def wait(leaf: Array) -> Array:
-            is_row_by_row = leaf.ndim == zero.ndim and leaf.shape[:-1] == zero.shape[:-1]
-            if not (is_row_by_row and jnp.issubdtype(leaf.dtype, jnp.floating)):
-                return leaf
-            return leaf + zero.astype(leaf.dtype)
-
-        return self.layer.backward(params, jax.tree.map(wait, cache), dA_out)
+        return self.layer.backward(params, wait_for(dA_out, cache), dA_out)
 
 
 def as_floating(name: str, x: Any) -> Float[Array, "..."]:

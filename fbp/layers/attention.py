@@ -1,35 +1,22 @@
-"""Attention without parameters, between dense lines: the rule that keeps the softmax, and the one that makes it again.
-
-    S = Q K^T / sqrt(d),    P = softmax(S),    O = P V
-
-for each head, and backward, with D the row sums of dP * P, which are those of dO * O:
-
-    dV = P^T dO,    dP = dO V^T,    dS = P * (dP - D),    dQ = dS K / sqrt(d),    dK = dS^T Q / sqrt(d)
-
-Scores, softmax and sums are taken in at least float32. Inside, arrays are (m, k, g, T, d): k heads of keys and values,
-each read by g heads of queries.
-"""
+"""Attention without parameters, between dense lines, and rotary positions. Its rules are in attention_rules.py."""
 
 import math
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from fbp.errors import FbpError, check_count, unknown_name
+from fbp.layers.attention_rules import Sequences, backward_lean, backward_plain, forward_lean, forward_plain
 from fbp.layers.axes import is_shape
-from fbp.precision import widen
 from fbp.typing import Activations, Cache, Key, Layer, Params, Shape
 
 Rule = Literal["auto", "plain", "lean"]
 LEAN_FROM = 32
 """The number of keys from which "auto" takes the lean rule (see benchmarks/README.md)."""
-BLOCK = 64
-"""Queries and keys in a block of the lean rule."""
 
 
 @dataclass(frozen=True)
@@ -122,47 +109,55 @@ class Attention(Layer):
                 f"the mask of Attention must be boolean, true for the keys that count, got {mask[0].dtype}; "
                 "write tokens != padding"
             )
-        heads = self._split_heads(q, k, v, *mask)
+        sequences = self._split(q, k, v, *mask)
         if self._is_lean(k.shape[1]):
-            O, L = _forward_lean(heads, self.causal)
+            O, L = forward_lean(sequences)
             out = self._merge(O, q)
             return out, (tuple(A), out, L)
-        O, P = _forward_plain(heads, self.causal)
+        O, P = forward_plain(sequences)
         return self._merge(O, q), (tuple(A), P)
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
         """(dq, dk, dv), and None for a mask."""
         (q, k, v, *mask), *kept = cache
-        heads = self._split_heads(q, k, v, *mask)
-        dO = self._split(dA_out, self.heads)
+        sequences, dO = self._split(q, k, v, *mask), self._split_queries(dA_out)
         if self._is_lean(k.shape[1]):
             out, L = kept
-            D = _row_sums(dO, self._split(out, self.heads))
-            gradients = _backward_lean(heads, L, D, dO, self.causal)
+            dQ, dK, dV = backward_lean(sequences, self._split_queries(out), L, dO)
         else:
-            gradients = _backward_plain(heads, kept[0], dO)
-        merged = [self._merge(d, x) for d, x in zip(gradients, (q, k, v), strict=True)]
-        return (), (*merged, *(None for _ in mask))
+            dQ, dK, dV = backward_plain(sequences, kept[0], dO)
+        dk, dv = (d.reshape(x.shape).astype(x.dtype) for d, x in ((dK, k), (dV, v)))
+        return (), (self._merge(dQ, q), dk, dv, *(None for _ in mask))
 
     def _is_lean(self, keys: int) -> bool:
         return self.rule == "lean" or (self.rule == "auto" and keys >= LEAN_FROM)
 
-    def _split_heads(self, q: Array, k: Array, v: Array, mask: Array | None = None) -> "_Heads":
-        Q, K, V = self._split(q, self.heads), self._split(k), self._split(v)
+    def _split(self, q: Array, k: Array, v: Array, mask: Array | None = None) -> Sequences:
+        Q = self._split_queries(q)
+        heads, group = self._groups
+        K, V = (x.reshape(*x.shape[:2], heads, -1) for x in (k, v))
         if mask is not None and mask.ndim == 2:
-            mask = mask[:, None, None, None, :]
-        elif mask is not None:
-            groups = (1, 1) if mask.shape[1] == 1 else self._groups
-            mask = mask.reshape(mask.shape[0], *groups, *mask.shape[2:])
-        return _Heads(Q, K, V, mask, 1 / math.sqrt(Q.shape[-1]) if self.scale is None else self.scale)
+            mask = mask[:, None, None, :]
+        elif mask is not None and group > 1:
+            # (m, k g, T, S) -> (m, k, T g, S)
+            m, _, T, S = mask.shape
+            mask = jnp.broadcast_to(mask, (m, self.heads, T, S)).reshape(m, heads, group, T, S)
+            mask = jnp.broadcast_to(mask, (m, heads, group, q.shape[1], S))
+            mask = jnp.swapaxes(mask, 2, 3).reshape(m, heads, -1, S)
+        scale = 1 / math.sqrt(Q.shape[-1]) if self.scale is None else self.scale
+        return Sequences(Q, K, V, mask, scale, self.causal, group)
 
-    def _split(self, x: Float[Array, "m T n"], heads: int | None = None) -> Float[Array, "m k g T d"]:
-        k, g = self._groups if heads else (self._groups[0], 1)
-        return jnp.transpose(x.reshape(*x.shape[:2], k, g, -1), (0, 2, 3, 1, 4))
+    def _split_queries(self, x: Float[Array, "m T n"]) -> Float[Array, "m R k d"]:
+        """(m, T, k g d) -> (m, T g, k, d)."""
+        heads, group = self._groups
+        split = x.reshape(*x.shape[:2], heads, group, -1)
+        return jnp.swapaxes(split, 2, 3).reshape(x.shape[0], -1, heads, split.shape[-1])
 
-    @staticmethod
-    def _merge(x: Float[Array, "m k g T d"], like: Float[Array, "m T n"]) -> Float[Array, "m T n"]:
-        return jnp.transpose(x, (0, 3, 1, 2, 4)).reshape(like.shape).astype(like.dtype)
+    def _merge(self, x: Float[Array, "m R k d"], like: Float[Array, "m T n"]) -> Float[Array, "m T n"]:
+        """The inverse of `_split_queries`, in the dtype of an array."""
+        heads, group = self._groups
+        split = x.reshape(*like.shape[:2], group, heads, -1)
+        return jnp.swapaxes(split, 2, 3).reshape(like.shape).astype(like.dtype)
 
     @property
     def recomputes(self) -> bool:
@@ -172,181 +167,6 @@ class Attention(Layer):
     def recompute(self, params: Params, cache: Cache) -> Activations:
         """O, which is kept."""
         return cache[1]
-
-
-class _Heads(NamedTuple):
-    """Queries (m, k, g, T, d), keys and values (m, k, 1, S, d), the factor of the scores, and which keys count."""
-
-    Q: Array
-    K: Array
-    V: Array
-    mask: Bool[Array, "_m _k _g _T S"] | None
-    scale: float
-
-
-def _times_transposed(x: Array, y: Array) -> Array:
-    """x y^T over the last axis, in at least float32."""
-    return jnp.einsum("mkgtd,mkgsd->mkgts", x, _like(y, x), preferred_element_type=widen(x).dtype)
-
-
-def _times(P: Array, y: Array) -> Array:
-    """P y."""
-    return jnp.einsum("mkgts,mkgsd->mkgtd", P.astype(y.dtype), _like(y, P), preferred_element_type=P.dtype)
-
-
-def _transposed_times(P: Array, y: Array) -> Array:
-    """P^T y, summed over the heads that share a head of keys."""
-    product = jnp.einsum("mkgts,mkgtd->mksd", P.astype(y.dtype), y, preferred_element_type=P.dtype)
-    return product[:, :, None]
-
-
-def _like(y: Array, x: Array) -> Array:
-    return jnp.broadcast_to(y, (*x.shape[:3], *y.shape[3:]))
-
-
-def _row_sums(x: Array, y: Array) -> Float[Array, "m k g T"]:
-    return jnp.sum(widen(x) * widen(y), axis=-1)
-
-
-def _hide(S: Array, visible: Array | None) -> Array:
-    return S if visible is None else jnp.where(visible, S, -jnp.inf)
-
-
-def _visible(causal: bool, rows: Any, columns: Any, mask: Array | None) -> Bool[Array, "_m _k _g _T S"] | None:
-    """Which keys (columns) each query (rows) sees; None for all."""
-    seen = (rows[:, None] >= columns[None, :])[None, None, None] if causal else None
-    if mask is None:
-        return seen
-    return mask if seen is None else jnp.logical_and(seen, mask)
-
-
-def _forward_plain(heads: _Heads, causal: bool) -> tuple[Array, Array]:
-    T, S = heads.Q.shape[3], heads.K.shape[3]
-    visible = _visible(causal, np.arange(T), np.arange(S), heads.mask)
-    scores = _hide(_times_transposed(heads.Q, heads.K) * heads.scale, visible)
-    largest = jnp.max(scores, axis=-1, keepdims=True)
-    E = jnp.exp(scores - jnp.where(jnp.isfinite(largest), largest, jnp.zeros_like(largest)))
-    total = jnp.sum(E, axis=-1, keepdims=True)
-    P = E / jnp.where(total == 0, jnp.ones_like(total), total)
-    return _times(P, heads.V), P
-
-
-def _backward_plain(heads: _Heads, P: Array, dO: Array) -> tuple[Array, Array, Array]:
-    dV = _transposed_times(P, dO)
-    dP = _times_transposed(dO, heads.V)
-    D = jnp.sum(dP * P, axis=-1, keepdims=True)
-    dS = P * (dP - D) * heads.scale
-    return _times(dS, heads.K), _transposed_times(dS, heads.Q), dV
-
-
-class _Blocks:
-    """The sequences cut into blocks of equal length, the last one filled up with zeros.
-
-    Args:
-        heads: the sequences.
-        causal: whether a query sees no later keys.
-    """
-
-    def __init__(self, heads: _Heads, causal: bool):
-        self.causal, self.scale = causal, heads.scale
-        self.T, self.S = heads.Q.shape[3], heads.K.shape[3]
-        self.size = min(BLOCK, max(self.T, self.S))
-        self.rows, self.columns = -(-self.T // self.size), -(-self.S // self.size)
-        self.Q, self.K, self.V = self.cut(heads.Q), self.cut(heads.K), self.cut(heads.V)
-        mask = heads.mask
-        if mask is None and self.S % self.size:
-            mask = jnp.ones((1, 1, 1, 1, self.S), bool)
-        if mask is not None:
-            # Keys that fill up the last block count for nobody.
-            mask = self._pad(mask, 4)
-            mask = mask if mask.shape[3] == 1 else self._pad(mask, 3)
-        self.mask = mask
-
-    def _pad(self, x: Array, axis: int) -> Array:
-        widths = [(0, 0)] * x.ndim
-        widths[axis] = (0, -x.shape[axis] % self.size)
-        return jnp.pad(x, widths)
-
-    def cut(self, x: Float[Array, "m k g T ..."]) -> Float[Array, "blocks m k g size ..."]:
-        padded = self._pad(x, 3)
-        return jnp.moveaxis(padded.reshape(*x.shape[:3], -1, self.size, *x.shape[4:]), 3, 0)
-
-    def join(self, x: Float[Array, "blocks m k g size ..."], length: int) -> Float[Array, "m k g length ..."]:
-        whole = jnp.moveaxis(x, 0, 3)
-        return whole.reshape(*whole.shape[:3], -1, *whole.shape[5:])[:, :, :, :length]
-
-    def _mask_of(self, i: Array, j: Array) -> Array | None:
-        if self.mask is None:
-            return None
-        keys = jax.lax.dynamic_slice_in_dim(self.mask, j * self.size, self.size, axis=4)
-        return keys if keys.shape[3] == 1 else jax.lax.dynamic_slice_in_dim(keys, i * self.size, self.size, axis=3)
-
-    def scores(self, Q: Array, i: Array, j: Array) -> Array:
-        """Those of the queries of block i against the keys of block j."""
-        places = jnp.arange(self.size)
-        visible = _visible(self.causal, i * self.size + places, j * self.size + places, self._mask_of(i, j))
-        return _hide(_times_transposed(Q, _at(self.K, j)) * self.scale, visible)
-
-
-def _at(x: Array, i: Array, axis: int = 0) -> Array:
-    return jax.lax.dynamic_index_in_dim(x, i, axis, keepdims=False)
-
-
-def _forward_lean(heads: _Heads, causal: bool) -> tuple[Array, Float[Array, "m k g T"]]:
-    """O, and L = log sum exp of each query's scores: infinite for a query that sees no key, whose P is then zero."""
-    blocks = _Blocks(heads, causal)
-
-    def run_row(_: None, row: tuple[Array, Array]) -> tuple[None, tuple[Array, Array]]:
-        i, Q = row
-
-        def add_block(state: tuple[Array, Array, Array], j: Array) -> tuple[Array, Array, Array]:
-            largest, total, O = state
-            S = blocks.scores(Q, i, j)
-            new = jnp.maximum(largest, jnp.max(S, axis=-1))
-            base = jnp.where(jnp.isfinite(new), new, jnp.zeros_like(new))
-            E, shrink = jnp.exp(S - base[..., None]), jnp.exp(largest - base)
-            return new, total * shrink + jnp.sum(E, axis=-1), O * shrink[..., None] + _times(E, _at(blocks.V, j))
-
-        nothing = jnp.full(Q.shape[:-1], -jnp.inf, widen(Q).dtype)
-        start = nothing, jnp.zeros_like(nothing), jnp.zeros(Q.shape, nothing.dtype)
-        # A loop of fixed length, so that autodiff, the judge, can pass through it.
-        see = lambda state, j: (jax.lax.cond(j <= i, add_block, lambda state, j: state, state, j), None)
-        all_see = lambda state, j: (add_block(state, j), None)
-        (largest, total, O), _ = jax.lax.scan(see if causal else all_see, start, jnp.arange(blocks.columns))
-        empty = total == 0
-        safe = jnp.where(empty, jnp.ones_like(total), total)
-        L = jnp.where(empty, jnp.inf, largest + jnp.log(safe))
-        return None, ((O / safe[..., None]).astype(Q.dtype), L)
-
-    _, (O, L) = jax.lax.scan(run_row, None, (jnp.arange(blocks.rows), blocks.Q))
-    return blocks.join(O, blocks.T), blocks.join(L, blocks.T)
-
-
-def _backward_lean(heads: _Heads, L: Array, D: Array, dO: Array, causal: bool) -> tuple[Array, Array, Array]:
-    """(dQ, dK, dV), one block of keys after the other, and for each the blocks of queries that see it."""
-    blocks = _Blocks(heads, causal)
-    # Queries that fill up the last block have dO = 0 and D = 0, so that they add nothing.
-    Ls, Ds, dOs = blocks.cut(L), blocks.cut(D), blocks.cut(dO)
-
-    def run_column(dQ: Array, column: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-        j, K, V = column
-
-        def add_block(i: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            dQ, dK, dV = state
-            Q, own_dO = _at(blocks.Q, i), _at(dOs, i)
-            P = jnp.exp(blocks.scores(Q, i, j) - _at(Ls, i)[..., None])
-            dP = _times_transposed(own_dO, V)
-            dS = P * (dP - _at(Ds, i)[..., None]) * blocks.scale
-            dQ = jax.lax.dynamic_update_index_in_dim(dQ, _at(dQ, i) + _times(dS, K), i, 0)
-            return dQ, dK + _transposed_times(dS, Q), dV + _transposed_times(P, own_dO)
-
-        zeros = jnp.zeros(K.shape, dQ.dtype)
-        dQ, dK, dV = jax.lax.fori_loop(j if causal else 0, blocks.rows, add_block, (dQ, zeros, zeros))
-        return dQ, (dK, dV)
-
-    start = jnp.zeros(blocks.Q.shape, widen(blocks.Q).dtype)
-    dQ, (dK, dV) = jax.lax.scan(run_column, start, (jnp.arange(blocks.columns), blocks.K, blocks.V))
-    return blocks.join(dQ, blocks.T), blocks.join(dK, blocks.S), blocks.join(dV, blocks.S)
 
 
 @dataclass(frozen=True)
