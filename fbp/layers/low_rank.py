@@ -19,8 +19,8 @@ class LowRank(Layer):
         dU = s (A D)^T dZ,    dD = A^T (s dZ U^T),    dA = dZ V^T
 
     where s = scale / rank. V is small beside the activations, so that A and dZ pass through one product each; the
-    gradients of D and U are taken through the thin side. The parameters of the dense layer keep their names, so that weights saved before still fit; "D" and "U" stand beside them. U begins at
-    zero: the network is then what it was.
+    gradients of D and U are taken through the thin side. The parameters of the dense layer keep their names, so that
+    weights saved before still fit; "D" and "U" stand beside them. U begins at zero: the network is then what it was.
 
     Attributes:
         dense: the layer that is adapted.
