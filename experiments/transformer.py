@@ -174,8 +174,8 @@ def describe_exponent(found: Estimate) -> str:
 @study
 def transformer(draft: Draft) -> None:
     """Four transformers at initialization over their depth, and six runs of training."""
-    depths, seeds = ((4, 16), 10) if draft.quick else ((2, 4, 8, 16, 32), 20)
-    depth, steps, runs = (4, 48, 2) if draft.quick else (12, 240, 4)
+    depths, seeds = ((4, 16), 8) if draft.quick else ((2, 4, 8, 16, 32), 20)
+    depth, steps, runs = (4, 36, 2) if draft.quick else (12, 240, 4)
     draft.setting = {"width": WIDTH, "heads": HEADS, "length": LENGTH, "characters": VOCABULARY, "depths": depths}
     draft.setting |= {"networks a point": seeds, "blocks in training": depth, "steps": steps, "runs a curve": runs}
     draw = np.random.default_rng(draft.seed)
@@ -363,7 +363,7 @@ def add_training(draft: Draft, depth: int, steps: int, seeds: int, batches, seen
         f"the loss at least 0.1 nats below chance, $ln {VOCABULARY}$ = {ln_v:.2f}, in every run of: "
         + (said(learned) or "no network")
         + (f"; not in every run of: {said(stuck)}" if stuck else "")
-        + f" (medians at the end; who knows the language has {floor:.2f}). Xiong et al. let post-norm learn by a warm-up.",
+        + f" (medians at the end; who knows the language has {floor:.2f}). Xiong et al. train post-norm by a warm-up.",
         "The first block's gradient over the last one's (down), at the start and after these steps: "
         + "; ".join(f"{row[0]} {number(row[-2], 2)} and {number(row[-1], 2)}" for row in rows)
         + ".",
