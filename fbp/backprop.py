@@ -13,7 +13,7 @@ from fbp.chunks import chunk_head
 from fbp.cotangent import Cotangent, log10_norm
 from fbp.errors import FbpError, unknown_name
 from fbp.losses import Loss
-from fbp.pairs import Outer
+from fbp.pairs import find_weights
 from fbp.tree import map_params, stack
 from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Targets, Visit, Weights
 
@@ -271,8 +271,7 @@ def _read_norms(visit: Visit) -> GradientNorms | None:
 
 def weights_of(visit: Visit) -> tuple[str, ...]:
     """The names of the layer's parameters whose gradients are products of activations: its weight matrices."""
-    pairs = visit.layer.linear(visit.params, visit.cache, visit.dA_out)
-    return tuple(name for name, pair in pairs.items() if isinstance(pair, Outer))
+    return find_weights(visit.layer.linear(visit.params, visit.cache, visit.dA_out))
 
 
 def forward_to_loss(

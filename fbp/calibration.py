@@ -6,21 +6,47 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fbp.combinators import Combinator
 from fbp.errors import FbpError
-from fbp.layers import Affine, BatchNorm, Dense
+from fbp.layers import Affine, BatchNorm
 from fbp.layers.axes import example_axes
+from fbp.pairs import find_weights
 from fbp.precision import widen
-from fbp.tree import map_params, observe_layers, rebuild
-from fbp.typing import Activations, Layer, Params
+from fbp.tree import list_layers, map_params, observe_layers, rebuild
+from fbp.typing import Activations, Cache, Key, Layer, Params, Wrapper
 
 
 def _scale_to_unit_variance(layer: Layer, params: Params, A: Activations) -> tuple[Activations, Params]:
-    if not isinstance(layer, Dense):
-        return layer.forward(params, A)[0], params
-    W, b = params["W"], jnp.zeros_like(params["b"])
-    stddev = jnp.std(widen(A @ W)).astype(W.dtype)
-    scaled = {"W": W / jnp.where(stddev > 0, stddev, jnp.ones_like(stddev)), "b": b}
+    out, cache = layer.forward(params, A)
+    # The output stands for its cotangent, which has the same shape.
+    weights = () if isinstance(layer, _Borrower) else find_weights(jax.eval_shape(layer.linear, params, cache, out))
+    if len(weights) != 1:
+        return out, params
+    W = params[weights[0]]
+    params = params | ({"b": jnp.zeros_like(params["b"])} if "b" in params else {})
+    stddev = jnp.std(widen(layer.forward(params, A)[0])).astype(W.dtype)
+    scaled = params | {weights[0]: W / jnp.where(stddev > 0, stddev, jnp.ones_like(stddev))}
     return layer.forward(scaled, A)[0], scaled
+
+
+class _Borrower(Wrapper):
+    """A layer that uses the parameters of another, which scales them."""
+
+    def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
+        out, cache = self.layer.forward(params, A, key)
+        return out, (cache, None)
+
+
+def _mark_borrowers(net: Layer) -> Layer:
+    if not isinstance(net, Combinator):
+        return net
+    owners = net.owner_of_child
+    return net.with_children(
+        [
+            _mark_borrowers(child) if owners[i] == i else rebuild(child, _Borrower)
+            for i, child in enumerate(net.children)
+        ]
+    )
 
 
 def _batch_statistics(layer: Layer, params: Params, A: Activations) -> tuple[Activations, Any]:
@@ -34,7 +60,8 @@ def _batch_statistics(layer: Layer, params: Params, A: Activations) -> tuple[Act
 def lsuv(net: Layer, params: Params, X: Activations) -> Params:
     """Layer-sequential unit-variance parameters: W_l / std(A_{l-1} W_l), b_l = 0, from the first layer to the last.
 
-    Mishkin & Matas (2016), who start from orthonormal weights (`init="orthogonal"`).
+    Mishkin & Matas (2016), who start from orthonormal weights (`init="orthogonal"`). Layers are those with one weight
+    matrix: dense layers, embeddings, unembeddings. Where two lines share parameters, the owner's output decides.
 
     Args:
         net: a network.
@@ -42,7 +69,7 @@ def lsuv(net: Layer, params: Params, X: Activations) -> Params:
         X: a batch of inputs, (m, n_0).
 
     Returns:
-        Parameters with which the output of every dense layer has variance 1 over this batch. A layer whose output is
+        Parameters with which the output of every such layer has variance 1 over this batch. A layer whose output is
         constant is left as it is.
 
     Example:
@@ -53,8 +80,12 @@ def lsuv(net: Layer, params: Params, X: Activations) -> Params:
         >>> round(float(Z.var()), 3)
         1.0
     """
-    scaled = jax.jit(partial(observe_layers, net, _scale_to_unit_variance))(params, X)
-    return map_params(lambda layer, own: own, net, scaled)
+    marked = _mark_borrowers(net)
+    scale = jax.jit(partial(observe_layers, marked, _scale_to_unit_variance))
+    # What a borrower hands on has the owner's new scale only in the next pass.
+    for _ in range(1 + sum(isinstance(layer, _Borrower) for layer in list_layers(marked))):
+        params = map_params(lambda layer, own: own, net, scale(params, X))
+    return params
 
 
 def with_population_statistics(
@@ -90,13 +121,15 @@ def with_population_statistics(
     frozen = rebuild(net, lambda layer: Affine() if isinstance(layer, BatchNorm) else layer)
     if frozen == net:
         return net, params
-    batch_size = min(batch_size, X.shape[0])
+    m = jax.tree.leaves(X)[0].shape[0]
+    batch_size = min(batch_size, m)
     if batch_size < 2:
         raise FbpError(
-            f"batches must have at least two examples for a variance, got {X.shape[0]} examples in batches of "
-            f"{batch_size}; give more of them"
+            f"batches must have at least two examples for a variance, got {m} examples in batches of {batch_size}; "
+            "give more of them"
         )
-    batches = X[: X.shape[0] // batch_size * batch_size].reshape(-1, batch_size, *X.shape[1:])
+    count = m // batch_size
+    batches = jax.tree.map(lambda x: x[: count * batch_size].reshape(count, batch_size, *x.shape[1:]), X)
     statistics = _population_statistics(net, params, batches)
 
     def fold(layer: Layer, layer_params: Params, statistics: Any) -> Params:

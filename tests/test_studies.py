@@ -22,6 +22,7 @@ SMALLER = {
     "phase_diagram": {"WIDTH": 24},
     "remedies": {"DEPTH": 6, "WIDTH": 16, "BATCH": 100},
     "residual": {"WIDTH": 24},
+    "transformer": {"WIDTH": 16, "LENGTH": 8, "RATES": (1e-3,)},
 }
 
 

@@ -116,6 +116,16 @@ class Combinator(Layer):
         """The layers that it is made of, in the order of the fields, which must be that of the forward pass."""
         return tuple(getattr(self, name) for name in self._child_names)
 
+    @property
+    def sources(self) -> tuple[tuple[int, ...], ...]:
+        """For each child the children whose outputs it takes, by number, -1 is the input: by default the one before."""
+        return tuple((i - 1,) for i in range(len(self.children)))
+
+    @property
+    def stream(self) -> tuple[int, ...]:
+        """The children, by number, that everything passes on its way out: all of a chain, by default none otherwise."""
+        return tuple(range(len(self.children))) if self.is_chain else ()
+
     def with_children(self, children: Sequence[Layer]) -> Layer:
         """The same combinator of other layers."""
         return replace(self, **dict(zip(self._child_names, children, strict=True)))

@@ -168,7 +168,7 @@ def restorer(
                 kept = iter(own.kept)
                 leaves = [next(kept) if source is None else recompute(source, dA) for source in own.sources]
                 own = jax.tree.unflatten(own.treedef, leaves)
-            # Slices of a loop's stacked arrays are copies, which then need not all be there from the first operation on.
+            # Slices of a loop's stacked arrays are copies, which then need not all be there from the start.
             ready[name] = wait_for(dA, own) if sliced else own
         return ready[name]
 

@@ -143,6 +143,27 @@ class Network(Combinator):
         return tuple(name for name, _ in self.lines)
 
     @property
+    def sources(self) -> tuple[tuple[int, ...], ...]:
+        """The numbers of the lines that each line reads, -1 for an input."""
+        number = {name: i for i, name in enumerate(self.steps)}
+        return tuple(tuple(number.get(source, -1) for source in line.reads) for _, line in self.lines)
+
+    @property
+    def stream(self) -> tuple[int, ...]:
+        """The lines without which the output is cut off from the input, such as the sums of a residual stream."""
+        if self.output not in self.steps:
+            return ()
+        last = self.steps.index(self.output)
+        return tuple(i for i in range(last + 1) if not self._is_reached(last, without=i))
+
+    def _is_reached(self, last: int, without: int) -> bool:
+        reached = {-1}
+        for i, reads in enumerate(self.sources):
+            if i != without and not reached.isdisjoint(reads):
+                reached.add(i)
+        return last in reached
+
+    @property
     def owners(self) -> dict[str, str]:
         """The lines that use the parameters of another line, and whose."""
         return {name: line.owner for name, line in self.lines if line.owner is not None}

@@ -11,18 +11,26 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from fbp.activations import activation
 from fbp.backprop import GradientNorms, check_batch
+from fbp.combinators import Combinator
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError, check_count
+from fbp.flow.parts import find_units, list_marks, name_parts
 from fbp.flow.prediction import find_plain_run
 from fbp.flow.probe import Units, add_probes, read_network
 from fbp.flow.results import NORMS, OTHERS, READINGS, Flow, Stream
-from fbp.flow.sampling import Draw, sample_inputs, sample_normals, sample_parameters
-from fbp.initializers import zeros
-from fbp.layers import Activation, Dense
+from fbp.flow.sampling import (
+    Draw,
+    sample_inputs,
+    sample_normals,
+    sample_parameters,
+    sample_tokens,
+    without_initializers,
+)
+from fbp.layers import Dense
+from fbp.layers.axes import is_shape
 from fbp.losses import Loss
-from fbp.tree import list_layers, map_layers, rebuild, roll_blocks
+from fbp.tree import list_layers, map_params, roll_blocks
 from fbp.typing import Activations, Layer, Params
 
 Samples = Array | np.ndarray
@@ -42,22 +50,24 @@ def measure(
     seed: int = 0,
     spectrum: bool = False,
 ) -> Flow:
-    """Curves over the dense layers of a network, for `seeds` draws of its parameters and each factor on the weights.
+    """Curves over the layers of a network, for `seeds` draws of its parameters and each factor on the weights.
 
-    Norms of dZ, dA, dW and db, mean square and correlation of the pre-activations, dead and saturated units, the
-    cosine and the noise of the examples' gradients. Networks of equal shape that differ in their initializers share
-    one compiled program. Norms are exact in their logarithm where gradients leave the range of float32. The forward
-    pass is the network's own, except that a positively homogeneous one without biases (relu, leaky relu, linear) is
-    run without its powers of two, so that no depth under- or overflows; elsewhere an activation that underflows to
-    zero has the logarithm minus infinity.
+    The layers are those with a weight matrix: dense layers, embeddings, unembeddings, named by their paths. Norms of
+    dZ, dA, dW and db, mean square and correlation of the outputs, dead and saturated units, the cosine and the noise of
+    the examples' gradients. Networks of equal shape that differ in their initializers share one compiled program. Norms
+    are exact in their logarithm where gradients leave the range of float32. The forward pass is the network's own,
+    except that a positively homogeneous one without biases (relu, leaky relu, linear) is run without its powers of two,
+    so that no depth under- or overflows; elsewhere an activation that underflows to zero has the logarithm minus
+    infinity.
 
     Args:
         net: a network.
         loss: a loss of the last pre-activation; without one the cotangent of the output is standard normal.
-        X: one batch, (m, *shape); None takes 16 examples of mean square 1, where the network knows its shape.
+        X: one batch, (m, *shape); None takes 16 examples of mean square 1, or of tokens that are all equally likely,
+            where the network knows its shape.
         Y: targets, as the loss takes them.
         seeds: the number of random networks.
-        scales: factors on every W.
+        scales: factors on every W of a dense layer.
         seed: of all randomness.
         spectrum: whether the singular values of the input-output Jacobian are wanted, at the first example.
 
@@ -78,24 +88,25 @@ def measure(
     factors = [float(scale) for scale in scales]
     if not factors or not all(0 <= factor < math.inf for factor in factors):
         raise FbpError(f"scales must be finite factors of at least 0, at least one of them, got {factors}; use (1.0,)")
-    X = jnp.asarray(standard_inputs(net, seed) if X is None else X)
+    batch: Any = jax.tree.map(jnp.asarray, standard_inputs(net, seed) if X is None else X)
     if loss is not None:
         if Y is None:
             raise FbpError("a loss must come with targets, got a loss without; give Y too, or neither")
-        check_batch(net, X, Y)
-    elif X.ndim < 2 or X.shape[0] == 0:
-        raise FbpError(f"X must be a batch (m, *shape) of at least one example, got the shape {X.shape}; add an axis")
-    params = sample_parameters(net, X.shape[1:], seeds, seed)
-    rolled, params = roll_blocks(net, params, X, axis=1)
+        check_batch(net, batch, Y)
+    else:
+        _check_batch(net, batch)
+    params = sample_parameters(net, jax.tree.map(lambda x: x.shape[1:], batch), seeds, seed)
+    rolled, params = roll_blocks(net, params, batch, axis=1)
     dZ = None
     if loss is None:
-        out = jax.eval_shape(lambda p: rolled.forward(p, X)[0], jax.tree.map(lambda p: p[0], params))
-        dZ = sample_normals(Draw.COTANGENTS, range(seeds), out.shape, seed)
-    inputs = jnp.broadcast_to(X, (seeds, *X.shape))
-    targets = None if Y is None else jnp.broadcast_to(Y, (seeds, *jnp.shape(Y)))
-    flow = read_networks(rolled, params, inputs, dZ, loss=loss, Y=targets, scales=factors)
+        out = jax.eval_shape(lambda p: rolled.forward(p, batch)[0], jax.tree.map(lambda p: p[0], params))
+        leaves, treedef = jax.tree.flatten(out)
+        dZ = treedef.unflatten([sample_normals(Draw.COTANGENTS, range(seeds), leaf.shape, seed) for leaf in leaves])
+    inputs, targets = jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *jnp.shape(x))), (batch, Y))
+    flow = read_networks(rolled, params, inputs, dZ, loss=loss, Y=targets, scales=factors, described=net)
     if spectrum:
-        singular = [log10_singular_values(rolled, params, inputs[:, :1], factor) for factor in factors]
+        first = jax.tree.map(lambda x: x[:, :1], inputs)
+        singular = [log10_singular_values(rolled, params, first, factor) for factor in factors]
         flow = replace(flow, log10_singular=np.stack(singular))
     return flow
 
@@ -111,6 +122,7 @@ def read_networks(
     scales: Sequence[float] = (1.0,),
     bias_scale: float = 1.0,
     quantities: Sequence[str] = READINGS,
+    described: Layer | None = None,
 ) -> Flow:
     """The engine of `measure`: given networks, each with its own parameters, inputs and cotangent, are passed once.
 
@@ -124,20 +136,23 @@ def read_networks(
         scales: factors on every W of a dense layer; each is one entry of the first axis of the result.
         bias_scale: a factor on every b of a dense layer.
         quantities: what is read, of `fbp.flow.results.READINGS`; the rest is not computed, and NaN.
+        described: the network whose paths name the layers, where `net` is a form of it with the same layers in order,
+            as `fbp.tree.roll_blocks` makes it.
 
     Returns:
         A `Flow`.
 
     Raises:
-        FbpError: the network has no dense layer.
+        FbpError: the network has no layer with a weight matrix.
     """
     # Without their initializers, which have done their work, networks of one shape share a compiled program.
-    bare = rebuild(net, lambda layer: replace(layer, initializer=zeros) if isinstance(layer, Dense) else layer)
-    read = partial(_read, bare, loss, net.homogeneous, tuple(quantities), params, X, dZ, Y)
+    read = partial(_read, without_initializers(net), loss, net.homogeneous, tuple(quantities), params, X, dZ, Y)
     # Scales one after the other: a batch of them would multiply the memory, not the speed.
     by_scale = [jax.device_get(read(jnp.float32(scale), jnp.float32(bias_scale))) for scale in scales]
+    marks = by_scale[0].pop("marks")
     columns = {name: np.stack([each[name] for each in by_scale]) for name in by_scale[0]}
-    return _build_flow(net, columns, np.asarray(scales, np.float32))
+    probed, _ = add_probes(net, params, net.homogeneous)
+    return _build_flow(described or net, probed, list_marks(probed, marks), columns, np.asarray(scales, np.float32))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -152,8 +167,8 @@ def _read(
     Y: Array | None,
     scale: Array,
     bias_scale: Array,
-) -> dict[str, Array]:
-    def read_one(network: tuple[Any, ...]) -> dict[str, Array]:
+) -> dict[str, Any]:
+    def read_one(network: tuple[Any, ...]) -> dict[str, Any]:
         params, X, dZ, Y = network
         scaled = _scale_dense(net, params, scale, bias_scale)
 
@@ -164,19 +179,21 @@ def _read(
             return loss.value_and_dZ(net.forward(scaled, X)[0] if rescale else Z, Y)[1]
 
         columns = read_network(*add_probes(net, scaled, rescale), X, cotangent)
-        return {name: columns[name] for name in quantities if name in columns}
+        return {name: columns[name] for name in (*quantities, "marks") if name in columns}
 
     networks = (params, X, dZ, Y)
     # One network after the other: on a processor quicker than a batch of them, and in less memory.
     return jax.lax.map(read_one, networks) if jax.default_backend() == "cpu" else jax.vmap(read_one)(networks)
 
 
-def _build_flow(net: Layer, columns: dict[str, Any], scales: np.ndarray) -> Flow:
-    layers = list_layers(net)
-    dense = sum(isinstance(layer, Dense) for layer in layers)
-    empty: Any = np.full((*next(iter(columns.values())).shape[:2], dense), np.nan, np.float32)
+def _build_flow(
+    net: Layer, probed: Layer, marks: list[dict[str, Any]], columns: dict[str, Any], scales: np.ndarray
+) -> Flow:
+    layers, parts = name_parts(net, marks)
+    networks = next(iter(columns.values())).shape[:2]
+    empty, no_part = (np.full((*networks, len(names)), np.nan, np.float32) for names in (layers, parts))
     get = lambda name: columns.get(name, empty)
-    places, units = _find_units(layers)
+    places, units = find_units(probed, marks)
     for name in columns.keys() & Units._fields:
         by_unit, columns[name] = columns[name], empty.copy()
         columns[name][..., places] = by_unit[..., units]
@@ -184,46 +201,55 @@ def _build_flow(net: Layer, columns: dict[str, Any], scales: np.ndarray) -> Flow
         GradientNorms(*map(get, NORMS)),
         scales,
         **{name: get(name) for name in OTHERS},
-        stream=Stream(*(get(f"stream_{name}") for name in Stream._fields)),
+        stream=Stream(*(columns.get(f"stream_{name}", no_part) for name in Stream._fields)),
         log10_dX=columns.get("log10_dX", empty[..., 0]),
         plain=find_plain_run(net),
+        layers=layers,
+        parts=parts,
+        branches=_has_branches(net),
     )
 
 
-def _find_units(layers: list[Layer]) -> tuple[list[int], list[int]]:
-    """Dense layers followed by an activation that is read, before the next dense layer, and the numbers of both."""
-    pairs: dict[int, int] = {}
-    l = number = -1
-    for layer in layers:
-        l += isinstance(layer, Dense)
-        if isinstance(layer, Activation) and activation(layer.function).elementwise:
-            number += 1
-            if l >= 0:
-                pairs.setdefault(l, number)
-    return list(pairs), list(pairs.values())
+def _has_branches(net: Layer) -> bool:
+    if not isinstance(net, Combinator):
+        return False
+    return 0 < len(net.stream) < len(net.children) or any(map(_has_branches, net.children))
 
 
-def standard_inputs(net: Layer, seed: int) -> Float[np.ndarray, "m *shape"]:
-    """16 examples in random directions, each of mean square 1.
+def standard_inputs(net: Layer, seed: int) -> Num[np.ndarray, "m *shape"]:
+    """16 examples in random directions, each of mean square 1; or of random tokens.
 
     Args:
         net: a network that knows the shape of its input, as those of `fbp.mlp` do.
-        seed: of the directions.
+        seed: of the directions, or of the tokens.
 
     Raises:
-        FbpError: it does not.
+        FbpError: it does not, or takes integers of an unknown range or several arrays.
     """
     shape = getattr(net, "shape", None)
-    if shape is None:
+    vocabulary = next((getattr(layer, "vocabulary", None) for layer in list_layers(net) if layer.takes_integers), None)
+    if not is_shape(shape) or (net.takes_integers and vocabulary is None):
         raise FbpError("the network must know the shape of its input, got one that does not; give a batch, X=...")
+    if vocabulary is not None:
+        return sample_tokens(EXAMPLES, shape, vocabulary, seed)
     return sample_inputs(EXAMPLES, shape, seed)
 
 
-def _scale_dense(net: Layer, params: Params, scale: Array, bias_scale: Array) -> Params:
-    def scale_layer(layer: Layer, p: Params) -> Params:
-        return {"W": scale * p["W"], "b": bias_scale * p["b"]} if isinstance(layer, Dense) else p
+def _check_batch(net: Layer, X: Activations) -> None:
+    arrays = jax.tree.leaves(X)
+    least = 1 if net.takes_integers or len(arrays) > 1 else 2
+    if not all(x.ndim >= least and x.shape[0] > 0 for x in arrays):
+        shapes = " and ".join(str(x.shape) for x in arrays)
+        raise FbpError(f"X must be a batch (m, *shape) of at least one example, got the shape {shapes}; add an axis")
 
-    return map_layers(scale_layer, net, params)
+
+def _scale_dense(net: Layer, params: Params, scale: Array, bias_scale: Array) -> Params:
+    factors = {"W": scale, "b": bias_scale}
+
+    def scale_layer(layer: Layer, p: Params) -> Params:
+        return {name: factors[name] * own for name, own in p.items()} if isinstance(layer, Dense) else p
+
+    return map_params(scale_layer, net, params)
 
 
 def log10_singular_values(
@@ -270,8 +296,13 @@ def read_jacobians(
         J / 2**exponent in float64, and the exponents, (networks,).
 
     Raises:
-        FbpError: examples see one another, or the Jacobian is too large.
+        FbpError: examples see one another, the input are integers or several arrays, or the Jacobian is too large.
     """
+    if net.takes_integers or len(jax.tree.leaves(x)) > 1:
+        raise FbpError(
+            "a Jacobian must be that of one array by one array of real numbers, got tokens or several inputs; "
+            "take the part of the network behind its embedding"
+        )
     if net.mixes_examples:
         raise FbpError(
             "the examples of a network must not see one another to have Jacobians, got one with batch normalization; "

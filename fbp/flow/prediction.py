@@ -1,6 +1,7 @@
 """What mean-field theory predicts for a network: its sigmas, and the factor of the gradient layer by layer."""
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby, pairwise
 from typing import NamedTuple
@@ -11,9 +12,9 @@ from fbp.activations import Nonlinearity, activation
 from fbp.combinators import Combinator
 from fbp.errors import FbpError
 from fbp.initializers import Initializer, initializer
-from fbp.layers import Activation, Dense
+from fbp.layers import Activation, Add, BatchNorm, Dense, LayerNorm, RMSNorm
 from fbp.theory import MeanField, mean_field
-from fbp.tree import list_layers
+from fbp.tree import list_layers, list_shared
 from fbp.typing import Layer
 
 FOLLOWED = 256
@@ -66,9 +67,14 @@ def find_plain_run(net: Layer) -> PlainRun | str:
     Returns:
         The run, or why no theory holds.
     """
+    layers = list_layers(net)
+    for layer in layers:
+        if not isinstance(layer, (Dense, Activation, BatchNorm, LayerNorm, RMSNorm, Add)):
+            return f"no theory: {type(layer).__name__} layers"
+    if list_shared(net):
+        return "no theory: parameters that are used more than once"
     if not _is_all_chain(net):
         return "no theory: residual connections or branches; fbp.theory.propagation knows some"
-    layers = list_layers(net)
     for layer in layers:
         if not isinstance(layer, (Dense, Activation)):
             return f"no theory: {type(layer).__name__} layers; fbp.theory.propagation knows some"
@@ -78,7 +84,7 @@ def find_plain_run(net: Layer) -> PlainRun | str:
         return "no theory: dense and activation layers do not alternate"
     between = [activation(layer.function) for layer in layers if isinstance(layer, Activation)]
     links = [
-        (function, initializer(after.initializer), before.width == after.width)
+        (function, _rule(after), before.width == after.width)
         for function, (before, after) in zip(between, pairwise(dense), strict=True)
     ]
     runs = [[l for l, _ in run] for link, run in groupby(enumerate(links), lambda each: each[1]) if link[2]]
@@ -91,6 +97,11 @@ def find_plain_run(net: Layer) -> PlainRun | str:
     if sigma_w is None or not function.elementwise:
         return f"no theory: {function!r} with {rule.distribution} weights"
     return PlainRun(function, sigma_w, rule.bias_stddev, start, stop)
+
+
+def _rule(layer: Dense) -> Initializer:
+    rule = initializer(layer.initializer)
+    return rule if layer.bias else replace(rule, bias_stddev=0.0)
 
 
 def weight_sigma(rule: Initializer, width: int) -> float | None:
@@ -137,4 +148,6 @@ def _field(function: Nonlinearity, sigma_w: float, sigma_b: float, q: float) -> 
 
 
 def _is_all_chain(net: Layer) -> bool:
-    return not isinstance(net, Combinator) or (net.is_chain and all(map(_is_all_chain, net.children)))
+    if not isinstance(net, Combinator):
+        return True
+    return len(net.stream) == len(net.children) and all(map(_is_all_chain, net.children))

@@ -178,7 +178,7 @@ def read(
 
 
 def _read_dense(visit: Visit) -> Backward | None:
-    return read_gradients(visit, visit.cache, by_examples=True) if isinstance(visit.layer, Dense) else None
+    return read_gradients(visit, by_examples=True) if isinstance(visit.layer, Dense) else None
 
 
 def _set_layer(readings: Backward, l: Array | int, now: Backward) -> Backward:

@@ -1,5 +1,8 @@
 """What is read off one random network as it is passed forward and backward: sizes, angles, saturation, noise.
 
+Rows are the layers with a weight matrix, which are those that declare an `Outer` (`Layer.linear`): dense layers,
+embeddings, unembeddings. Beside them stands the stream, the values that everything passes on its way to the output.
+
 Layers are wrapped so that their caches keep what the forward pass reads; a probe in the reverse loop reads the rest.
 Squares are taken after a power of two has been taken out, so that no reading under- or overflows where its logarithm
 or its ratio is a plain number.
@@ -7,7 +10,7 @@ or its ratio is a plain number.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +18,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fbp.activations import Nonlinearity, activation
+from fbp.backprop import weights_of
 from fbp.combinators import Combinator, Serial
 from fbp.cotangent import Cotangent, log10_norm
 from fbp.errors import FbpError
-from fbp.layers import Activation, Dense
+from fbp.layers import Activation
+from fbp.pairs import Outer, find_weights
 from fbp.precision import widen
 from fbp.tree import map_layers, stack
 from fbp.typing import Activations, Cache, Key, Layer, Params, Visit, Wrapper
@@ -30,7 +35,7 @@ LOG10_2 = math.log10(2.0)
 
 
 class Forward(NamedTuple):
-    """Of the output Z of one dense layer.
+    """Of the output Z of one layer.
 
     Attributes:
         log10_mean_square: log10 of the mean over examples and units of z^2.
@@ -56,13 +61,13 @@ class Units(NamedTuple):
 
 
 class Backward(NamedTuple):
-    """Of the gradients at one dense layer; the four norms are log10 of Euclidean norms over the batch.
+    """Of the gradients at one layer with a weight matrix; the four norms are log10 of Euclidean norms over the batch.
 
     Attributes:
         dZ: of the gradient with respect to its output.
-        dA: of the gradient with respect to its input.
-        dW: of the gradient with respect to W, in units of the input's scale (see `normalize_scale`).
-        db: of the gradient with respect to b.
+        dA: of the gradient with respect to its input; minus infinity where that are tokens.
+        dW: of the gradient with respect to W (or E), in units of the input's scale (see `normalize_scale`).
+        db: of the gradient with respect to b; minus infinity where there is none.
         cosine: the cosine of the gradients dW of two examples, the mean over pairs; NaN for one example.
         noise: tr Cov(g) / |mean g|^2 of the examples' gradients g of W, McCandlish et al. (2018): the batch at which
             noise and signal are equal; NaN for one example.
@@ -89,15 +94,23 @@ class _Probed(Wrapper):
 
 
 @dataclass(frozen=True)
-class _ProbedDense(_Probed):
-    """A dense layer whose output may stand in units of a power of two (see `normalize_scale`)."""
+class _ProbedLayer(_Probed):
+    """A layer whose output is read if it has a weight matrix, or if it joins several values in the stream.
+
+    With a weight matrix, the output may stand in units of a power of two (see `normalize_scale`).
+    """
 
     rescale: bool
     in_stream: bool
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         Z, cache = self.layer.forward(params, A, key)
-        Z, shift = normalize_scale(Z, self.rescale)
+        shift = jnp.int32(0)
+        # The output stands for its cotangent, which has the same shape.
+        if find_weights(jax.eval_shape(self.layer.linear, params, cache, Z)):
+            Z, shift = normalize_scale(Z) if self.rescale else (Z, shift)
+        elif not self.in_stream or not isinstance(A, (tuple, dict)):
+            return Z, (cache, None)
         return Z, (cache, read_output(Z, shift))
 
 
@@ -114,11 +127,11 @@ class _ProbedActivation(_Probed):
 
 
 @dataclass(frozen=True)
-class _Tap(Layer):
-    """The identity, with a reading of what passes."""
+class Tap(Layer):
+    """The identity, with a reading of what passes, if it is one array."""
 
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
-        return A, read_output(A, jnp.int32(0))
+        return A, None if isinstance(A, (tuple, dict)) else read_output(A, jnp.int32(0))
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
         return (), dA_out
@@ -130,22 +143,23 @@ def add_probes(net: Layer, params: Params, rescale: bool, in_stream: bool = True
     Args:
         net: a network.
         params: its parameters.
-        rescale: whether dense layers take the power of two out of their output.
-        in_stream: whether the network's output is that of a part of a chain: behind a part that is not a chain itself,
-            such as a residual block, stands a tap.
+        rescale: whether layers with a weight matrix take the power of two out of their output.
+        in_stream: whether everything passes the network's output. Behind a part of the stream that has none of its
+            own, such as a residual block, stands a tap.
     """
     if not isinstance(net, Combinator):
-        if isinstance(net, Dense):
-            return _ProbedDense(net, rescale, in_stream), params
         if isinstance(net, Activation) and activation(net.function).elementwise:
             return _ProbedActivation(net, activation(net.function)), params
-        return net, params
+        return _ProbedLayer(net, rescale, in_stream), params
+    owners, stream = list(net.owner_of_child.values()), net.stream if in_stream else ()
+    # A tap changes the structure of the parameters, which two lines that share them need in common.
+    taps = [not isinstance(child, Combinator) or owners.count(owners[i]) == 1 for i, child in enumerate(net.children)]
     pairs = [
-        add_probes(child, part, rescale, in_stream and net.is_chain)
-        for child, part in zip(net.children, net.split(params), strict=True)
+        add_probes(child, part, rescale, taps[i] and i in stream)
+        for i, (child, part) in enumerate(zip(net.children, net.split(params), strict=True))
     ]
     probed, params = net.with_children([child for child, _ in pairs]), net.join([part for _, part in pairs])
-    return (Serial(probed, _Tap()), (params, ())) if in_stream and not net.is_chain else (probed, params)
+    return (Serial(probed, Tap()), (params, ())) if in_stream and not stream else (probed, params)
 
 
 def read_network(
@@ -160,13 +174,15 @@ def read_network(
         cotangent: gives dZ for the output Z.
 
     Returns:
-        The fields of `Forward` and `Backward` of the dense layers, (L,), and of `Units` of the activation layers, if
-        there are any; "stream_" and a field of `Forward`, or "stream_log10_dZ", log10 of the norm of the gradient with
-        respect to the output, for the parts of the chain: dense layers, and what is not a chain itself, as a residual
-        block; "log10_dX", log10 of the norm of the gradient with respect to the input.
+        The fields of `Forward` and `Backward` of the layers with a weight matrix, (L,), and of `Units` of the
+        activation layers, if there are any; "stream_" and a field of `Forward`, or "stream_log10_dZ", log10 of the norm
+        of the gradient with respect to the output, for the parts of the stream: of the layers that everything passes,
+        those with a weight matrix and those that join several values, and what has no stream itself, as a residual
+        block; "log10_dX", log10 of the norm of the gradient with respect to the input, NaN where that are tokens;
+        "marks", what each layer has readings of (see `fbp.flow.parts`).
 
     Raises:
-        FbpError: the network has no dense layer.
+        FbpError: the network has no layer with a weight matrix.
     """
     Z, cache = net.forward(params, X)
     # Read in the reverse loop, not off the caches: a checkpoint has none.
@@ -178,17 +194,26 @@ def read_network(
     dense = pick("dense")
     if dense is None:
         raise FbpError("a network must have a dense layer to have a gradient flow, got one without; add a Dense")
-    stream, stream_dZ = pick("stream")
     forward, backward = dense
-    units = pick("units")
+    units, stream = pick("units"), pick("stream")
     return {
         **restore_lengths(forward)._asdict(),
         **restore_dW(forward, backward)._asdict(),
         **({} if units is None else units._asdict()),
-        **{f"stream_{name}": reading for name, reading in restore_lengths(stream)._asdict().items()},
-        "stream_log10_dZ": stream_dZ,
-        "log10_dX": log10_norm(dX.value, dX.exponent),
+        **({} if stream is None else _name_stream(*stream)),
+        "log10_dX": _norm_of_tree(dX),
+        "marks": map_layers(lambda layer, reading: dict.fromkeys(reading or (), ()), net, visited),
     }
+
+
+def _name_stream(forward: Forward, dZ: Array) -> dict[str, Array]:
+    readings = restore_lengths(forward)._asdict() | {"log10_dZ": dZ}
+    return {f"stream_{name}": reading for name, reading in readings.items()}
+
+
+def _norm_of_tree(dX: Cotangent) -> Array:
+    leaves = [leaf.ravel() for leaf in jax.tree.leaves(dX.value)]
+    return log10_norm(jnp.concatenate(leaves), dX.exponent) if leaves else jnp.full((), jnp.nan)
 
 
 def restore_lengths(forward: Forward) -> Forward:
@@ -216,13 +241,16 @@ def _read_visit(visit: Visit) -> dict[str, Any] | None:
     layer = visit.layer
     if isinstance(layer, _ProbedActivation):
         return {"units": visit.cache[1]}
-    if isinstance(layer, _Tap):
-        return {"stream": (visit.cache, log10_norm(visit.dA_out, visit.exponent))}
-    if not isinstance(layer, _ProbedDense):
+    if isinstance(layer, Tap):
+        forward, in_stream, dense = visit.cache, True, {}
+    elif not isinstance(layer, _ProbedLayer):
         return None
-    forward, backward = visit.cache[1], read_gradients(visit, visit.cache[0])
-    dense = {"dense": (forward, backward)}
-    return dense | {"stream": (forward, backward.dZ)} if layer.in_stream else dense
+    else:
+        forward, in_stream = visit.cache[1], layer.in_stream
+        dense = {"dense": (forward, read_gradients(visit))} if weights_of(visit) else {}
+    if not in_stream or forward is None:
+        return dense
+    return dense | {"stream": (forward, log10_norm(visit.dA_out, visit.exponent))}
 
 
 def normalize_scale(Z: Activations, wanted: Bool[Array, ""] | bool = True) -> tuple[Activations, Int[Array, ""]]:
@@ -265,32 +293,29 @@ def read_units(slope: Activations, steepest: float | Float[Array, ""]) -> Units:
     return Units(jnp.mean(flat, dtype=jnp.float32), jnp.mean(jnp.all(flat, axis=0), dtype=jnp.float32))
 
 
-def read_gradients(visit: Visit, A: Activations, by_examples: bool = False) -> Backward:
-    """What the reverse loop says as it passes a dense layer.
+def read_gradients(visit: Visit, by_examples: bool = False) -> Backward:
+    """What the reverse loop says as it passes a layer with a weight matrix.
 
     With g_i = A_i^T dZ_i the gradient of W by example i alone, everything about the g_i is in their inner products
     <g_i, g_j> = (A_i . A_j)(dZ_i . dZ_j), which two small matrix products give.
 
     Args:
-        visit: of the dense layer.
-        A: its input, (m, ..., n_in).
+        visit: of the layer.
         by_examples: take the norm of dW from the inner products too: cheaper than dW where m < n/2, but it loses
             digits where the g_i cancel in their sum, which those of independent cotangents do not.
     """
-    d, e = visit.d_params, visit.exponent
+    e = visit.exponent
     assert e is not None, "the reverse loop carries a power of two, so that dZ is in range"
-    m, n_in, n_out = A.shape[0], A.shape[-1], visit.dA_out.shape[-1]
-    value, exponent = normalize_scale(A.reshape(-1, n_in))
-    deltas = _inner_products(visit.dA_out.reshape(-1, n_out))
-    inner = _inner_products(value) * deltas
-    inner = inner.reshape(m, -1, m, inner.shape[0] // m).sum(axis=(1, 3))
-    total, trace = jnp.maximum(jnp.sum(inner), 0), jnp.trace(inner)
-    dZ = 0.5 * jnp.log10(jnp.trace(deltas)) + LOG10_2 * e.astype(deltas.dtype)
-    dA, db = log10_norm(visit.dA_in, e), log10_norm(d["b"], e)
+    pairs = visit.layer.linear(visit.params, visit.cache, visit.dA_out)
+    W, pair = next((name, pair) for name, pair in pairs.items() if isinstance(pair, Outer))
+    inner, exponent = _inner_products_of_gradients(pair)
+    m, total, trace = len(inner), jnp.maximum(jnp.sum(inner), 0), jnp.trace(inner)
+    norm = lambda x: log10_norm(jnp.zeros((), inner.dtype) if x is None else x, e)
+    dZ, dA, db = norm(visit.dA_out), norm(visit.dA_in), norm(visit.d_params.get("b"))
     if by_examples:
         dW = 0.5 * jnp.log10(total) + LOG10_2 * (exponent + e).astype(total.dtype)
     else:
-        dW = log10_norm(d["W"], e)
+        dW = norm(visit.d_params[W])
     noise = (trace - total / m) * m**2 / ((m - 1) * total) if m > 1 else jnp.full_like(total, jnp.nan)
     return Backward(dZ, dA, dW, db, _mean_cosine(inner), noise)
 
@@ -298,6 +323,15 @@ def read_gradients(visit: Visit, A: Activations, by_examples: bool = False) -> B
 def steepest_slope(function: Nonlinearity) -> Float[Array, ""]:
     """The largest |g'(z)| for |z| <= 12."""
     return jnp.max(jnp.abs(function.slope(jnp.linspace(-12, 12, 4801))))
+
+
+def _inner_products_of_gradients(pair: Outer) -> tuple[Float[Array, "m m"], Int[Array, ""]]:
+    """<g_i, g_j> of the examples' gradients in units of 4**exponent, and the exponent."""
+    A, dZ = Cotangent(pair.A, jnp.int32(0)), Cotangent(pair.dZ, jnp.int32(0)).normalize()
+    A = A if jnp.issubdtype(pair.A.dtype, jnp.integer) else A.normalize()
+    assert A.exponent is not None
+    assert dZ.exponent is not None
+    return replace(pair, A=A.value, dZ=dZ.value).products(), A.exponent + dZ.exponent
 
 
 def _inner_products(rows: Float[Array, "m n"]) -> Float[Array, "m m"]:

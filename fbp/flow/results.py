@@ -18,10 +18,11 @@ Mean = Literal["log", "arithmetic"]
 
 
 class Stream(NamedTuple):
-    """Readings along the chain of a network, (scales, seeds, parts): dense layers, and the sums of residual blocks.
+    """Readings along the stream of a network, (scales, seeds, parts): the values that everything passes.
 
-    In a plain network the parts are its dense layers. A residual block is one part: what is read is the stream, not
-    the branch.
+    In a plain network the parts are its dense layers. A residual block is one part: what is read is the sum, not the
+    branch. In a `Network` the parts are the lines that everything passes and that have a weight matrix or join several
+    values: in a transformer the embedding, the two sums of each block and the scores.
 
     Attributes:
         log10_dZ: log10 of the norm over the batch of the gradient with respect to a part's output.
@@ -40,12 +41,14 @@ READINGS = (*NORMS, *OTHERS, *(f"stream_{name}" for name in Stream._fields), "lo
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """What was measured in random networks of one architecture: numpy arrays (scales, seeds, L), dense layers 1..L.
+    """What was measured in random networks of one architecture: numpy arrays (scales, seeds, L) over layers 1..L.
+
+    The layers are those with a weight matrix: dense layers, embeddings, unembeddings (see `GradientNorms`).
 
     Attributes:
         log10: log10 of the norms of dZ, dA, dW and db over the batch, as `GradientNorms`.
         scales: the factors on the weights, (scales,).
-        log10_mean_square: log10 of the mean square of the pre-activations Z_l.
+        log10_mean_square: log10 of the mean square of the outputs Z_l.
         correlation: the cosine of Z_l at two examples, the mean over pairs.
         saturated: the fraction of entries of Z_l with |g'| below a tenth of the largest |g'|; for relu those with
             z <= 0. NaN where no activation follows.
@@ -53,11 +56,15 @@ class Flow:
         cosine: the cosine of the gradients dW_l of two examples, the mean over pairs.
         noise: tr Cov(g) / |mean g|^2 of the examples' gradients g of W_l, the batch at which noise and signal are
             equal; McCandlish, Kaplan, Amodei et al. (2018).
-        stream: readings along the chain; None in a grid, whose networks are plain.
-        log10_dX: log10 of the norm of the gradient with respect to the input, (scales, seeds); None in a grid.
+        stream: readings along the stream; None in a grid, whose networks are plain.
+        log10_dX: log10 of the norm of the gradient with respect to the input, (scales, seeds), NaN where that are
+            tokens; None in a grid.
         log10_singular: log10 of the singular values of the input-output Jacobian at the first example, falling,
             (scales, seeds, min(n_0, n_L)); None where they were not asked for.
         plain: what mean-field theory needs to know of the network, or why it says nothing.
+        layers: the path of each layer, "blocks[3].q"; empty in a grid.
+        parts: the path of each part of the stream.
+        branches: whether the network has lines beside one another, so that a verdict is one on the stream.
     """
 
     log10: GradientNorms
@@ -72,6 +79,9 @@ class Flow:
     log10_dX: np.ndarray | None = None
     log10_singular: np.ndarray | None = None
     plain: PlainRun | str = "the network was not described"
+    layers: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    branches: bool = False
 
     def values(self, quantity: str) -> np.ndarray:
         """One quantity, (scales, seeds, L); norms as log10.
@@ -120,10 +130,12 @@ class Flow:
     def verdict(self, scale: int = 0) -> Verdict:
         """How the norm of dZ changes over the hidden layers: those of equal width, else all but the last.
 
+        In a network with branches, over the parts of the stream but the last.
+
         Args:
             scale: which of `scales`.
         """
-        return verdict(self._hidden(scale))
+        return verdict(self._hidden(scale), self._step)
 
     def diagnosis(self, scale: int = 0) -> Diagnosis:
         """The verdict beside mean-field theory, as a sentence by `str`.
@@ -131,7 +143,7 @@ class Flow:
         Args:
             scale: which of `scales`.
         """
-        return diagnose(self._hidden(scale), *self._predict(scale))
+        return diagnose(self._hidden(scale), *self._predict(scale), self._step)
 
     def expected(self, scale: int = 0) -> np.ndarray:
         """log10 ||dZ_l|| by mean-field theory, from the measured median at the last layer of equal width on.
@@ -154,7 +166,7 @@ class Flow:
         return line
 
     def records(self, **labels: Any) -> Iterator[dict[str, Any]]:
-        """Tidy rows: one for each scale, seed and layer, with the given labels in front.
+        """Tidy rows: one for each scale, seed and layer, with its path, and the given labels in front.
 
         Args:
             labels: further columns, the same in every row.
@@ -163,7 +175,8 @@ class Flow:
         columns |= {name: self.values(name) for name in OTHERS}
         for s, seed, l in np.ndindex(self.log10.dZ.shape):
             measured = {name: float(x[s, seed, l]) for name, x in columns.items()}
-            yield {**labels, "scale": float(self.scales[s]), "seed": seed, "layer": l + 1, **measured}
+            path = {"path": self.layers[l]} if self.layers else {}
+            yield {**labels, "scale": float(self.scales[s]), "seed": seed, "layer": l + 1, **path, **measured}
 
     def _predict(self, scale: int) -> tuple[Prediction | None, str]:
         run = self.plain
@@ -174,8 +187,13 @@ class Flow:
         first = float(np.mean(10.0 ** self.log10_mean_square[scale][:, run.start].astype(np.float64)))
         return predict(run, float(self.scales[scale]), first, run.stop - run.start)
 
+    @property
+    def _step(self) -> str:
+        return "part of the stream" if self.branches else "layer"
+
     def _hidden(self, scale: int) -> np.ndarray:
-        curves = np.asarray(self.log10.dZ[scale])
+        along = self.stream.log10_dZ if self.stream is not None and self.branches else self.log10.dZ
+        curves = np.asarray(along[scale])
         if isinstance(self.plain, PlainRun):
             return curves[:, self.plain.start : self.plain.stop]
         return curves[:, :-1] if curves.shape[1] > 2 else curves

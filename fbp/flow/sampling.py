@@ -5,19 +5,23 @@ Each network has a stream of its own, so that its numbers do not depend on which
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from enum import IntEnum
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from fbp.initializers import TRUNCATED_STDDEV, Distribution, Initializer, initializer
-from fbp.layers import Dense
-from fbp.tree import map_layers
+from fbp.initializers import TRUNCATED_STDDEV, Distribution, Initializer, initializer, zeros
+from fbp.layers import Dense, Embedding, LearnedPositions, Unembedding
+from fbp.layers.axes import is_shape
+from fbp.tree import map_params, rebuild
 from fbp.typing import Layer, Params, Shape
 
 THREADS = 2
+_DRAWN = (Dense, Embedding, LearnedPositions, Unembedding)
 _BLOCK = 64
 """Square matrices that are made orthogonal at a time."""
 
@@ -34,8 +38,9 @@ class Draw(IntEnum):
 def sample_parameters(net: Layer, shape: Shape, networks: int | range, seed: int = 0) -> Params:
     """Parameters of many networks, each leaf with an axis of networks in front.
 
-    Dense layers are drawn by numpy as their initializers describe, because a compiled generator is slower on a
-    processor and has to be compiled for every shape; other layers initialize themselves.
+    Dense layers, embeddings, unembeddings and learned positions are drawn by numpy as their initializers describe,
+    because a compiled generator is slower on a processor and has to be compiled for every shape; other layers
+    initialize themselves.
 
     Args:
         net: a network.
@@ -54,36 +59,48 @@ def sample_parameters(net: Layer, shape: Shape, networks: int | range, seed: int
     """
     numbers = range(networks) if isinstance(networks, int) else networks
     shapes = jax.eval_shape(lambda key: net.init(key, shape)[0], jax.random.key(0))
-    own = map_layers(lambda layer, p: None if isinstance(layer, Dense) else p, net, shapes)
+    own = map_params(lambda layer, p: None if isinstance(layer, _DRAWN) else p, net, shapes)
     if jax.tree.leaves(own):
         keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.asarray(numbers))
-        own = jax.device_get(_initialize_others(net, shape, keys))
-    drawn: list[tuple[Initializer, np.ndarray, np.ndarray]] = []
+        leaves, treedef = jax.tree.flatten(shape, is_leaf=is_shape)
+        own = jax.device_get(_initialize_others(without_initializers(net), treedef, tuple(leaves), keys))
+    drawn: list[tuple[Initializer, dict[str, np.ndarray]]] = []
 
     def allocate(layer: Layer, shapes: Params, own: Params) -> Params:
-        if not isinstance(layer, Dense):
+        if not isinstance(layer, _DRAWN):
             return own
-        W, b = (np.zeros((len(numbers), *shapes[name].shape), np.float32) for name in ("W", "b"))
-        drawn.append((initializer(layer.initializer), W, b))
-        return {"W": W, "b": b}
+        arrays = {name: np.zeros((len(numbers), *leaf.shape), np.float32) for name, leaf in shapes.items()}
+        drawn.append((initializer(layer.initializer), arrays))
+        return arrays
 
-    params = map_layers(allocate, net, shapes, own)
+    params = map_params(allocate, net, shapes, own)
 
     def fill(place: int) -> None:
         weights, biases = (generator(seed, numbers[place], kind) for kind in (Draw.WEIGHTS, Draw.BIASES))
-        for rule, W, b in drawn:
-            W[place] = unit_gain(rule, *W.shape[-2:]) * draw_units(rule.distribution, weights, W.shape[1:])
-            if rule.bias_stddev:
-                b[place] = np.float32(rule.bias_stddev) * biases.standard_normal(b.shape[1:], np.float32)
+        for rule, arrays in drawn:
+            for name, x in arrays.items():
+                if name != "b":
+                    x[place] = unit_gain(rule, *x.shape[-2:]) * draw_units(rule.distribution, weights, x.shape[1:])
+                elif rule.bias_stddev:
+                    x[place] = np.float32(rule.bias_stddev) * biases.standard_normal(x.shape[1:], np.float32)
 
     _in_threads(fill, len(numbers))
     return params
 
 
-@jax.jit(static_argnums=(0, 1))
-def _initialize_others(net: Layer, shape: Shape, keys: Array) -> Params:
-    params = jax.vmap(lambda key: net.init(key, shape)[0])(keys)
-    return map_layers(lambda layer, p: None if isinstance(layer, Dense) else p, net, params)
+@jax.jit(static_argnums=(0, 1, 2))
+def _initialize_others(net: Layer, treedef: Any, shapes: tuple[Shape, ...], keys: Array) -> Params:
+    params = jax.vmap(lambda key: net.init(key, treedef.unflatten(shapes))[0])(keys)
+    return map_params(lambda layer, p: None if isinstance(layer, _DRAWN) else p, net, params)
+
+
+def without_initializers(net: Layer) -> Layer:
+    """The network with the initializer "zeros" in every layer that `sample_parameters` draws.
+
+    Args:
+        net: a network.
+    """
+    return rebuild(net, lambda layer: replace(layer, initializer=zeros) if isinstance(layer, _DRAWN) else layer)
 
 
 def sample_weights(
@@ -119,6 +136,18 @@ def sample_normals(
         seed: of the study.
     """
     return np.stack([generator(seed, number, kind).standard_normal(shape, np.float32) for number in networks])
+
+
+def sample_tokens(examples: int, shape: Shape, vocabulary: int, seed: int) -> Int[np.ndarray, "m *shape"]:
+    """Examples of tokens, all equally likely.
+
+    Args:
+        examples: m.
+        shape: of one example.
+        vocabulary: how many tokens there are.
+        seed: of the study.
+    """
+    return generator(seed, 0, Draw.INPUTS).integers(0, vocabulary, (examples, *shape), np.int32)
 
 
 def sample_inputs(examples: int, shape: Shape, seed: int) -> Float[np.ndarray, "m *shape"]:

@@ -73,6 +73,7 @@ class Verdict:
         low: the lower end of its 95 % confidence interval over seeds.
         high: the upper end.
         decades: log10 of the whole change, from the last hidden layer to the first, the median over seeds.
+        step: what one of the steps is called.
     """
 
     kind: Kind
@@ -80,16 +81,18 @@ class Verdict:
     low: float
     high: float
     decades: float
+    step: str = "layer"
 
     def __str__(self) -> str:
-        return f"{self.kind}, ×{self.rate:.3f} a layer [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.kind}, ×{self.rate:.3f} a {self.step} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def verdict(log10_norms: ArrayLike) -> Verdict:
+def verdict(log10_norms: ArrayLike, step: str = "layer") -> Verdict:
     """The verdict on log10 ||dZ_l|| of several seeds.
 
     Args:
         log10_norms: (seeds, L) for the hidden layers 1..L, L at least 2. A norm of zero is minus infinity.
+        step: what one of the layers is called.
 
     Returns:
         The verdict. The rate of a network is the slope of a straight line through its curve; the interval is that of
@@ -104,13 +107,13 @@ def verdict(log10_norms: ArrayLike) -> Verdict:
         raise FbpError(f"a rate must be that of at least two hidden layers, got {layers}; measure a deeper network")
     decades = float(np.median(curves[:, 0] - curves[:, -1])) if np.isfinite(curves).all() else -np.inf
     if not np.isfinite(decades):
-        return Verdict("vanishing", 0.0, 0.0, 0.0, decades)
+        return Verdict("vanishing", 0.0, 0.0, 0.0, decades, step)
     centred = np.arange(layers) - (layers - 1) / 2
     # The slope over l, with its sign turned: backpropagation goes towards the input.
     slopes = -(curves @ centred) / np.sum(centred**2)
     low, rate, high = (float(10**x) for x in confidence_interval(slopes))
     kind: Kind = "stable" if abs(decades) < THRESHOLD else "vanishing" if decades < 0 else "exploding"
-    return Verdict(kind, rate, low, high, decades)
+    return Verdict(kind, rate, low, high, decades, step)
 
 
 @dataclass(frozen=True)
@@ -155,11 +158,12 @@ class Diagnosis:
         fate = {"vanishing": "vanish", "stable": "keep their size", "exploding": "explode"}
         parts = [] if self.phase is None else [f"{self.phase} phase"]
         parts.append(f"gradients {fate[self.verdict.kind]}")
-        measured = f"‖dZ‖² ×{self.rate:.3f} a layer [{self.low:.3f}, {self.high:.3f}]"
+        step = self.verdict.step
+        measured = f"‖dZ‖² ×{self.rate:.3f} a {step} [{self.low:.3f}, {self.high:.3f}]"
         parts.append(measured if self.theory is None else f"{measured} (theory {self.theory:.3f})")
         if self.half_depth < LONG and self.verdict.kind != "stable":
             word = "half-depth" if self.rate < 1 else "doubling depth"
-            parts.append(f"{word} {self.half_depth:.1f} layers")
+            parts.append(f"{word} {self.half_depth:.1f} {step.split()[0]}s")
         if self.trainable is not None and self.trainable < LONG:
             parts.append(f"trainable to about {self.trainable:.0f} layers")
         sentence = ", ".join(parts)
@@ -168,19 +172,20 @@ class Diagnosis:
         return sentence + (f"; {self.note}" if self.note else "")
 
 
-def diagnose(log10_norms: ArrayLike, prediction: Prediction | None, note: str = "") -> Diagnosis:
+def diagnose(log10_norms: ArrayLike, prediction: Prediction | None, note: str = "", step: str = "layer") -> Diagnosis:
     """The diagnosis of log10 ||dZ_l|| of several seeds.
 
     Args:
         log10_norms: (seeds, L) for hidden layers of equal width.
         prediction: what theory says of them, or None.
         note: why theory says nothing.
+        step: what one of the layers is called.
 
     Raises:
         FbpError: there are fewer than two layers.
     """
     curves = np.asarray(log10_norms, np.float64)
-    kind = verdict(curves)
+    kind = verdict(curves, step)
     with np.errstate(invalid="ignore"):
         # A gradient that has become zero stays zero: 0 / 0 counts as 0.
         ratios = np.nan_to_num(10 ** (2 * (curves[:, :-1] - curves[:, 1:])), nan=0.0)

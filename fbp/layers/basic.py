@@ -99,8 +99,8 @@ class Dense(Layer):
 
     @property
     def homogeneous(self) -> bool:
-        """True if its biases are initialized to zero."""
-        return initializer(self.initializer).bias_stddev == 0
+        """True if it has no biases, or they are initialized to zero."""
+        return not self.bias or initializer(self.initializer).bias_stddev == 0
 
 
 @dataclass(frozen=True)
