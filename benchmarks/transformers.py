@@ -206,7 +206,7 @@ MEASURES: dict[str, tuple[Callable[[Any, float], Row], Sequence[Any]]] = {
 
 def tasks(quick: bool) -> list[Task]:
     """The rows of each table."""
-    seconds = 1.0 if quick else 10.0
+    seconds = 1.0 if quick else 6.0
     return [
         Task(
             table,

@@ -18,7 +18,7 @@ def results(monkeypatch):
     return importlib.import_module("results")
 
 
-@pytest.mark.parametrize("name", ["gradient_step", "swap", "verify_gradients", "verify_operations", "flow_grid"])
+@pytest.mark.parametrize("name", ["gradient_step", "transformers", "swap", "verify_gradients", "verify_operations", "flow_grid"])
 def test_tables_come_from_the_results(results, name):
     if name == "swap":
         for peer in ("equinox", "flax"):

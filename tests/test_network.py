@@ -67,6 +67,7 @@ REFUSED = {
         "the line 'q' must name a line before it, got 'nrom', which it reads; did you mean 'norm'?",
     ),
     "a later line": (lambda: Network(a=Dense(3).of("b"), b=Dense(3)), "put the line 'b' before it"),
+    "an input named twice": (lambda: Network("x", "x", a=Dense(3).of("x")), "must have different names, got x, x"),
     "a reserved name": (lambda: Network(input=Dense(3)), "must not be 'input' or 'output' or 'shape', got 'input'"),
     "the name of an input": (lambda: Network("x", x=Dense(3)), "or 'x', got 'x'; rename it"),
     "an output that does not exist": (lambda: Network(a=Dense(3), output="b"), "the output must name a line"),
@@ -203,7 +204,7 @@ def test_what_every_block_is_given_is_cached_once_and_not_once_a_block():
     cache = jax.eval_shape(lambda given: net.forward({"mix": ()}, given)[1], given)
     shapes = sorted((leaf.shape for leaf in jax.tree.leaves(cache)), key=len)
     # The mask and the memory; the queries and P of each block.
-    assert shapes == [(5, 7), (5, 7, 4), (3, 5, 2, 4), (3, 5, 2, 1, 2, 7)]
+    assert shapes == [(5, 7), (5, 7, 4), (3, 5, 2, 4), (3, 5, 2, 2, 7)]
 
 
 NET = fbp.mlp((64,) * 4, "tanh")

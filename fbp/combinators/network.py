@@ -71,6 +71,8 @@ class Network(Combinator):
         shape: Shape | None = None,
         **named_lines: Layer | Line,
     ):
+        if len(set(inputs)) < len(inputs):
+            raise FbpError(f"the inputs of a Network must have different names, got {', '.join(inputs)}; rename one")
         reserved = (INPUT, "output", "shape", *inputs)
         given = {"output": output, "shape": shape} | named_lines
         for name in reserved:

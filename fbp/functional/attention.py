@@ -37,7 +37,7 @@ def dot_product_attention(
             it sees none the result is zero.
         is_causal: whether query t sees only the keys s <= t.
         scale: the factor of the scores, a Python number; None for 1 / sqrt(H).
-        rule: "lean", "plain", or "auto": lean from 128 keys on.
+        rule: "lean", "plain", or "auto": lean from 32 keys on.
 
     Returns:
         An array like query.
