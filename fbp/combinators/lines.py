@@ -120,6 +120,11 @@ def sweep_lines(
     return d_params, readings
 
 
+WAIT_FROM = 2**18
+"""The entries from which an array that is recomputed waits for the cotangent outside of loops.
+
+Small ones are quicker kept: at 2**16 a step took 1.2 times as long, at 2**18 0.65 to 0.9 (gelu, `gradient_step.py`).
+"""
 _SLICED: ContextVar[bool] = ContextVar("sliced", default=False)
 
 
@@ -155,7 +160,8 @@ def restorer(
         if name not in outputs:
             layer, cache = layers[name], restore(name, dA)
             outputs[name] = layer.recompute(params[name], cache)
-            if not sliced and all(outputs[name] is not leaf for leaf in jax.tree.leaves(cache)):
+            computed = all(outputs[name] is not leaf for leaf in jax.tree.leaves(cache))
+            if computed and not sliced and outputs[name].size >= WAIT_FROM:
                 # The layer's own backward rule gets the same arrays, so that it shares what both compute.
                 ready[name] = wait_for(dA, cache)
                 outputs[name] = layer.recompute(params[name], ready[name])
