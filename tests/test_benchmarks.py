@@ -18,9 +18,11 @@ def results(monkeypatch):
     return importlib.import_module("results")
 
 
-@pytest.mark.parametrize("name", ["gradient_step", "transformers", "swap", "verify_gradients", "verify_operations", "flow_grid"])
+@pytest.mark.parametrize(
+    "name", ["gradient_step", "transformers", "swap", "verify_gradients", "verify_operations", "flow_grid"]
+)
 def test_tables_come_from_the_results(results, name):
-    if name == "swap":
+    if name in ("swap", "transformers"):
         for peer in ("equinox", "flax"):
             pytest.importorskip(peer, reason=f"{peer} of the extra 'peers' is not installed")
     benchmark = importlib.import_module(name)
