@@ -52,7 +52,7 @@ def measure(
         return row
     layers, data = parameters(network), jax.device_put(batch(network))
     calls = [
-        partial(_run, program, (jax.device_put(version.layout(layers)), *data))
+        partial(run, program, (jax.device_put(version.layout(layers)), *data))
         for version, program in zip(versions, runs[0], strict=True)
     ]
     row = {"error": agreement(network, versions, [call() for call in calls]), **row}
@@ -94,7 +94,8 @@ def agreement(network: Network, versions: Sequence[Version], results: Sequence[A
     return worst
 
 
-def _run(program: cost.Program, arguments: tuple[Any, ...]) -> Any:
+def run(program: cost.Program, arguments: tuple[Any, ...]) -> Any:
+    """Call a program, and wait for it."""
     return jax.block_until_ready(program.call(*arguments))
 
 

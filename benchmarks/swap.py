@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from measure import quantiles
+from measure import quantiles, run
 from models import Work, make_batch, make_step, products_alone, versions
 from results import Row, Task, start
 from sections import Column, section, show
@@ -42,7 +42,7 @@ def measure_work(work: Work, seconds: float) -> Row:
     steps = {name: make_step(work, use) for name, use in versions(work).items()}
     steps[PRODUCTS] = make_step(work, products_alone(work))
     programs = {name: cost.compile(step, (params, *batch)) for name, (step, params) in steps.items()}
-    calls = [partial(_run, programs[name], (params, *batch)) for name, (_, params) in steps.items()]
+    calls = [partial(run, programs[name], (params, *batch)) for name, (_, params) in steps.items()]
     results = {name: jax.device_get(call()) for name, call in zip(steps, calls, strict=True)}
     errors = {name: _compare(work, name, found, next(iter(results.values()))) for name, found in results.items()}
     times = cost.interleave(calls, seconds, ROUNDS, MOST_ROUNDS)
@@ -57,10 +57,6 @@ def measure_work(work: Work, seconds: float) -> Row:
         for name, own in zip(steps, times, strict=True)
     }
     return {"rounds": len(times[0]), "versions": measured}
-
-
-def _run(program: cost.Program, arguments: tuple[Any, ...]) -> Any:
-    return jax.block_until_ready(program.call(*arguments))
 
 
 def _compare(work: Work, name: str, found: Any, reference: Any) -> float | None:

@@ -12,10 +12,10 @@ from jaxtyping import Array, Float
 from fbp.chunks import chunk_head
 from fbp.cotangent import Cotangent, log10_norm
 from fbp.errors import FbpError, unknown_name
+from fbp.layers.axes import is_shape
 from fbp.losses import Loss
-from fbp.pairs import find_weights
-from fbp.tree import map_params, stack
-from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Targets, Visit, Weights
+from fbp.tree import list_weights, map_params, stack
+from fbp.typing import Activations, Cache, Key, Layer, Params, Probe, Shape, Targets, Visit, Weights
 
 Result = TypeVar("Result", covariant=True)
 
@@ -108,14 +108,14 @@ def value_and_grad(
     def compute(
         params: Params, X: Activations, Y: Targets, weights: Weights = None, key: Key | None = None
     ) -> tuple[Any, Params]:
-        check_batch(net, X, Y)
-        check_params(net, params, X)
-        chunked = None if probe is not None else chunk_head(net, loss, params, X, Y)
+        chunked = None
+        if probe is None:
+            check_arguments(net, params, X, Y)
+            chunked = chunk_head(net, loss, _output_shape(net, X), Y)
         if chunked is not None:
             value, d_params = chunked(params, X, Y, weights, key)
             return value, select(d_params, only)
-        Z, cache = net.forward(params, X, key)
-        value, dZ = loss.value_and_dZ(Z, Y, weights)
+        _, cache, value, dZ = forward_to_loss(net, loss, params, X, Y, weights, key)
         d_params, _, readings = net.sweep(params, cache, Cotangent(dZ), probe)
         d_params = select(d_params, only)
         return (value, d_params) if probe is None else ((value, readings), d_params)
@@ -260,7 +260,7 @@ def sweep_norms(net: Layer, params: Params, cache: Cache, dZ: Activations) -> Gr
 
 
 def _read_norms(visit: Visit) -> GradientNorms | None:
-    weights = weights_of(visit)
+    weights = list_weights(visit.layer, visit.params, visit.cache, visit.dA_out)
     if not weights:
         return None
     none = jnp.zeros((), visit.dA_out.dtype)
@@ -269,19 +269,23 @@ def _read_norms(visit: Visit) -> GradientNorms | None:
     return GradientNorms(*(log10_norm(x, visit.exponent) for x in (visit.dA_out, dA, dW, db)))
 
 
-def weights_of(visit: Visit) -> tuple[str, ...]:
-    """The names of the layer's parameters whose gradients are products of activations: its weight matrices."""
-    return find_weights(visit.layer.linear(visit.params, visit.cache, visit.dA_out))
-
-
 def forward_to_loss(
     net: Layer, loss: Loss, params: Params, X: Activations, Y: Targets, weights: Weights, key: Key | None
 ) -> tuple[Activations, Cache, Float[Array, ""], Activations]:
     """Check the arguments, then run the forward pass up to the loss: (Z, cache, value, dZ)."""
-    check_batch(net, X, Y)
-    check_params(net, params, X)
+    check_arguments(net, params, X, Y)
     Z, cache = net.forward(params, X, key)
     return Z, cache, *loss.value_and_dZ(Z, Y, weights)
+
+
+def check_arguments(net: Layer, params: Params, X: Activations, Y: Targets) -> None:
+    """Raise an error unless a batch and the parameters fit the network.
+
+    Raises:
+        FbpError: see `check_batch` and `check_params`.
+    """
+    check_batch(net, X, Y)
+    check_params(net, params, X)
 
 
 def check_batch(net: Layer, X: Activations, Y: Targets) -> None:
@@ -291,16 +295,27 @@ def check_batch(net: Layer, X: Activations, Y: Targets) -> None:
         FbpError: X is not floating point where the network takes no integers, has no batch axis, or differs from Y in
             the number of examples.
     """
-    arrays = jax.tree.leaves(X)
     if hasattr(X, "dtype") and not jnp.issubdtype(X.dtype, jnp.floating) and not net.takes_integers:
         raise FbpError(f"X must be floating point, got {X.dtype}; convert it, X.astype('float32')")
-    least = 1 if net.takes_integers or len(arrays) > 1 else 2
-    if not all(x.ndim >= least and x.shape[0] == Y.shape[0] > 0 for x in arrays if Y.ndim) or Y.ndim < 1:
-        shapes = " and ".join(str(x.shape) for x in arrays)
+    fits = Y.ndim > 0 and has_examples(net, X) and all(x.shape[0] == Y.shape[0] for x in jax.tree.leaves(X))
+    if not fits:
         raise FbpError(
-            f"X and Y must have one row per example, and at least one, got X {shapes} and Y {Y.shape}; "
+            f"X and Y must have one row per example, and at least one, got X {describe_shapes(X)} and Y {Y.shape}; "
             "reshape a single example to (1, n_0)"
         )
+
+
+def has_examples(net: Layer, X: Activations) -> bool:
+    """Whether every input has an axis of examples, and at least one of them."""
+    arrays = jax.tree.leaves(X)
+    # One number an example is enough where it is a token, or stands beside others.
+    least = 1 if net.takes_integers or len(arrays) > 1 else 2
+    return all(x.ndim >= least and x.shape[0] > 0 for x in arrays)
+
+
+def describe_shapes(X: Activations) -> str:
+    """The shapes of the inputs, for a message."""
+    return " and ".join(str(x.shape) for x in jax.tree.leaves(X))
 
 
 def check_params(net: Layer, params: Params, X: Activations) -> None:
@@ -310,7 +325,7 @@ def check_params(net: Layer, params: Params, X: Activations) -> None:
         FbpError: a leaf is missing or unexpected, a container has another type, or a shape differs.
     """
     try:
-        expected = _initial_shapes(net, *_shapes_of_examples(X))
+        expected, _ = _initial_shapes(net, *_shapes_of_examples(X))
     except Exception:
         # The network cannot be initialized for this input; the forward pass says so better.
         return
@@ -347,6 +362,24 @@ def _describe_examples(X: Activations) -> str:
     return ", ".join(str(x.shape[1:]) for x in jax.tree.leaves(X))
 
 
+def _output_shape(net: Layer, X: Activations) -> Any:
+    """The shape of the output, batch included; None for several arrays, or where the network cannot be initialized."""
+    try:
+        _, shape = _initial_shapes(net, *_shapes_of_examples(X))
+    except Exception:
+        # The forward pass says better what is wrong.
+        return None
+    return (jax.tree.leaves(X)[0].shape[0], *shape) if is_shape(shape) else None
+
+
 @lru_cache(maxsize=128)
-def _initial_shapes(net: Layer, treedef: Any, shapes: tuple[tuple[int, ...], ...]) -> Params:
-    return jax.eval_shape(lambda: net.init(jax.random.key(0), jax.tree.unflatten(treedef, shapes))[0])
+def _initial_shapes(net: Layer, treedef: Any, shapes: tuple[tuple[int, ...], ...]) -> tuple[Params, Shape]:
+    """The shapes of the parameters, and that of one example of the output."""
+    out_shapes = []
+
+    def init() -> Params:
+        params, out_shape = net.init(jax.random.key(0), jax.tree.unflatten(treedef, shapes))
+        out_shapes.append(out_shape)
+        return params
+
+    return jax.eval_shape(init), out_shapes[0]

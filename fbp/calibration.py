@@ -10,16 +10,14 @@ from fbp.combinators import Combinator
 from fbp.errors import FbpError
 from fbp.layers import Affine, BatchNorm
 from fbp.layers.axes import example_axes
-from fbp.pairs import find_weights
 from fbp.precision import widen
-from fbp.tree import list_layers, map_params, observe_layers, rebuild
+from fbp.tree import list_layers, list_weights, map_params, observe_layers, rebuild
 from fbp.typing import Activations, Cache, Key, Layer, Params, Wrapper
 
 
 def _scale_to_unit_variance(layer: Layer, params: Params, A: Activations) -> tuple[Activations, Params]:
     out, cache = layer.forward(params, A)
-    # The output stands for its cotangent, which has the same shape.
-    weights = () if isinstance(layer, _Borrower) else find_weights(jax.eval_shape(layer.linear, params, cache, out))
+    weights = () if isinstance(layer, _Borrower) else list_weights(layer, params, cache, out)
     if len(weights) != 1:
         return out, params
     W = params[weights[0]]

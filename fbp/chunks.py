@@ -18,7 +18,7 @@ from fbp.combinators.base import Detached
 from fbp.cotangent import Cotangent
 from fbp.losses import Loss
 from fbp.precision import widen
-from fbp.typing import Activations, Key, Layer, Params, Targets, Weights
+from fbp.typing import Activations, Key, Layer, Params, Shape, Targets, Weights
 
 CHUNK_FROM = 2**22
 """The number of outputs of a batch from which they are made in chunks."""
@@ -28,24 +28,23 @@ CHUNK = 2**20
 Step = Callable[[Params, Activations, Targets, Weights, Key | None], tuple[Float[Array, ""], Params]]
 
 
-def chunk_head(net: Layer, loss: Loss, params: Params, X: Activations, Y: Targets) -> Step | None:
+def chunk_head(net: Layer, loss: Loss, shape: Shape | None, Y: Targets) -> Step | None:
     """The gradient step with the last layer and the loss in chunks of rows; None where that saves nothing.
 
     Args:
         net: a network.
         loss: a loss of its output.
-        params: its parameters.
-        X: a batch.
-        Y: its targets.
+        shape: of the output, batch included; None where it is not known.
+        Y: targets.
     """
+    if shape is None or math.prod(shape) < CHUNK_FROM:
+        return None
     detached = net.detach_last() if isinstance(net, Combinator) else None
     if detached is None or not detached.last.acts_on_rows:
         return None
-    Z = jax.eval_shape(lambda params, X: net.forward(params, X)[0], params, X)
-    if math.prod(Z.shape) < CHUNK_FROM:
-        return None
+    Z = jax.ShapeDtypeStruct(shape, jnp.float32)
     loss.check_targets(Z, Y)
-    losses = jax.eval_shape(loss.per_example, jax.eval_shape(widen, Z), Y)
+    losses = jax.eval_shape(loss.per_example, Z, Y)
     # Rows must be the items of the loss.
     return partial(_step, detached, loss) if losses.shape == Z.shape[:-1] else None
 

@@ -74,14 +74,20 @@ class Loss:
     def value_and_dZ(self, Z: Activations, Y: Targets, weights: Weights = None) -> tuple[Float[Array, ""], Activations]:
         """The loss and its gradient dZ_L with respect to Z, in the shape and dtype of Z."""
         self.check_targets(Z, Y)
-        losses = jax.eval_shape(self.per_example, jax.eval_shape(widen, Z), Y)
-        return self.combine(Z, Y, self.coefficients(losses, weights))
+        wide = widen(Z)
+        losses = self.per_example(wide, Y)
+        return self._weigh(Z, wide, Y, losses, self.coefficients(losses, weights))
 
     def combine(self, Z: Activations, Y: Targets, c: Float[Array, "m ..."]) -> tuple[Float[Array, ""], Activations]:
         """(sum_i c_i loss_i, dZ), for given coefficients of the items."""
         wide = widen(Z)
+        return self._weigh(Z, wide, Y, self.per_example(wide, Y), c)
+
+    def _weigh(
+        self, Z: Activations, wide: Activations, Y: Targets, losses: Array, c: Array
+    ) -> tuple[Float[Array, ""], Activations]:
         dZ = _weight(jnp.expand_dims(c, range(c.ndim, Z.ndim)), self.dZ_per_example(wide, Y))
-        return jnp.sum(_weight(c, self.per_example(wide, Y))), dZ.astype(Z.dtype)
+        return jnp.sum(_weight(c, losses)), dZ.astype(Z.dtype)
 
     def per_example(self, Z: Activations, Y: Targets) -> Float[Array, " m"]:
         """The loss of each item, before weights and mean.

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from fbp.backprop import check_params, forward_to_loss, weights_of
+from fbp.backprop import check_params, forward_to_loss
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError, unknown_name
 from fbp.losses import Loss
-from fbp.tree import instrument, name_layers, unstack
+from fbp.tree import instrument, list_weights, name_layers, unstack
 from fbp.typing import Activations, Cache, Key, Layer, Params, Targets, Visit, Weights, Wrapper
 
 
@@ -161,7 +161,7 @@ def _read_everything(visit: Visit) -> dict[str, Any]:
     _, A_in, A_out = visit.cache
     gradients = {name: getattr(visit, name) for name in ("dA_in", "dA_out", "params", "d_params")}
     # The names are part of the structure, which needs no array.
-    weights = dict.fromkeys(weights_of(visit), ())
+    weights = dict.fromkeys(list_weights(visit.layer, visit.params, visit.cache, visit.dA_out), ())
     return {"A_in": A_in, "A_out": A_out, "weights": weights, **gradients}
 
 

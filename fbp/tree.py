@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from fbp.combinators import Combinator, Repeat, Serial
+from fbp.pairs import find_weights
 from fbp.paths import Path, format_path
 from fbp.typing import Activations, Cache, Key, Layer, Params, Wrapper
 
@@ -135,6 +136,18 @@ def map_params(function: Callable[..., Any], net: Layer, *trees: Any) -> Params:
         return function(net, *trees)
     parts = zip(net.children, *map(net.split, trees), strict=True)
     return net.own(net.join([map_params(function, child, *subtrees) for child, *subtrees in parts]))
+
+
+def list_weights(layer: Layer, params: Params, cache: Cache, dA_out: Activations) -> tuple[str, ...]:
+    """The names of a layer's weight matrices: its parameters whose gradients are products of activations.
+
+    Args:
+        layer: a layer.
+        params: its parameters.
+        cache: what its forward pass kept.
+        dA_out: the cotangent of its output, or anything of the same shape, such as the output itself.
+    """
+    return find_weights(jax.eval_shape(lambda: layer.linear(params, cache, dA_out)))
 
 
 def name_layers(net: Layer) -> list[str]:

@@ -31,6 +31,7 @@ from fbp.layers import (
     SinusoidalPositions,
     Unembedding,
 )
+from fbp.layers.axes import is_shape
 from fbp.losses import HalfSquaredError, Loss, SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
 from fbp.networks import gpt, mlp
 from fbp.precision import cast
@@ -83,7 +84,7 @@ class Builtin:
 
     @property
     def _is_named(self) -> bool:
-        return not all(isinstance(n, int) for n in self.shape)
+        return not is_shape(self.shape)
 
     @staticmethod
     def _draw(name: str, shape: Shape, draw: np.random.Generator) -> np.ndarray:

@@ -115,9 +115,19 @@ def sweep_lines(
         with naming(name):
             d_params[name], dA_in, readings[name] = layer.sweep(params[name], cache, dA_out, named(probe, name))
         for source, value in _parts(reads, dA_in.value):
-            part = Cotangent(value, dA_in.exponent)
-            cotangents[source] = cotangents[source] + part if source in cotangents else part
+            add_cotangent(cotangents, source, Cotangent(value, dA_in.exponent))
     return d_params, readings
+
+
+def add_cotangent(cotangents: dict[Any, Cotangent], name: Any, part: Cotangent) -> None:
+    """Add to the cotangent of a value what one of its readers gives.
+
+    Args:
+        cotangents: by name; changed.
+        name: of the value.
+        part: the reader's.
+    """
+    cotangents[name] = cotangents[name] + part if name in cotangents else part
 
 
 WAIT_FROM = 2**18

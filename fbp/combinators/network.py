@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fbp.combinators.base import Combinator, Detached, check_layer, describe_entries, naming
-from fbp.combinators.lines import Call, read, restorer, run_lines, sweep_lines
+from fbp.combinators.lines import Call, add_cotangent, read, restorer, run_lines, sweep_lines
 from fbp.cotangent import Cotangent, share_exponent
 from fbp.errors import FbpError
 from fbp.typing import Activations, Cache, Key, Layer, Line, Params, Probe, Shape, Sweep
@@ -218,8 +218,7 @@ class Network(Combinator):
         cotangents: dict[Any, Cotangent] = {}
         for entry, source in self._outputs.items():
             part = dA_out.value if isinstance(self.output, str) else dA_out.value[entry]
-            added = Cotangent(part, dA_out.exponent)
-            cotangents[source] = cotangents[source] + added if source in cotangents else added
+            add_cotangent(cotangents, source, Cotangent(part, dA_out.exponent))
         uses, readings = sweep_lines(self._lines, self._used(params), cache, cotangents, probe)
         dA_in = cotangents[INPUT] if not self.inputs else _join({name: cotangents[name] for name in self.inputs})
         return self.add_uses(uses), dA_in, {name: readings[name] for name in self.steps}
@@ -288,10 +287,9 @@ class Network(Combinator):
         if not self.inputs:
             return {INPUT: A}
         if not isinstance(A, dict) or set(A) != set(self.inputs):
-            received = describe_entries(A)
             raise FbpError(
                 f"the input of this Network must be a dictionary of {', '.join(map(repr, self.inputs))}, got "
-                f"{received}; give each by its name, in a line as .of(x='norm', mask='mask')"
+                f"{describe_entries(A)}; give each by its name, in a line as .of(x='norm', mask='mask')"
             )
         return dict(A)
 

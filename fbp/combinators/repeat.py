@@ -160,10 +160,9 @@ class Repeat(Combinator):
             return A, {}
         names = (self.through,) if isinstance(self.through, str) else self.through
         if not isinstance(A, dict) or not set(names) <= set(A):
-            received = describe_entries(A)
             raise FbpError(
                 f"the input of Repeat must be a dictionary with {', '.join(map(repr, names))}, to go through, got "
-                f"{received}; give each by its name, in a line as .of(x='norm', mask='mask')"
+                f"{describe_entries(A)}; give each by its name, in a line as .of(x='norm', mask='mask')"
             )
         fixed = {name: part for name, part in A.items() if name not in names}
         return A[self.through] if isinstance(self.through, str) else {name: A[name] for name in names}, fixed

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from fbp.backprop import GradientNorms, check_batch
+from fbp.backprop import GradientNorms, check_batch, describe_shapes, has_examples
 from fbp.combinators import Combinator
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError, check_count
@@ -94,7 +94,7 @@ def measure(
             raise FbpError("a loss must come with targets, got a loss without; give Y too, or neither")
         check_batch(net, batch, Y)
     else:
-        _check_batch(net, batch)
+        _check_examples(net, batch)
     params = sample_parameters(net, jax.tree.map(lambda x: x.shape[1:], batch), seeds, seed)
     rolled, params = roll_blocks(net, params, batch, axis=1)
     dZ = None
@@ -235,12 +235,11 @@ def standard_inputs(net: Layer, seed: int) -> Num[np.ndarray, "m *shape"]:
     return sample_inputs(EXAMPLES, shape, seed)
 
 
-def _check_batch(net: Layer, X: Activations) -> None:
-    arrays = jax.tree.leaves(X)
-    least = 1 if net.takes_integers or len(arrays) > 1 else 2
-    if not all(x.ndim >= least and x.shape[0] > 0 for x in arrays):
-        shapes = " and ".join(str(x.shape) for x in arrays)
-        raise FbpError(f"X must be a batch (m, *shape) of at least one example, got the shape {shapes}; add an axis")
+def _check_examples(net: Layer, X: Activations) -> None:
+    if not has_examples(net, X):
+        raise FbpError(
+            f"X must be a batch (m, *shape) of at least one example, got the shape {describe_shapes(X)}; add an axis"
+        )
 
 
 def _scale_dense(net: Layer, params: Params, scale: Array, bias_scale: Array) -> Params:

@@ -18,14 +18,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fbp.activations import Nonlinearity, activation
-from fbp.backprop import weights_of
 from fbp.combinators import Combinator, Serial
 from fbp.cotangent import Cotangent, log10_norm
 from fbp.errors import FbpError
 from fbp.layers import Activation
-from fbp.pairs import Outer, find_weights
+from fbp.pairs import Outer
 from fbp.precision import widen
-from fbp.tree import map_layers, stack
+from fbp.tree import list_weights, map_layers, stack
 from fbp.typing import Activations, Cache, Key, Layer, Params, Visit, Wrapper
 
 SATURATED = 0.1
@@ -106,8 +105,7 @@ class _ProbedLayer(_Probed):
     def forward(self, params: Params, A: Activations, key: Key | None = None) -> tuple[Activations, Cache]:
         Z, cache = self.layer.forward(params, A, key)
         shift = jnp.int32(0)
-        # The output stands for its cotangent, which has the same shape.
-        if find_weights(jax.eval_shape(self.layer.linear, params, cache, Z)):
+        if list_weights(self.layer, params, cache, Z):
             Z, shift = normalize_scale(Z) if self.rescale else (Z, shift)
         elif not self.in_stream or not isinstance(A, (tuple, dict)):
             return Z, (cache, None)
@@ -247,7 +245,8 @@ def _read_visit(visit: Visit) -> dict[str, Any] | None:
         return None
     else:
         forward, in_stream = visit.cache[1], layer.in_stream
-        dense = {"dense": (forward, read_gradients(visit))} if weights_of(visit) else {}
+        has_weight = list_weights(layer, visit.params, visit.cache, visit.dA_out)
+        dense = {"dense": (forward, read_gradients(visit))} if has_weight else {}
     if not in_stream or forward is None:
         return dense
     return dense | {"stream": (forward, log10_norm(visit.dA_out, visit.exponent))}

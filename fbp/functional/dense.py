@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from fbp.activations import Nonlinearity
 from fbp.combinators import Serial
 from fbp.errors import FbpError
-from fbp.functional.rule import Late, apply_rule, as_floating, as_vector
+from fbp.functional.rule import Late, apply_rule, as_dense_params, as_floating, as_vector
 from fbp.layers import Activation, Dense, LayerNorm
 from fbp.typing import Layer
 
@@ -115,7 +115,4 @@ def _as_params(name: str, kind: str, x: Array, W: Any, b: Any) -> dict[str, Arra
             f"x of {name} must have the shape (..., {W.shape[0]}), because W{kind} is {W.shape}, got {x.shape}; "
             "transpose W, or reshape x"
         )
-    params = {"W": W.astype(x.dtype)}
-    if b is not None:
-        params["b"] = as_vector(f"b{kind} of {name}", b, params["W"])
-    return params
+    return as_dense_params(f"b{kind} of {name}", x, W, b)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from fbp.chunks import run_chunks
 from fbp.errors import FbpError
-from fbp.functional.rule import as_floating, as_vector
+from fbp.functional.rule import as_dense_params, as_floating
 from fbp.layers import Dense
 from fbp.losses import SoftmaxCrossEntropy
 from fbp.precision import widen
@@ -142,9 +142,7 @@ def linear_cross_entropy(
             f"x and W of {name} must have the shapes (..., n) and (n, classes), got {x.shape} and {W.shape}; "
             "transpose W, or reshape x"
         )
-    params = {"W": W.astype(x.dtype)}
-    if b is not None:
-        params["b"] = as_vector(f"b of {name}", b, params["W"])
+    params = as_dense_params(f"b of {name}", x, W, b)
     rule = _attach_rule(Dense(W.shape[1], bias=b is not None), SoftmaxCrossEntropy(label_smoothing=label_smoothing))
     return rule(params, x, _as_labels(name, labels, x), None if weights is None else jnp.asarray(weights))
 

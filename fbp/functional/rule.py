@@ -74,3 +74,19 @@ def as_vector(name: str, v: Any, x: Float[Array, "*m n"]) -> Float[Array, " n"]:
             f"{name} must have one entry for each of the last axis, {x.shape[-1:]}, got {v.shape}; reshape it"
         )
     return v.astype(x.dtype)
+
+
+def as_dense_params(name: str, x: Array, W: Float[Array, "n_in n_out"], b: Any) -> dict[str, Array]:
+    """The parameters of a `Dense` in the dtype of x.
+
+    Args:
+        name: of b, for a message.
+        x: the input.
+        W: its weights.
+        b: its biases, or None.
+
+    Raises:
+        FbpError: b has not one entry for each column of W.
+    """
+    params = {"W": W.astype(x.dtype)}
+    return params if b is None else params | {"b": as_vector(name, b, params["W"])}

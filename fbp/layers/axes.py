@@ -1,7 +1,10 @@
 """Which axes are examples and which are units."""
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -9,6 +12,14 @@ from jaxtyping import Array, Float
 def is_shape(shape: Any) -> bool:
     """Whether this is the shape of one array, not a tuple or dictionary of shapes."""
     return isinstance(shape, tuple) and all(isinstance(n, int) for n in shape)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["sizes"])
+@dataclass(frozen=True)
+class Sizes:
+    """Lengths of axes in a cache, as static data."""
+
+    sizes: tuple[int, ...]
 
 
 def example_axes(A: Float[Array, "*m n"]) -> tuple[int, ...]:

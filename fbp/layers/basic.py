@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from jaxtyping import Array, Float
 from fbp.activations import Nonlinearity, activation
 from fbp.errors import FbpError, check_count
 from fbp.initializers import Initializer, initializer
-from fbp.layers.axes import example_axes, is_shape, per_unit
+from fbp.layers.axes import Sizes, example_axes, is_shape, per_unit
 from fbp.pairs import Each, Outer, Pairs, sum_positions
 from fbp.typing import Activations, Cache, Key, Layer, Params, Shape
 
@@ -238,14 +237,6 @@ class Dropout(Layer):
         return jnp.where(mask, A / (1 - self.rate), jnp.zeros_like(A))
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["shape"])
-@dataclass(frozen=True)
-class _InputShape:
-    """A shape in a cache, as static data."""
-
-    shape: Shape
-
-
 @dataclass(frozen=True)
 class Flatten(Layer):
     """Each example as one vector: (m, ...) -> (m, product of the rest)."""
@@ -258,11 +249,11 @@ class Flatten(Layer):
         self, params: Params, A: Float[Array, "m *shape"], key: Key | None = None
     ) -> tuple[Float[Array, "m n"], Cache]:
         """The same entries in the same order; caches only the shape."""
-        return A.reshape(A.shape[0], -1), _InputShape(A.shape[1:])
+        return A.reshape(A.shape[0], -1), Sizes(A.shape[1:])
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
         """The cotangent in the shape of the input."""
-        return (), dA_out.reshape(dA_out.shape[0], *cache.shape)
+        return (), dA_out.reshape(dA_out.shape[0], *cache.sizes)
 
     @property
     def homogeneous(self) -> bool:

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from fbp.activations import Nonlinearity, activation
 from fbp.errors import FbpError
-from fbp.layers.axes import is_shape
+from fbp.layers.axes import Sizes, is_shape
 from fbp.typing import Activations, Cache, Key, Layer, Params, Shape
 
 
@@ -42,14 +41,6 @@ class _Joining(Layer):
         return True
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["sizes"])
-@dataclass(frozen=True)
-class _Sizes:
-    """Numbers in a cache, as static data."""
-
-    sizes: tuple[int, ...]
-
-
 @dataclass(frozen=True)
 class Add(_Joining):
     """A + B + ...; the cotangent goes to each: dA = dB = dA_out. What makes a skip connection.
@@ -62,7 +53,7 @@ class Add(_Joining):
 
     def forward(self, params: Params, A: Sequence[Array], key: Key | None = None) -> tuple[Activations, Cache]:
         """The sum; caches only how many there are."""
-        return reduce(jnp.add, A), _Sizes((len(A),))
+        return reduce(jnp.add, A), Sizes((len(A),))
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
         """dA_out for each."""
@@ -165,7 +156,7 @@ class Concatenate(_Joining):
 
     def forward(self, params: Params, A: Sequence[Array], key: Key | None = None) -> tuple[Activations, Cache]:
         """The arrays side by side; caches only their widths."""
-        return jnp.concatenate(A, axis=-1), _Sizes(tuple(each.shape[-1] for each in A))
+        return jnp.concatenate(A, axis=-1), Sizes(tuple(each.shape[-1] for each in A))
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
         """dA_out, cut where the arrays meet."""

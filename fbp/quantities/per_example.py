@@ -7,14 +7,14 @@ for which the cotangents are kept; Bu, Mao & Xu (2023).
 """
 
 from collections.abc import Sequence
-from functools import partial, reduce
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fbp.backprop import BatchFunction, check_batch, check_params
+from fbp.backprop import BatchFunction, check_arguments
 from fbp.combinators import Combinator
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError
@@ -51,13 +51,15 @@ def per_example_norms(net: Layer, loss: Loss) -> BatchFunction[Float[Array, " m"
         >>> bool(jnp.isclose(norms[0], squares**0.5, rtol=1e-5))
         True
     """
-    read = partial(_read, list_shared(net))
+    shared = list_shared(net)
+
+    def read(visit: Visit) -> _Reading:
+        return _square_pairs(shared, visit.path, _pairs(visit))
 
     def compute(
         params: Params, X: Activations, Y: Targets, weights: Weights = None, key: Key | None = None
     ) -> Float[Array, " m"]:
-        check_batch(net, X, Y)
-        check_params(net, params, X)
+        check_arguments(net, params, X, Y)
         Z, cache = net.forward(params, X, key)
         dZ = loss.combine(Z, Y, _own_coefficients(loss, Z, Y, weights))[1]
         _, _, readings = net.sweep(params, cache, Cotangent(dZ), read)
@@ -102,15 +104,14 @@ def clipped_grad(net: Layer, loss: Loss, max_norm: float) -> BatchFunction[Param
     shared = list_shared(net)
 
     def read(visit: Visit) -> _Reading:
-        reading = _read(shared, visit)
         pairs = _pairs(visit)
+        reading = _square_pairs(shared, visit.path, pairs)
         if any(isinstance(pair, Outer) for pair in pairs.values()):
             return reading._replace(dA_out=visit.dA_out)
         return reading._replace(each=pairs)
 
     def compute(params: Params, X: Activations, Y: Targets, weights: Weights = None, key: Key | None = None) -> Params:
-        check_batch(net, X, Y)
-        check_params(net, params, X)
+        check_arguments(net, params, X, Y)
         Z, cache = net.forward(params, X, key)
         own = _own_coefficients(loss, Z, Y, weights)
         dZ = loss.combine(Z, Y, own)[1]
@@ -155,11 +156,10 @@ class _Reading(NamedTuple):
     each: Pairs | None = None
 
 
-def _read(shared: Sequence[Path], visit: Visit) -> _Reading:
-    pairs = _pairs(visit)
+def _square_pairs(shared: Sequence[Path], path: Path, pairs: Pairs) -> _Reading:
     if not pairs:
         return _Reading()
-    if any(visit.path[: len(path)] == path for path in shared):
+    if any(path[: len(prefix)] == prefix for prefix in shared):
         return _Reading(pairs=pairs)
     return _Reading(squares=reduce(jnp.add, (pair.squared_norms() for pair in pairs.values())))
 

@@ -18,7 +18,7 @@ from jaxtyping import Array
 from fbp.combinators import Combinator
 from fbp.layers import Activation, Dense
 from fbp.losses import Loss
-from fbp.pairs import Outer
+from fbp.pairs import find_weights
 from fbp.paths import Path, format_path
 from fbp.tree import instrument, map_layers, name_layers, run_instrumented, unstack
 from fbp.typing import Activations, Cache, Key, Layer, Params, Targets, Weights, Wrapper
@@ -156,7 +156,7 @@ def _has_weight(layer: Layer, at: LayerInputs) -> bool:
 
     if not jax.tree.leaves(at.params):
         return False
-    return any(isinstance(pair, Outer) for pair in jax.eval_shape(pairs, at).values())
+    return bool(find_weights(jax.eval_shape(pairs, at)))
 
 
 @partial(jax.jit, static_argnums=0)

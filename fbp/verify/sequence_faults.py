@@ -84,10 +84,7 @@ class _FaultyNetwork(AroundCombinator):
         assert isinstance(net, Network)
         cotangents = (_Overwritten if self.overwrites else dict)({net.output: dA_out})
         uses, readings = sweep_lines(net._lines, net.join(net.split(params)), cache, cotangents, probe)
-        d_params = net.own(uses)
-        if self.overwrites:
-            for name, owner in net.owners.items():
-                d_params[owner] = jax.tree.map(jnp.add, d_params[owner], uses[name])
+        d_params = net.add_uses(uses) if self.overwrites else net.own(uses)
         dA_in = {name: cotangents[name].value for name in net.inputs} if net.inputs else cotangents["input"].value
         return d_params, Cotangent(dA_in, dA_out.exponent), {name: readings[name] for name in net.steps}
 
