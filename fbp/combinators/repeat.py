@@ -46,7 +46,8 @@ class Repeat(Combinator):
         block: a layer that keeps the shape of what goes through.
         depth: the number of copies.
         checkpoint: recompute the caches in segments of this many blocks: memory for depth/checkpoint inputs and one
-            segment, at the price of one more forward pass; about sqrt(depth) is best. None keeps every cache.
+            segment, at the price of one more forward pass, except for the last segment, which the reverse pass needs
+            first; about sqrt(depth) is best. None keeps every cache.
         through: for a block that takes a dictionary, the entry that goes through, which the block gives back; or
             several such entries, which it gives back as a dictionary. The others reach every copy unchanged.
 
@@ -111,7 +112,7 @@ class Repeat(Combinator):
         """Run `depth` blocks; caches each block's cache, stacked (or, with `checkpoint`, each segment's input)."""
         keys = None if key is None else jax.random.split(key, self.depth)
         through, fixed = self._divide(A)
-        if self.checkpoint is not None:
+        if self._has_segments:
             through, caches = self._forward_segments((params, keys), through, fixed)
             return through, self._with_fixed((caches, keys), fixed)
 
@@ -126,7 +127,7 @@ class Repeat(Combinator):
     def sweep(self, params: Params, cache: Cache, dA_out: Cotangent, probe: Probe | None = None) -> Sweep:
         """The reverse loop, compiled; what the probe returns is stacked."""
         caches, fixed = self._without_fixed(cache)
-        if self.checkpoint is not None:
+        if self._has_segments:
             caches, keys = caches
             return self._sweep_segments((params, keys), (caches, fixed), dA_out, probe)
 
@@ -184,50 +185,50 @@ class Repeat(Combinator):
         through, fixed = share_exponent([end.dA, end.d_fixed])
         return Cotangent(self._combine(through.value, fixed.value), through.exponent)
 
-    def _segment(self, length: int) -> Layer:
-        return Checkpoint(replace(self, block=_Keyed(self.block), depth=length, checkpoint=None))
+    @property
+    def _has_segments(self) -> bool:
+        return self.checkpoint is not None and self.checkpoint < self.depth
 
-    def _cuts(self) -> tuple[int, int, Array]:
-        """The length of a segment, the number of blocks left over after the last one, and where each segment begins."""
-        length = min(self.checkpoint or self.depth, self.depth)
-        rest = self.depth % length
-        return length, rest, jnp.arange(0, self.depth - rest, length)
+    def _cuts(self) -> tuple["Repeat", "Repeat", Array]:
+        """A segment, the last segment, and where each but the last begins."""
+        length = self.checkpoint or self.depth
+        rest = self.depth % length or length
+        part = replace(self, block=_Keyed(self.block), checkpoint=None)
+        starts = jnp.arange(0, self.depth - rest, length)
+        return replace(part, depth=length), replace(part, depth=rest), starts
 
     def _forward_segments(self, tree: Any, through: Activations, fixed: dict[str, Any]) -> tuple[Activations, Cache]:
-        length, rest, starts = self._cuts()
+        segment, last, starts = self._cuts()
 
-        def run(length: int, through: Activations, start: Array | int) -> tuple[Activations, Cache]:
-            part = _window(tree, start, length)
-            out, cache = self._segment(length).forward(part, self._combine(through, fixed))
+        def run(part: Repeat, recompute: bool, through: Activations, start: Array | int) -> tuple[Activations, Cache]:
+            layer = Checkpoint(part) if recompute else part
+            out, cache = layer.forward(_window(tree, start, part.depth), self._combine(through, fixed))
             return out, _Once.pack(cache, fixed)
 
-        through, caches = jax.lax.scan(partial(run, length), through, starts)
-        if not rest:
-            return through, (caches, None)
-        through, last = run(rest, through, self.depth - rest)
-        return through, (caches, last)
+        through, caches = jax.lax.scan(partial(run, segment, True), through, starts)
+        through, last_cache = run(last, False, through, self.depth - last.depth)
+        return through, (caches, last_cache)
 
     def _sweep_segments(self, tree: Any, cache: Cache, dA_out: Cotangent, probe: Probe | None) -> Sweep:
-        (caches, last), fixed = cache
-        length, rest, starts = self._cuts()
+        (caches, last_cache), fixed = cache
+        segment, last, starts = self._cuts()
 
         def run(
-            length: int, carry: tuple[_Reverse, Params], at: tuple[Array | int, Cache]
+            part: Repeat, recompute: bool, carry: tuple[_Reverse, Params], at: tuple[Array | int, Cache]
         ) -> tuple[tuple[_Reverse, Params], Any]:
             (cotangents, d_params), (start, cache) = carry, at
-            part, own = _window(tree, start, length), _Once.unpack(cache, fixed)
-            (d_part, _), dA_in, reading = self._segment(length).sweep(part, own, cotangents.dA, probe)
+            layer = Checkpoint(part) if recompute else part
+            own = _Once.unpack(cache, fixed)
+            (d_part, _), dA_in, reading = layer.sweep(_window(tree, start, part.depth), own, cotangents.dA, probe)
             return (self._pass_on(cotangents, dA_in), _with_window(d_params, start, d_part)), reading
 
         # One buffer for all gradients, written segment by segment: concatenating the parts would copy them all.
         carry = _Reverse(dA_out, _no_cotangent(fixed, dA_out.exponent)), jax.tree.map(jnp.zeros_like, tree[0])
-        last_readings = None
-        if rest:
-            carry, last_readings = run(rest, carry, (self.depth - rest, last))
-        carry, readings = jax.lax.scan(partial(run, length), carry, (starts, caches), reverse=True)
-        readings = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), readings)
-        if rest:
-            readings = jax.tree.map(lambda *parts: jnp.concatenate(parts), readings, last_readings)
+        carry, last_readings = run(last, False, carry, (self.depth - last.depth, last_cache))
+        carry, readings = jax.lax.scan(partial(run, segment, True), carry, (starts, caches), reverse=True)
+        readings = jax.tree.map(
+            lambda each, last: jnp.concatenate([each.reshape(-1, *each.shape[2:]), last]), readings, last_readings
+        )
         return carry[1], self._gather(carry[0]), readings
 
 
