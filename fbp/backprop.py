@@ -111,7 +111,7 @@ def value_and_grad(
         chunked = None
         if probe is None:
             check_arguments(net, params, X, Y)
-            chunked = chunk_head(net, loss, _output_shape(net, X), Y)
+            chunked = chunk_head(net, loss, output_shape(net, X), Y)
         if chunked is not None:
             value, d_params = chunked(params, X, Y, weights, key)
             return value, select(d_params, only)
@@ -362,8 +362,13 @@ def _describe_examples(X: Activations) -> str:
     return ", ".join(str(x.shape[1:]) for x in jax.tree.leaves(X))
 
 
-def _output_shape(net: Layer, X: Activations) -> Any:
-    """The shape of the output, batch included; None for several arrays, or where the network cannot be initialized."""
+def output_shape(net: Layer, X: Activations) -> Any:
+    """The shape of the output, batch included; None for several arrays, or where the network cannot be initialized.
+
+    Args:
+        net: a network.
+        X: inputs, (m, ...).
+    """
     try:
         _, shape = _initial_shapes(net, *_shapes_of_examples(X))
     except Exception:

@@ -57,19 +57,33 @@ def split(
     """
     X, Y = np.asarray(X), np.asarray(Y)
     _check_rows(X, Y)
+    train, val = split_rows(len(X), fraction=fraction, seed=seed)
+    return X[train], Y[train], X[val], Y[val]
+
+
+def split_rows(m: int, *, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows for training and for validation, as `split` takes them.
+
+    Args:
+        m: the number of rows.
+        fraction: to hold out, in [0, 1).
+        seed: of numpy's PCG64, at least 0.
+
+    Raises:
+        FbpError: the fraction or the seed is out of range, or a part would be empty.
+    """
     if not 0 <= fraction < 1:
         raise FbpError(f"the validation fraction must be in [0, 1), got {fraction}; 0.1 holds out one row in ten")
     if not isinstance(seed, Integral) or seed < 0:
         raise FbpError(f"seed must be an integer of at least 0, got {seed!r}; use 0")
-    held_out = round(fraction * len(X))
-    if fraction > 0 and not 0 < held_out < len(X):
+    held_out = round(fraction * m)
+    if fraction > 0 and not 0 < held_out < m:
         raise FbpError(
             "a validation split must leave rows on both sides, "
-            f"got {held_out} of {len(X)} rows for the fraction {fraction}; change the fraction"
+            f"got {held_out} of {m} rows for the fraction {fraction}; change the fraction"
         )
-    order = np.random.Generator(np.random.PCG64(int(seed))).permutation(len(X))
-    val, train = order[:held_out], order[held_out:]
-    return X[train], Y[train], X[val], Y[val]
+    order = np.random.Generator(np.random.PCG64(int(seed))).permutation(m)
+    return order[held_out:], order[:held_out]
 
 
 def check_labels(labels: np.ndarray, classes: int | None, what: str) -> None:

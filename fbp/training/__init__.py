@@ -1,13 +1,16 @@
-"""Training: optimizers by name, a pure step, whole runs, evaluation, a progress bar."""
+"""Training: optimizers by name, a pure step, whole runs that lose nothing, evaluation, a progress bar."""
 
 from fbp.training.evaluation import Evaluation as Evaluation
 from fbp.training.evaluation import evaluate as evaluate
-from fbp.training.fit import Diverged as Diverged
-from fbp.training.fit import Epoch as Epoch
+from fbp.training.failure import Disagreed as Disagreed
+from fbp.training.failure import Diverged as Diverged
 from fbp.training.fit import Fitted as Fitted
 from fbp.training.fit import fit as fit
+from fbp.training.history import Epoch as Epoch
+from fbp.training.history import History as History
 from fbp.training.optimizers import optimizer as optimizer
 from fbp.training.progress import progress as progress
+from fbp.training.step import Method as Method
 from fbp.training.step import Metrics as Metrics
 from fbp.training.step import State as State
 from fbp.training.step import initial_state as initial_state

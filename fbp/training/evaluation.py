@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from fbp.errors import FbpError, check_count
 from fbp.layers import Affine, BatchNorm
 from fbp.losses import Loss
-from fbp.training.inputs import prepare_data
+from fbp.training.inputs import prepare_data, to_floats
 from fbp.training.step import Metrics, measure_batch
 from fbp.tree import rebuild
 from fbp.typing import Activations, Layer, Params, Targets
@@ -79,9 +79,10 @@ def evaluate(
             "the result must not depend on the batches, got a network with batch normalization; first take "
             "net, params = fbp.with_population_statistics(net, params, X) with the training inputs"
         )
-    data = prepare_data(net, loss, params, X, Y)
-    size = min(int(batch_size), data[0].shape[0])
-    return take_means(sum_examples(params, *data, net=net, loss=loss, batch_size=size), data[0].shape[0])
+    X_device, Y_device = prepare_data(net, loss, params, X, Y)
+    m = Y_device.shape[0]
+    sums = sum_examples(params, X_device, Y_device, net=net, loss=loss, batch_size=min(int(batch_size), m))
+    return take_means(sums, m)
 
 
 @jax.jit(static_argnames=("net", "loss", "batch_size"))
@@ -90,33 +91,21 @@ def sum_examples(params: Params, X: Activations, Y: Targets, *, net: Layer, loss
 
     def measure(batch: tuple[Int[Array, " b"], Float[Array, " b"]]) -> Metrics:
         rows, weights = batch
-        Z, _ = net.forward(params, X[rows])
-        return measure_batch(loss.value(Z, Y[rows], weights), Z, Y[rows], weights)
+        own_X, own_Y = jax.tree.map(lambda x: x[rows], (X, Y))
+        Z, _ = net.forward(params, to_floats(net, params, own_X))
+        return measure_batch(loss.value(Z, own_Y, weights), Z, own_Y, weights)
 
-    return sum_batches(loss, jax.lax.map(measure, make_batches(jnp.arange(X.shape[0]), batch_size)))
-
-
-def make_batches(
-    order: Int[Array, " m"], batch_size: int
-) -> tuple[Int[Array, "count batch_size"], Float[Array, "count batch_size"]]:
-    """The rows and weights of each batch: every example once with weight 1.
-
-    The last batch is filled up with examples from the start of the order, with weight 0: real examples, so that batch
-    statistics remain those of the data.
-
-    Args:
-        order: the order of the examples.
-        batch_size: at most m.
-    """
-    m = order.shape[0]
-    position = jnp.arange(-(-m // batch_size) * batch_size).reshape(-1, batch_size)
-    return order[position % m], (position < m).astype(jnp.float32)
-
-
-def sum_batches(loss: Loss, metrics: Metrics) -> Totals:
-    """Sum the stacked metrics of all batches."""
+    metrics = jax.lax.map(measure, _make_batches(Y.shape[0], batch_size))
     per_batch = metrics.loss * metrics.examples if loss.reduction == "mean" else metrics.loss
     return Totals(jnp.sum(per_batch), None if metrics.correct is None else jnp.sum(metrics.correct))
+
+
+def _make_batches(
+    m: int, batch_size: int
+) -> tuple[Int[Array, "count batch_size"], Float[Array, "count batch_size"]]:
+    """The rows and weights of each batch; the last one is filled up with rows of weight 0."""
+    position = jnp.arange(-(-m // batch_size) * batch_size).reshape(-1, batch_size)
+    return position % m, (position < m).astype(jnp.float32)
 
 
 def take_means(totals: Totals, m: int) -> Evaluation:

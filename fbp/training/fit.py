@@ -1,209 +1,388 @@
-"""Training over many epochs; each epoch is one compiled call."""
+"""Training: compiled chunks of steps, epochs, validation, and an end that loses nothing."""
 
 import math
 import time
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
-from numpy.typing import ArrayLike
 
+from fbp.backprop import Only
 from fbp.calibration import with_population_statistics
-from fbp.errors import FbpError, Status, check_count, check_seed
+from fbp.errors import FbpError, check_count, check_seed
+from fbp.interrupts import postpone_interruptions
 from fbp.losses import Loss
-from fbp.training.evaluation import Evaluation, Totals, make_batches, sum_batches, sum_examples, take_means
-from fbp.training.inputs import prepare_data
-from fbp.training.step import Metrics, State, initial_state, train_step
-from fbp.typing import Activations, Layer, Params, Targets
+from fbp.training.checkpoints import Progress
+from fbp.training.evaluation import Evaluation, sum_examples, take_means
+from fbp.training.failure import Diverged, check_steps
+from fbp.training.feed import Block, Feed
+from fbp.training.history import Epoch, History
+from fbp.training.inputs import Data, Held, check_statistics, prepare_feed, prepare_validation, to_floats
+from fbp.training.loop import run_steps
+from fbp.training.monitor import Detail, Monitor, average_readings, name_readings
+from fbp.training.run import Run
+from fbp.training.step import Gradient, Method, State, initial_state
+from fbp.typing import Layer, Params
+
+CHUNK_SECONDS = 0.3
+"""About the time of one compiled call, after which Ctrl-C, time limits and checkpoints are seen to."""
+
+Callback: TypeAlias = Callable[[Epoch, State], object]
+"""Called after every epoch; training stops if it returns True."""
 
 
-class Epoch(NamedTuple):
-    """What one epoch measured.
+class Moment(NamedTuple):
+    """Where a training stands after some steps.
 
     Attributes:
-        epoch: its number, from 1.
-        loss: the mean over the training examples, each with the parameters of its own step.
-        accuracy: the fraction classified correctly, likewise, in [0, 1]; None unless the targets are labels, (m,).
-        validation_loss: the mean over the validation examples after the epoch; None without validation.
-        validation_accuracy: likewise.
-        seconds: the time of training alone, without compilation and validation.
-        examples_per_second: training examples per second of that time.
+        epoch: the epoch that runs, from 1.
+        step: the number of its steps that were taken.
+        steps: the number of steps in an epoch.
+        loss: the mean over them.
+        accuracy: likewise; None unless the targets are labels.
+        examples_per_second: in them.
     """
 
     epoch: int
+    step: int
+    steps: int
     loss: float
     accuracy: float | None
-    validation_loss: float | None
-    validation_accuracy: float | None
-    seconds: float
     examples_per_second: float
 
 
-class Fitted(NamedTuple):
+@dataclass(frozen=True)
+class Fitted:
     """What `fit` returns.
 
     Attributes:
-        params: the parameters after the last epoch.
+        params: the parameters after the last step, or with `patience` those of the best epoch.
         history: one record per epoch.
+        state: after the last step.
+        stopped: why training ended: "epochs", "steps", "target_loss", "patience", "max_seconds" or "callback".
     """
 
     params: Params
-    history: tuple[Epoch, ...]
+    history: History
+    state: State
+    stopped: str
 
 
-class Diverged(FbpError):
-    """The loss or a parameter became infinite or NaN, and training stopped after that epoch.
+@dataclass(frozen=True)
+class Limits:
+    """When training ends: at whichever comes first.
 
     Attributes:
-        fitted: the parameters with which the failed epoch began, all finite, and the history, which ends with the
-            record of the failed epoch.
+        epochs: passes over the data.
+        steps: steps in all.
+        target_loss: after the first epoch whose validation loss (or, without validation, training loss) is this small.
+        patience: after so many epochs without a smaller one; the parameters of the best epoch are then the result.
+        max_seconds: after the step that begins before so much training time.
+
+    Raises:
+        FbpError: a limit is not a number of its kind, or there is none.
     """
 
-    exit_status = Status.DIVERGED
-    fitted: Fitted
+    epochs: int | None = None
+    steps: int | None = None
+    target_loss: float | None = None
+    patience: int | None = None
+    max_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "steps", "patience"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
+        for name in ("target_loss", "max_seconds"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise FbpError(f"{name} must be a positive number, got {value!r}; leave it out for no such limit")
+        if self.epochs is None and self.steps is None and self.max_seconds is None:
+            raise FbpError("training must have an end, got no epochs, no steps and no max_seconds; give epochs=10")
 
 
 def fit(
     net: Layer,
     loss: Loss,
     params: Params,
-    X: ArrayLike,
-    Y: ArrayLike,
+    data: Data,
     *,
     optimizer: optax.GradientTransformation,
-    epochs: int,
-    batch_size: int,
+    epochs: int | None = None,
+    batch_size: int = 32,
     seed: int = 0,
-    gradient: str = "manual",
-    validation: tuple[ArrayLike, ArrayLike] | None = None,
-    on_epoch: Callable[[Epoch], object] | None = None,
+    validation: Held | None = None,
+    validation_split: float = 0.0,
+    callbacks: Sequence[Callback] = (),
+    on_steps: Callable[[Moment], object] | None = None,
+    out: str | PathLike[str] | None = None,
+    resume: bool = False,
+    steps: int | None = None,
+    target_loss: float | None = None,
+    patience: int | None = None,
+    max_seconds: float | None = None,
+    gradient: Gradient = "manual",
+    trained: Only = None,
+    compute: str | None = None,
+    clip_examples: float | None = None,
+    monitor: Detail = "off",
+    steps_per_epoch: int | None = None,
 ) -> Fitted:
     """Train a network: every epoch uses all examples once, in a new order.
 
-    An epoch is one compiled call on data that stay on the device. It is compiled once for all epochs, and again only
-    for another network, loss, optimizer object or shape. The last batch of an epoch is filled up with examples of
-    weight 0. Validation uses the population statistics of batch normalization, and no dropout.
+    Steps run in compiled chunks of about a third of a second on data that stay on the device, or, where data are large,
+    are read from the disk one block ahead. Where a chunk ends changes no bit of the result. The last batch of an epoch
+    is filled up with examples of weight 0. Validation uses the population statistics of batch normalization, and no
+    dropout. Ctrl-C ends the running chunk, saves it where `out` is given, and is raised.
 
     Args:
         net: a network.
-        loss: a loss of its last pre-activation.
+        loss: a loss of its output.
         params: where training starts; they are not changed.
-        X: (m, n_0), any float dtype; the computation runs in that of the parameters.
-        Y: targets, as the loss takes them, one row per example.
-        optimizer: an optax gradient transformation, e.g. `optimizer("adam", 0.001)`.
-        epochs: the number of epochs, at least 1.
+        data: (X, Y), with X (m, ...) in any float dtype, or uint8 pixels, which are divided by 255; a
+            `fbp.data.Dataset`, of which the training part is used; or a function of the epoch that returns an iterable
+            of batches (X, Y), with `steps_per_epoch`.
+        optimizer: an optax gradient transformation, e.g. `optax.adam(1e-3)` or `fbp.training.optimizer(...)`.
+        epochs: passes over the data.
         batch_size: the number of examples per step, at least 1; at most m are used.
-        seed: fixes the orders and dropout: the same seed gives the same result, bit for bit on one machine.
-        gradient: "manual" for the hand-written backward pass, or "autodiff".
+        seed: fixes the orders, the split and dropout: the same seed gives the same result, bit for bit on one machine.
         validation: (X, Y) to evaluate after every epoch.
-        on_epoch: called with each epoch's record, e.g. the callback of `progress`.
+        validation_split: in place of it, the fraction of the data to hold out, in [0, 1).
+        callbacks: each called as callback(epoch, state) after every epoch; training stops if one returns True.
+        on_steps: called after every chunk of steps, e.g. for a progress bar.
+        out: a folder for checkpoints, weights and history (see `fbp.load`); None keeps nothing on the disk.
+        resume: go on with the run in `out`, with the bits of a run that was never stopped; begin it if there is none.
+        steps: the number of steps in all, as another end than epochs.
+        target_loss: stop after the first epoch whose validation loss (or, without validation, loss) is this small.
+        patience: stop after so many epochs without a smaller one, and return the parameters of the best epoch.
+        max_seconds: stop after so much training time.
+        gradient: "manual" for the hand-written backward pass, "autodiff", or "both", which compares them in every step
+            and stops where they disagree.
+        trained: the parameters that are trained, by patterns of their names such as "blocks.*", or a function of the
+            name; None for all.
+        compute: the dtype of the forward and backward pass, e.g. "bfloat16", for parameters that stay in theirs.
+        clip_examples: the largest norm of each example's own gradient.
+        monitor: "off"; "economy", gradient norms and update ratios; "full", dead units and the gradient noise scale,
+            too. It changes no bit of the result.
+        steps_per_epoch: for a function of batches, how many of them are an epoch.
 
     Returns:
-        A `Fitted`, a tuple (params, history).
+        A `Fitted`.
 
     Raises:
         FbpError: an argument does not fit the others, a value is not finite, or a label is out of range.
-        Diverged: the loss or a parameter became infinite or NaN; it carries the last finite parameters.
+        Diverged: the loss or a parameter became infinite or NaN; it says in which step and layer, and carries the last
+            finite parameters.
+        Disagreed: the two gradients of gradient="both" are not the same.
 
     Example:
-        >>> digits = fbp.data.load()
+        >>> import optax
         >>> net = fbp.mlp((784, 32, 10))
         >>> params, _ = net.init(jax.random.key(0))
-        >>> params, history = fbp.training.fit(
-        ...     net,
-        ...     fbp.SoftmaxCrossEntropy(),
-        ...     params,
-        ...     digits.train_X[:1000],
-        ...     digits.train_Y[:1000],
-        ...     optimizer=fbp.training.optimizer("adam", 0.003),
-        ...     epochs=3,
-        ...     batch_size=32,
-        ... )
-        >>> history[-1].accuracy > 0.85
+        >>> digits = fbp.data.load()
+        >>> part = digits.train_X[:1000], digits.train_Y[:1000]
+        >>> fitted = fbp.fit(net, fbp.SoftmaxCrossEntropy(), params, part, optimizer=optax.adam(0.003), epochs=3)
+        >>> fitted.history[-1].accuracy > 0.85
         True
     """
-    check_count("epochs", epochs)
-    check_count("batch_size", batch_size)
+    limits = Limits(epochs, steps, target_loss, patience, max_seconds)
     check_seed(seed)
-    # An epoch donates the memory of its state to the next one, so the caller's parameters are copied.
-    params = jax.tree.map(jnp.array, params)
-    data = prepare_data(net, loss, params, X, Y)
-    held_out = None if validation is None else prepare_data(net, loss, params, *validation)
-    m = data[0].shape[0]
-    size = min(int(batch_size), m)
-    steps = epochs * -(-m // size)
-    if steps >= _SHUFFLE:
-        raise FbpError(f"epochs must be of fewer than {_SHUFFLE} steps in all, got {epochs} of {steps}; use fewer")
-    if held_out is not None:
-        # What validation would reject is rejected before the first epoch, not after it.
-        jax.eval_shape(lambda *args: with_population_statistics(net, *args, batch_size=size)[1], params, data[0])
-    state = initial_state(params, optimizer, jax.random.key(int(seed)))
-    run_epoch = partial(_epoch, net=net, loss=loss, optimizer=optimizer, gradient=gradient, batch_size=size)
-    # Compiled ahead, so that the time of the first epoch is comparable to the others.
-    _epoch.lower(state, *data, **run_epoch.keywords).compile()
-    history: list[Epoch] = []
-    for number in range(1, epochs + 1):
-        start_params = jax.tree.map(jnp.copy, state.params)
-        start = time.perf_counter()
-        state, sums, finite = run_epoch(state, *data)
-        trained = take_means(sums, m)
-        seconds = time.perf_counter() - start
-        validated = (None, None) if held_out is None else _validate(net, loss, state.params, data[0], *held_out, size)
-        history.append(Epoch(number, *trained, *validated, seconds, m / seconds))
-        if on_epoch is not None:
-            on_epoch(history[-1])
-        if not (finite and math.isfinite(trained.loss) and math.isfinite(validated[0] or 0)):
-            raise _make_diverged(Fitted(start_params, tuple(history)))
-    return Fitted(state.params, tuple(history))
-
-
-@jax.jit(static_argnames=("net", "loss", "optimizer", "gradient", "batch_size"), donate_argnames="state")
-def _epoch(
-    state: State,
-    X: Activations,
-    Y: Targets,
-    *,
-    net: Layer,
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    gradient: str,
-    batch_size: int,
-) -> tuple[State, Totals, Bool[Array, ""]]:
-    step = train_step(net, loss, optimizer, gradient=gradient)
-
-    def take(state: State, batch: tuple[Int[Array, " b"], Float[Array, " b"]]) -> tuple[State, Metrics]:
-        rows, weights = batch
-        return step(state, X[rows], Y[rows], weights)
-
-    order = jax.random.permutation(jax.random.fold_in(jax.random.fold_in(state.key, _SHUFFLE), state.step), X.shape[0])
-    # Rows are gathered batch by batch: as fast as permuting all of X first, and without a second copy of it.
-    state, metrics = jax.lax.scan(take, state, make_batches(order, batch_size))
-    finite = jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state.params)])
-    return state, sum_batches(loss, metrics), jnp.all(finite)
-
-
-# Steps draw from fold_in(key, step); no training reaches this step.
-_SHUFFLE = 2**31 - 1
-
-
-def _validate(
-    net: Layer, loss: Loss, params: Params, X: Activations, X_val: Activations, Y_val: Array, batch_size: int
-) -> Evaluation:
-    net, params = with_population_statistics(net, params, X, batch_size=batch_size)
-    size = min(1000, len(X_val))
-    return take_means(sum_examples(params, X_val, Y_val, net=net, loss=loss, batch_size=size), len(X_val))
-
-
-def _make_diverged(fitted: Fitted) -> Diverged:
-    last = fitted.history[-1]
-    validation = "" if last.validation_loss is None else f", validation loss {last.validation_loss:g}"
-    error = Diverged(
-        f"the loss and the parameters must stay finite in training, got loss {last.loss:g}{validation} and values "
-        f"that are not finite in epoch {last.epoch}; use a smaller learning rate, or scale the inputs"
+    method = Method(net, loss, optimizer, gradient, trained, compute, clip_examples)
+    watched = Monitor.named(monitor)
+    params = jax.tree.map(jnp.asarray, params)
+    feed, held_out = prepare_feed(
+        method, params, data, validation_split, batch_size=batch_size, seed=seed, steps_per_epoch=steps_per_epoch
     )
-    error.fitted = fitted
-    return error
+    held_out = prepare_validation(method, params, validation, held_out)
+    if held_out is not None or out is not None:
+        check_statistics(method, params, feed)
+    state = initial_state(params, optimizer, jax.random.key(int(seed)), trained)
+    with nullcontext() if out is None else Run.open(out, method, feed, seed, resume) as run:
+        return _Training(method, watched, feed, held_out, limits, tuple(callbacks), on_steps, run, state).finish()
+
+
+class _Training:
+    """A training under way: what `fit` changes while it runs."""
+
+    def __init__(
+        self,
+        method: Method,
+        monitor: Monitor | None,
+        feed: Feed,
+        held_out: tuple[Any, Any] | None,
+        limits: Limits,
+        callbacks: tuple[Callback, ...],
+        on_steps: Callable[[Moment], object] | None,
+        run: Run | None,
+        state: State,
+    ):
+        self.method, self.monitor, self.feed, self.held_out = method, monitor, feed, held_out
+        self.limits, self.callbacks, self.on_steps, self.run = limits, callbacks, on_steps, run
+        self.state, self.progress = state, Progress()
+        self.chunk = 1
+        if run is not None and (found := run.load(state)) is not None:
+            self.state, self.progress = found
+
+    def finish(self) -> Fitted:
+        """Train to the end."""
+        progress = self.progress
+        try:
+            self._compile()
+            while (stopped := self._reason()) is None:
+                self._run_epoch()
+            progress.stopped = stopped
+        except BaseException as error:
+            self._save_after(error)
+            raise
+        best = progress.best_params if self.limits.patience is not None else None
+        fitted = Fitted(
+            self.state.params if best is None else best, History(tuple(progress.history)), self.state, stopped
+        )
+        if self.run is not None:
+            with postpone_interruptions():
+                self.run.save(self.state, progress)
+                self.run.finish(*self._for_use(fitted.params), fitted.history, stopped)
+        return fitted
+
+    def _save_after(self, error: BaseException) -> None:
+        """Keep what was trained before something ended it."""
+        if isinstance(error, Diverged):
+            history = History(tuple(self.progress.history))
+            error.fitted = Fitted(error.state.params, history, error.state, "diverged")
+        if self.run is None:
+            return
+        with postpone_interruptions(), suppress(FbpError):
+            self.run.save(self.state, self.progress)
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(self.run.describe(self.progress)) from error
+
+    def _reason(self) -> str | None:
+        """Why training ends before the next step; None if it does not."""
+        progress, limits = self.progress, self.limits
+        last = progress.history[-1] if progress.history else None
+        is_between = progress.taken == 0
+        if limits.epochs is not None and progress.epoch > limits.epochs:
+            return "epochs"
+        if limits.steps is not None and self.steps_taken >= limits.steps:
+            return "steps"
+        if limits.max_seconds is not None and progress.total_seconds >= limits.max_seconds:
+            return "max_seconds"
+        if last is None or not is_between:
+            return None
+        if limits.target_loss is not None and last.watched_loss <= limits.target_loss:
+            return "target_loss"
+        if limits.patience is not None and progress.waited >= limits.patience:
+            return "patience"
+        return progress.stopped
+
+    @property
+    def steps_taken(self) -> int:
+        """In all epochs."""
+        return (self.progress.epoch - 1) * self.feed.steps + self.progress.taken
+
+    def _compile(self) -> None:
+        if self._reason() is not None:
+            return
+        # No step at all compiles the program, so that the time of the first epoch is comparable to the others.
+        block = next(iter(self.feed.blocks(self.progress.epoch, 0)))
+        run_steps(self.method, self.monitor, self.state, block, 0, 0)
+
+    def _run_epoch(self) -> None:
+        progress, feed = self.progress, self.feed
+        start = progress.taken
+        for block in feed.blocks(progress.epoch, start):
+            first, length = 0, len(block.counts)
+            while first < length:
+                if self._reason() is not None:
+                    return
+                first += self._run_chunk(block, first, min(length - first, self._room()))
+        with postpone_interruptions():
+            self._end_epoch()
+        if any([callback(progress.history[-1], self.state) is True for callback in self.callbacks]):
+            progress.stopped = "callback"
+        if self.run is not None:
+            self.run.save_if_due(self.state, progress)
+
+    def _room(self) -> int:
+        """The number of steps for the next chunk."""
+        left = self.chunk
+        return left if self.limits.steps is None else min(left, self.limits.steps - self.steps_taken)
+
+    def _run_chunk(self, block: Block, first: int, count: int) -> int:
+        progress = self.progress
+        with postpone_interruptions():
+            start = time.perf_counter()
+            state, taken = run_steps(self.method, self.monitor, self.state, block, first, count)
+            seconds = time.perf_counter() - start
+            check_steps(self.method, self.state, block, first, count, taken, self.steps_taken, self.run)
+            self.state = state
+            progress.taken += count
+            progress.seconds += seconds
+            progress.total_seconds += seconds
+            progress.losses += taken.metrics.loss.tolist()
+            progress.examples += taken.metrics.examples.tolist()
+            if taken.metrics.correct is not None:
+                progress.correct += taken.metrics.correct.tolist()
+            if taken.readings is not None:
+                for name, values in name_readings(self.method.net, taken.readings).items():
+                    progress.readings.setdefault(name, []).extend(values.tolist())
+            # A chunk grows slowly: the first ones are too short for their time to mean much.
+            self.chunk = max(1, min(4 * count, int(CHUNK_SECONDS / max(seconds / count, 1e-9))))
+            if self.run is not None:
+                self.run.save_if_due(self.state, progress)
+        if self.on_steps is not None:
+            rate = math.fsum(progress.examples) / max(progress.seconds, 1e-9)
+            self.on_steps(Moment(progress.epoch, progress.taken, self.feed.steps, *self._means(), rate))
+        return count
+
+    def _means(self) -> tuple[float, float | None]:
+        """The loss and the accuracy over the steps of the running epoch; sums are exact, however steps were cut."""
+        progress = self.progress
+        total = math.fsum(progress.examples)
+        is_mean = self.method.loss.reduction == "mean"
+        weights = progress.examples if is_mean else [1.0] * len(progress.losses)
+        value = math.fsum(x * w for x, w in zip(progress.losses, weights, strict=True)) / total
+        return value, math.fsum(progress.correct) / total if progress.correct else None
+
+    def _end_epoch(self) -> None:
+        progress, feed = self.progress, self.feed
+        held = self._validate()
+        seconds = max(progress.seconds, 1e-9)
+        record = Epoch(
+            progress.epoch,
+            progress.epoch * feed.steps,
+            *self._means(),
+            *((None, None) if held is None else held),
+            progress.seconds,
+            feed.examples / seconds,
+            average_readings(progress.readings),
+        )
+        progress.history.append(record)
+        if record.watched_loss < progress.best:
+            progress.best, progress.waited = record.watched_loss, 0
+            if self.limits.patience is not None:
+                progress.best_params = self.state.params
+        else:
+            progress.waited += 1
+        progress.epoch += 1
+        progress.taken, progress.seconds, progress.readings = 0, 0.0, {}
+        progress.losses, progress.examples, progress.correct = [], [], []
+
+    def _validate(self) -> Evaluation | None:
+        if self.held_out is None:
+            return None
+        X, Y = self.held_out
+        net, params = self._for_use(self.state.params)
+        size = min(1000, len(Y))
+        return take_means(sum_examples(params, X, Y, net=net, loss=self.method.loss, batch_size=size), len(Y))
+
+    def _for_use(self, params: Params) -> tuple[Layer, Params]:
+        """The network without batches in its statistics."""
+        first = next(iter(self.feed.blocks(1, 0)))
+        net, size = self.method.net, self.feed.batch_size
+        return with_population_statistics(net, params, to_floats(net, params, first.X), batch_size=size)

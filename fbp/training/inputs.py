@@ -1,29 +1,143 @@
-"""Check the arguments of `fit` and `evaluate` before anything is compiled, and put the data on the device."""
+"""Check the arguments of `fit` and `evaluate` before anything is compiled, and put the data where they are read."""
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from fbp.backprop import check_batch, check_params, loss_value
-from fbp.data import validate
-from fbp.data.arrays import check_labels
+from fbp.calibration import with_population_statistics
+from fbp.data import Dataset, validate
+from fbp.data.arrays import check_labels, split_rows
+from fbp.errors import FbpError, check_count, describe_exception
 from fbp.losses import Loss
-from fbp.training.step import are_labels
+from fbp.training.feed import RESIDENT_BYTES, Feed, Made, Resident, Streamed
+from fbp.training.step import Method, are_labels
 from fbp.typing import Activations, Layer, Params, Targets
 
+Held: TypeAlias = tuple[ArrayLike, ArrayLike]
+"""(X, Y)."""
+Data: TypeAlias = "Held | Dataset | Callable[[int], Iterable[Held]]"
+"""What `fit` trains on."""
 
-def prepare_data(net: Layer, loss: Loss, params: Params, X: ArrayLike, Y: ArrayLike) -> tuple[Activations, Targets]:
+
+def prepare_feed(
+    method: Method,
+    params: Params,
+    data: Data,
+    validation_split: float,
+    *,
+    batch_size: int,
+    seed: int,
+    steps_per_epoch: int | None,
+) -> tuple[Feed, Held | None]:
+    """The source of batches, and what is held out of the data for validation.
+
+    Args:
+        method: how a step computes.
+        params: the parameters.
+        data: as for `fit`.
+        validation_split: the fraction to hold out.
+        batch_size: examples a step.
+        seed: of the orders and the split.
+        steps_per_epoch: for a function of batches.
+
+    Raises:
+        FbpError: the data do not fit the network or the loss.
+    """
+    check_count("batch_size", batch_size)
+    if callable(data):
+        return _prepare_made(method, params, data, validation_split, steps_per_epoch), None
+    if steps_per_epoch is not None:
+        raise FbpError(
+            f"steps_per_epoch must come with a function of batches, got {steps_per_epoch} with arrays; leave it out"
+        )
+    X, Y = (data.train_X, data.train_Y) if isinstance(data, Dataset) else _pair(data)
+    held_out, rows = None, None
+    is_large = isinstance(X, np.ndarray) and X.nbytes > RESIDENT_BYTES
+    if validation_split:
+        rows, held = split_rows(len(Y), fraction=validation_split, seed=seed)
+        held_out = jax.tree.map(lambda x: x[held], X), np.asarray(Y)[held]
+    if is_large:
+        # A look at the first rows tells what does not fit; the others are checked as they are read.
+        prepare_data(method.net, method.loss, params, X[:batch_size], Y[:batch_size])
+        rows = np.arange(len(Y)) if rows is None else rows
+        convert = lambda X, Y: _convert(method.net, params, X, Y)
+        return Streamed(X, Y, rows, min(int(batch_size), len(rows)), seed, convert), held_out
+    if rows is not None:
+        X, Y = jax.tree.map(lambda x: x[rows], X), np.asarray(Y)[rows]
+    X, Y = prepare_data(method.net, method.loss, params, X, Y)
+    return Resident(X, Y, min(int(batch_size), Y.shape[0]), (seed,)), held_out
+
+
+def _prepare_made(
+    method: Method, params: Params, make: Callable[[int], Iterable[Held]], validation_split: float, steps: int | None
+) -> Feed:
+    if validation_split:
+        raise FbpError(
+            f"validation_split must come with arrays, got {validation_split} with a function of batches; "
+            "give validation=(X, Y)"
+        )
+    if steps is None:
+        raise FbpError("steps_per_epoch must come with a function of batches, got none; say how many are an epoch")
+    check_count("steps_per_epoch", steps)
+    try:
+        X, Y = next(iter(make(1)))
+    except (TypeError, ValueError, StopIteration) as error:
+        raise FbpError(
+            f"a function of batches must return an iterable of pairs (X, Y), got {describe_exception(error)}; "
+            "e.g. lambda epoch: my_batches(epoch)"
+        ) from error
+    prepare_data(method.net, method.loss, params, X, Y)
+    return Made(make, steps, len(Y), lambda X, Y: _convert(method.net, params, X, Y))
+
+
+def prepare_validation(
+    method: Method, params: Params, validation: Held | None, held_out: Held | None
+) -> tuple[Activations, Targets] | None:
+    """The data for validation on the device; None without.
+
+    Args:
+        method: how a step computes.
+        params: the parameters.
+        validation: given by the user.
+        held_out: of the training data.
+
+    Raises:
+        FbpError: both are given, or the data do not fit the network.
+    """
+    if validation is not None and held_out is not None:
+        raise FbpError("validation and validation_split must not be given both, got both; leave one of them out")
+    given = held_out if validation is None else _pair(validation)
+    if given is None:
+        return None
+    X, Y = prepare_data(method.net, method.loss, params, *given)
+    return to_floats(method.net, params, X), Y
+
+
+def check_statistics(method: Method, params: Params, feed: Feed) -> None:
+    """Refuse before the first epoch, not after it, what taking population statistics would refuse."""
+    X, batch_size = next(iter(feed.blocks(1, 0))).X, feed.batch_size
+    jax.eval_shape(
+        lambda params, X: with_population_statistics(
+            method.net, params, to_floats(method.net, params, X), batch_size=batch_size
+        )[1],
+        params,
+        X,
+    )
+
+
+def prepare_data(net: Layer, loss: Loss, params: Params, X: Any, Y: ArrayLike) -> tuple[Activations, Targets]:
     """Check the data and put them on the device: X in the dtype of the parameters, integer labels as int32.
 
     Args:
         net: a network.
-        loss: a loss of its last pre-activation.
+        loss: a loss of its output.
         params: its parameters.
-        X: (m, n_0), any float dtype.
+        X: (m, ...), any float dtype, or uint8 pixels, which stay as they are (see `to_floats`); or a tree of inputs.
         Y: targets, as the loss takes them, one row per example.
 
     Returns:
@@ -33,20 +147,62 @@ def prepare_data(net: Layer, loss: Loss, params: Params, X: ArrayLike, Y: ArrayL
         FbpError: X is not floating point, a value is not finite, a label is not one of the network's classes, or a
             shape does not fit the network or the loss.
     """
-    validate(X, Y)
-    X_device, Y_device = jnp.asarray(X), jnp.asarray(Y)
-    check_batch(net, X_device, Y_device)
-    if jnp.issubdtype(X_device.dtype, jnp.floating):
-        X_device = X_device.astype(_dtype(params, X_device))
-    check_params(net, params, X_device)
-    Z = jax.eval_shape(lambda params, X: net.forward(params, X)[0], params, X_device)
-    if are_labels(Y_device) and len(Z.shape) == 2:
-        check_labels(np.asarray(Y), Z.shape[-1], "Y")
-        Y_device = Y_device.astype(jnp.int32)
-    jax.eval_shape(lambda params, X, Y: loss_value(net, loss, params, X, Y), params, X_device, Y_device)
+    X_device, Y_device = _convert(net, params, X, Y)
+    floats = jax.eval_shape(lambda X: to_floats(net, params, X), X_device)
+    check_batch(net, floats, Y_device)
+    check_params(net, params, floats)
+    Z = jax.eval_shape(lambda params, X: net.forward(params, X)[0], params, floats)
+    if are_labels(Y_device, Z):
+        check_labels(np.asarray(Y).reshape(-1), Z.shape[-1], "Y")
+    jax.eval_shape(lambda params, X, Y: loss_value(net, loss, params, X, Y), params, floats, Y_device)
     return X_device, Y_device
 
 
-def _dtype(params: Params, X: Array) -> Any:
+def to_floats(net: Layer, params: Params, X: Activations) -> Activations:
+    """Pixels in [0, 1]: arrays of uint8 divided by 255, unless the network takes integers.
+
+    Args:
+        net: a network.
+        params: its parameters, whose dtype is that of the result.
+        X: inputs.
+    """
+    if net.takes_integers:
+        return X
+    dtype = _dtype(params)
+    return jax.tree.map(lambda x: x.astype(dtype) / 255 if x.dtype == jnp.uint8 else x, X)
+
+
+def _convert(net: Layer, params: Params, X: Any, Y: ArrayLike) -> tuple[Activations, Targets]:
+    """Arrays on the device, in the dtypes that the network works in."""
+    if isinstance(X, dict | tuple):
+        for each in jax.tree.leaves(X):
+            validate(np.asarray(each).reshape(len(each), -1), Y)
+    else:
+        validate(np.asarray(X).reshape(len(np.asarray(X)), -1) if net.takes_integers else X, Y)
+
+    def convert(x: Any) -> Any:
+        x = jnp.asarray(x)
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            return x.astype(_dtype(params, x.dtype))
+        return x.astype(jnp.int32) if net.takes_integers else x
+
+    Y_device = jnp.asarray(Y)
+    if jnp.issubdtype(Y_device.dtype, jnp.integer):
+        Y_device = Y_device.astype(jnp.int32)
+    return jax.tree.map(convert, X) if isinstance(X, dict | tuple) else convert(X), Y_device
+
+
+def _pair(data: Any) -> Held:
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise FbpError(
+            f"data must be a pair (X, Y), a Dataset or a function of the epoch, got {type(data).__name__}; "
+            "give fit(net, loss, params, (X, Y), ...)"
+        )
+    X, Y = data
+    as_array = lambda x: x if isinstance(x, np.ndarray | jax.Array) else np.asarray(x)
+    return (jax.tree.map(as_array, X) if isinstance(X, dict | tuple) else as_array(X)), as_array(Y)
+
+
+def _dtype(params: Params, default: Any = jnp.float32) -> Any:
     dtypes = [x.dtype for x in jax.tree.leaves(params) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.result_type(*dtypes) if dtypes else X.dtype
+    return jnp.result_type(*dtypes) if dtypes else default

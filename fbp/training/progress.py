@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from fbp.training.fit import Epoch
+from fbp.training.history import Epoch
 
 
 @contextmanager

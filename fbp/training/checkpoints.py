@@ -1,0 +1,168 @@
+"""The whole state of a training in one file, so that it goes on with the same bits as if it had never stopped."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fbp.errors import FbpError
+from fbp.tensors import Tensors, load_tensors, name_leaves, restore_leaves, save_tensors
+from fbp.training.history import Epoch, History
+from fbp.training.step import State
+from fbp.typing import Params
+
+SCHEMA, VERSION = "fbp.checkpoint", 1
+KEPT = 2
+"""How many checkpoints stay: where the newest is damaged, the one before serves."""
+
+
+@dataclass
+class Progress:
+    """Where a training stands, beside its state: all that the loop on the host remembers.
+
+    Attributes:
+        epoch: the epoch that runs, from 1.
+        taken: the number of its steps that were taken.
+        losses: of each of these steps.
+        examples: the sum of the weights of each.
+        correct: likewise of the correctly classified; empty where nothing is classified.
+        readings: what the monitor measured in them, by name.
+        seconds: spent on them.
+        history: of the epochs before.
+        best: the smallest watched loss so far.
+        best_params: the parameters that had it; None where they are not kept.
+        waited: the epochs since then.
+        total_seconds: spent on the whole training.
+        stopped: why it ended; None while it has not.
+    """
+
+    epoch: int = 1
+    taken: int = 0
+    losses: list[float] = field(default_factory=list)
+    examples: list[float] = field(default_factory=list)
+    correct: list[float] = field(default_factory=list)
+    readings: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+    history: list[Epoch] = field(default_factory=list)
+    best: float = float("inf")
+    best_params: Params | None = None
+    waited: int = 0
+    total_seconds: float = 0.0
+    stopped: str | None = None
+
+
+_LISTS = ("losses", "examples", "correct")
+_NUMBERS = ("epoch", "taken", "seconds", "best", "waited", "total_seconds", "stopped")
+
+
+def save_checkpoint(folder: Path, state: State, progress: Progress, facts: Mapping[str, Any]) -> Path:
+    """Write a checkpoint, and remove those that are older than the one before.
+
+    Args:
+        folder: where checkpoints lie; made if it is missing.
+        state: after the steps that were taken.
+        progress: where the training stands.
+        facts: what a training must have in common with this one to go on from here.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: the disk does not take it; the checkpoints before are untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = name_leaves(state._asdict(), "state")
+    arrays |= {f"epoch.{name}": np.array(getattr(progress, name), np.float64) for name in _LISTS}
+    arrays |= {f"readings.{name}": np.array(values, np.float64) for name, values in progress.readings.items()}
+    if progress.best_params is not None:
+        arrays |= name_leaves(progress.best_params, "best")
+    told = {
+        "schema": SCHEMA,
+        "schema_version": VERSION,
+        "training": dict(facts),
+        "progress": {name: getattr(progress, name) for name in _NUMBERS},
+        "history": [epoch._asdict() for epoch in progress.history],
+    }
+    path = folder / f"step-{int(state.step):012d}.safetensors"
+    save_tensors(path, arrays, told)
+    for old in list_checkpoints(folder)[KEPT:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, the newest first."""
+    return sorted(folder.glob("step-*.safetensors"), reverse=True)
+
+
+def restore_checkpoint(found: Tensors, like: State) -> tuple[State, Progress]:
+    """The state and the progress in a checkpoint.
+
+    Args:
+        found: what `read_newest` returned.
+        like: a state of the structure that is wanted.
+
+    Raises:
+        FbpError: the arrays are of another network or optimizer.
+    """
+    state = State(**restore_leaves(like._asdict(), found.arrays, "state"))
+    told = found.facts["progress"]
+    progress = Progress(**{name: told[name] for name in _NUMBERS})
+    progress.best = float(told["best"])
+    progress.history = list(_epochs(found.facts["history"]))
+    for name in _LISTS:
+        setattr(progress, name, found.arrays[f"epoch.{name}"].tolist())
+    progress.readings = {
+        name.removeprefix("readings."): values.tolist()
+        for name, values in found.arrays.items()
+        if name.startswith("readings.")
+    }
+    if any(name.startswith("best.") for name in found.arrays):
+        progress.best_params = restore_leaves(like.params, found.arrays, "best")
+    return state, progress
+
+
+def read_newest(folder: Path) -> Tensors | None:
+    """The newest checkpoint that is whole, with a warning where a newer one is not; None where there is none.
+
+    Raises:
+        FbpError: none is whole, or it was written by another version.
+    """
+    broken: list[str] = []
+    for path in list_checkpoints(folder):
+        try:
+            found = load_tensors(path)
+        except FbpError as error:
+            broken.append(str(error))
+            continue
+        received = [found.facts.get(key) for key in ("schema", "schema_version")]
+        if received != [SCHEMA, VERSION]:
+            raise FbpError(
+                f"a checkpoint must have the schema {SCHEMA} {VERSION}, got {received!r} in {path}; "
+                "go on with the version of fbp that wrote it"
+            )
+        if broken:
+            warnings.warn(f"{broken[0]}: going on from {path.name}, the one before", stacklevel=2)
+        return found
+    if broken:
+        raise FbpError(f"one of the checkpoints must be whole, got {len(broken)} damaged; {broken[0]}")
+    return None
+
+
+def history_of(found: Tensors) -> History:
+    """The history in a checkpoint."""
+    return History(tuple(_epochs(found.facts["history"])))
+
+
+def _epochs(rows: list[dict[str, Any]]) -> list[Epoch]:
+    number = lambda value: float(value) if isinstance(value, str) else value
+    return [
+        Epoch(**{
+            key: {name: number(each) for name, each in value.items()} if key == "readings" else number(value)
+            for key, value in row.items()
+        })
+        for row in rows
+    ]

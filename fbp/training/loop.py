@@ -1,0 +1,117 @@
+"""The compiled loop: some steps of a block in one call, as many as asked for, with the same bits however they are cut."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from fbp.training.feed import Block
+from fbp.training.inputs import to_floats
+from fbp.training.monitor import Monitor, measure
+from fbp.training.step import Method, Metrics, State, measure_gradient, update
+from fbp.typing import Activations, Targets
+
+
+class Taken(NamedTuple):
+    """What a call of `run_steps` measured.
+
+    Attributes:
+        metrics: of each step, with a leading axis of steps.
+        readings: what the monitor measured, with a leading axis of measurements; None without one.
+        finite: whether all parameters are finite after the last step.
+    """
+
+    metrics: Metrics
+    readings: Any
+    finite: Bool[Array, "..."]
+
+
+def run_steps(method: Method, monitor: Monitor | None, state: State, block: Block, first: int, count: int) -> Any:
+    """Take steps of a block.
+
+    The state that is given stays valid, so that the steps can be taken again up to one that failed.
+
+    Args:
+        method: how a step computes.
+        monitor: what is measured besides, and how often; None for nothing.
+        state: the state before; with a leading axis of runs if the block has an order for each.
+        block: the data.
+        first: the first step, counted from the start of the block.
+        count: how many.
+
+    Returns:
+        The state after the last step, and a `Taken` of NumPy arrays.
+    """
+    state, taken, slots = _run(state, *block, first, first + count, method=method, monitor=monitor)
+    metrics, readings, finite, slots = jax.device_get((taken.metrics, taken.readings, taken.finite, slots))
+    cut = lambda tree, start, length: jax.tree.map(lambda x: np.asarray(x)[start : start + length], tree)
+    return state, Taken(cut(metrics, first, count), cut(readings, 0, int(np.max(slots))), finite)
+
+
+def compile_steps(method: Method, monitor: Monitor | None, state: State, block: Block) -> None:
+    """Compile `run_steps` for such a block, without taking a step."""
+    _run.lower(state, *block, 0, 0, method=method, monitor=monitor).compile()
+
+
+@partial(jax.jit, static_argnames=("method", "monitor"))
+def _run(
+    state: State,
+    X: Activations,
+    Y: Targets,
+    rows: Int[Array, "steps ..."],
+    counts: Int[Array, " steps"],
+    start: Int[Array, ""],
+    stop: Int[Array, ""],
+    *,
+    method: Method,
+    monitor: Monitor | None,
+) -> tuple[State, Taken, Int[Array, ""]]:
+    several = rows.ndim == 3
+
+    def batch_of(i: Array) -> tuple[Activations, Targets, Float[Array, " b"]]:
+        own_X, own_Y = jax.tree.map(lambda x: x[rows[i]], (X, Y))
+        floats = to_floats(method.net, state.params, own_X)
+        return floats, own_Y, (jnp.arange(rows.shape[-1]) < counts[i]).astype(jnp.float32)
+
+    over_runs = partial(jax.vmap, in_axes=(0, 0, 0, None)) if several else lambda function: function
+
+    def take(i: Array, carry: Any) -> Any:
+        state, metrics, readings, slot = carry
+        batch = batch_of(i)
+        if monitor is not None:
+            look = over_runs(partial(measure, method, monitor))
+            step = state.step[0] if several else state.step
+            is_due = step % monitor.every == 0
+            write = lambda: jax.tree.map(lambda all, x: all.at[slot].set(x), readings, look(state, *batch))
+            readings = jax.lax.cond(is_due, write, lambda: readings)
+            slot = slot + is_due.astype(slot.dtype)
+        state, found = over_runs(partial(_take, method))(state, *batch)
+        metrics = jax.tree.map(lambda all, x: all.at[i].set(x), metrics, found)
+        return state, metrics, readings, slot
+
+    def room(function: Any, length: int) -> Any:
+        shapes = jax.eval_shape(over_runs(function), state, *batch_of(start))
+        return jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), shapes)
+
+    metrics = room(lambda *args: _take(method, *args)[1], len(rows))
+    readings = None
+    if monitor is not None:
+        readings = room(partial(measure, method, monitor), -(-len(rows) // monitor.every) + 1)
+    carry = state, metrics, readings, jnp.int32(0)
+    state, metrics, readings, slot = jax.lax.fori_loop(start, stop, take, carry)
+    return state, Taken(metrics, readings, _all_finite(state.params, several)), slot
+
+
+def _take(
+    method: Method, state: State, X: Activations, Y: Targets, weights: Float[Array, " b"]
+) -> tuple[State, Metrics]:
+    metrics, d_params = measure_gradient(method, state, X, Y, weights)
+    return update(method, state, d_params), metrics
+
+
+def _all_finite(params: Any, several: bool) -> Bool[Array, "..."]:
+    axes = lambda x: tuple(range(1, x.ndim)) if several else None
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x), axes(x)) for x in jax.tree.leaves(params)]), axis=0)

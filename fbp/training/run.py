@@ -1,0 +1,254 @@
+"""A run's folder: checkpoints, weights and history, written whole or not at all, by one program at a time.
+
+    runs/mnist/
+      checkpoints/step-000000001500.safetensors    the whole state, to go on from; the last two
+      weights.safetensors                          parameters by name, and the network as plain data
+      history.csv
+      manifest.json                                versions, device, data, why it ended
+      config.toml                                  what `fbp train` was told
+      report/                                      the page
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fbp.description import describe, list_differences
+from fbp.errors import FbpError
+from fbp.files import replacing
+from fbp.losses import Loss
+from fbp.report.write import device, versions
+from fbp.serialize import plain, to_json
+from fbp.tensors import name_leaves, save_tensors
+from fbp.training.checkpoints import Progress, list_checkpoints, read_newest, restore_checkpoint, save_checkpoint
+from fbp.training.feed import Feed
+from fbp.training.history import History
+from fbp.training.step import Method, State
+from fbp.typing import Activations, Layer, Params, Targets, Weights
+
+SAVE_SECONDS = 10.0
+"""A crash loses no more than so much training."""
+CHECKPOINTS, WEIGHTS, HISTORY, MANIFEST = "checkpoints", "weights.safetensors", "history.csv", "manifest.json"
+SCHEMA, WEIGHTS_SCHEMA, REPLAY_SCHEMA, VERSION = "fbp.run", "fbp.weights", "fbp.replay", 1
+_LOCK = ".lock"
+
+
+class Run:
+    """The folder of a training under way."""
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any]):
+        self.folder, self.facts = folder, facts
+        self._saved = time.monotonic()
+
+    @classmethod
+    @contextmanager
+    def open(cls, out: str | os.PathLike[str], method: Method, feed: Feed, seed: int, resume: bool) -> "Iterator[Run]":
+        """Take a folder for a training, for as long as the body runs.
+
+        Args:
+            out: the folder; made if it is missing.
+            method: how a step computes.
+            feed: the data.
+            seed: of the training.
+            resume: whether to go on with what lies there.
+
+        Raises:
+            FbpError: the folder holds a run that is not to be resumed, is in use, or cannot be written.
+        """
+        folder = Path(out)
+        with ExitStack() as stack:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(_lock(folder))
+            except OSError as error:
+                raise FbpError(
+                    f"a run's folder must be writable, got {folder} ({error.strerror or error}); use another folder"
+                ) from error
+            if not resume:
+                check_new(folder)
+            yield cls(folder, _facts(method, feed, seed))
+
+    def load(self, like: State) -> tuple[State, Progress] | None:
+        """What the newest checkpoint that is whole holds; None where there is none.
+
+        Raises:
+            FbpError: it belongs to another training.
+        """
+        found = read_newest(self.folder / CHECKPOINTS)
+        if found is None:
+            return None
+        different = _compare(found.facts["training"], self.facts)
+        if different:
+            raise FbpError(
+                f"a run must be resumed as it was begun, got {'; '.join(different[:4])} in {self.folder}; give the same "
+                "arguments, or begin anew in another folder"
+            )
+        return restore_checkpoint(found, like)
+
+    def save_if_due(self, state: State, progress: Progress) -> None:
+        """Write a checkpoint if the last one is some time ago."""
+        if time.monotonic() - self._saved >= SAVE_SECONDS:
+            self.save(state, progress)
+
+    def save(self, state: State, progress: Progress) -> None:
+        """Write a checkpoint and the history.
+
+        Raises:
+            FbpError: the disk does not take it; what was there stays.
+        """
+        with self._explain():
+            save_checkpoint(self.folder / CHECKPOINTS, state, progress, self.facts)
+            _write(self.folder / HISTORY, History(tuple(progress.history)).to_csv())
+        self._saved = time.monotonic()
+
+    def finish(self, net: Layer, params: Params, history: History, stopped: str) -> None:
+        """Write what is left when training is over.
+
+        Args:
+            net: the network for use, with population statistics.
+            params: its parameters.
+            history: of all epochs.
+            stopped: why it ended.
+
+        Raises:
+            FbpError: the disk does not take it.
+        """
+        network = {"network": _describe(net), "loss": self.facts["loss"]}
+        with self._explain():
+            facts = {"schema": WEIGHTS_SCHEMA, "schema_version": VERSION, **network}
+            save_tensors(self.folder / WEIGHTS, name_leaves(params), facts)
+            manifest = {
+                "schema": SCHEMA,
+                "schema_version": VERSION,
+                "training": self.facts,
+                "stopped": stopped,
+                "epochs": len(history),
+                "last": history[-1]._asdict() if history else None,
+                "device": device(),
+                "versions": versions(),
+            }
+            _write(self.folder / MANIFEST, to_json(manifest) + "\n")
+
+    def keep(
+        self, method: Method, state: State, batch: tuple[Activations, Targets, Weights], reason: str
+    ) -> Path | None:
+        """Write a step that went wrong to a file that `fbp verify` opens; None where the disk does not take it.
+
+        Args:
+            method: how a step computes.
+            state: before the step.
+            batch: X, Y and weights of the step.
+            reason: what went wrong.
+        """
+        X, Y, weights = batch
+        key = jax.random.fold_in(state.key, state.step)
+        arrays = name_leaves({"params": state.params, "X": X, "Y": Y, "weights": weights, "key": key})
+        facts = {
+            "schema": REPLAY_SCHEMA,
+            "schema_version": VERSION,
+            "network": self.facts["network"],
+            "loss": self.facts["loss"],
+            "step": int(state.step),
+            "reason": reason,
+        }
+        path = self.folder / f"replay-{int(state.step):012d}.safetensors"
+        try:
+            save_tensors(path, arrays, facts)
+        except OSError:
+            # The failure itself is the news.
+            return None
+        return path
+
+    def describe(self, progress: Progress) -> str:
+        """What an interruption has left, and how to go on."""
+        done = f"epoch {progress.epoch}" + (f", step {progress.taken}" if progress.taken else "")
+        return f"saved at the beginning of {done}" if not progress.taken else f"saved in {done}"
+
+    @contextmanager
+    def _explain(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FbpError(
+                f"a run must be kept on a disk that takes it, got {error.strerror or error} in {self.folder}; free "
+                "space and go on with the run, which is whole up to its last checkpoint"
+            ) from error
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder that holds a run, before anything else is done.
+
+    Raises:
+        FbpError: it does.
+    """
+    if list_checkpoints(folder / CHECKPOINTS) or (folder / WEIGHTS).exists():
+        raise FbpError(
+            f"a new run must have a new folder, got {folder}, which holds one; go on with it (fbp train --resume "
+            f"{folder}, or fit(..., resume=True)), or use another folder"
+        )
+
+
+def _facts(method: Method, feed: Feed, seed: int) -> dict[str, Any]:
+    """What a training must have in common with another to go on from it."""
+    trained = method.trained
+    return {
+        "network": _describe(method.net),
+        "loss": _describe(method.loss),
+        "gradient": method.gradient,
+        "trained": "a function" if callable(trained) else plain(trained),
+        "compute": method.compute,
+        "clip_examples": method.clip_examples,
+        "seed": int(seed),
+        "batch_size": feed.batch_size,
+        "examples": feed.examples,
+        "data": feed.fingerprint(),
+    }
+
+
+def _compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    found = []
+    for name, value in here.items():
+        other = there.get(name)
+        if name in ("network", "loss") and value is not None and other is not None:
+            found += list_differences(other, value)
+        elif other != value:
+            found.append(f"{name} {other!r} there and {value!r} here")
+    return found
+
+
+def _describe(part: Layer | Loss) -> Any:
+    """Plain data, or None for a part of the user's own."""
+    try:
+        return describe(part)
+    except FbpError:
+        return None
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as new:
+        new.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Keep other programs out of a folder while the body runs; the lock ends with the program, however that ends."""
+    try:
+        import fcntl
+    except ImportError:
+        # Windows has none; there two programs in one folder are the user's to avoid.
+        yield
+        return
+    with open(folder / _LOCK, "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FbpError(
+                f"a run's folder must be used by one program at a time, got {folder}, where another one trains; wait "
+                "for it or use another folder"
+            ) from None
+        yield
