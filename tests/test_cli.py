@@ -96,7 +96,7 @@ def test_compare_fails_with_status_1_for_a_wrong_gradient(run, monkeypatch):
 
 
 def test_train_learns_and_reports(run, tiny):
-    status, out, err = run("train", *SMALL, "--data-dir", tiny, "--epochs", "12", "--learning-rate", "0.03", "--json")
+    status, out, err = run("train", *SMALL, "--data", tiny, "--epochs", "12", "--learning-rate", "0.03", "--json")
     found = json.loads(out)
     assert status == 0
     assert found["test"]["accuracy"] == 1.0
@@ -114,7 +114,7 @@ def test_train_learns_and_reports(run, tiny):
     ids=lambda options: options[1],
 )
 def test_train_takes_every_kind_of_network(run, tiny, options):
-    status, out, _ = run("train", *SMALL, "--data-dir", tiny, "--epochs", "2", *options)
+    status, out, _ = run("train", *SMALL, "--data", tiny, "--epochs", "2", *options)
     assert status == 0
     assert "test loss" in out
 
@@ -138,13 +138,13 @@ def test_train_takes_every_kind_of_network(run, tiny, options):
         (("train", "--validation-split", "1"), "fraction"),
         (("train", "--learning-rate", "nan"), "learning rate"),
         (("train", "--dropout", "1"), "rate of Dropout"),
-        (("train", "--data-dir", "/nonexistent"), "/nonexistent"),
+        (("train", "--data", "/nonexistent"), "/nonexistent"),
         (("train", "--gradient", "magic"), "gradient"),
         (("train", "--seed", "-1"), "seed"),
         (("compare", "--batch-size", "0"), "--batch-size must be a positive integer"),
         (("compare", "--dtype", "int8"), "dtype"),
         (("compare", "--network", "gpt", "--layers", "4,2"), "--layers must not be given with --network gpt"),
-        (("compare", "--network", "gpt", "--data-dir", "."), "--data-dir must not be given with --network gpt"),
+        (("compare", "--network", "gpt", "--data", "."), "--data must not be given with --network gpt"),
         (("compare", "--heads", "2"), "--heads must not be given with --network mlp"),
         (("compare", "--network", "gpt", "--heads", "3"), "heads must divide the width 128, got 3"),
         (("compare", "--network", "gpt", "--width", "100000"), "a network and its gradients must fit"),
@@ -202,7 +202,7 @@ def test_what_does_not_fit_the_memory_is_refused_at_once(run, monkeypatch, tmp_p
 
 
 def test_a_batch_counts_for_the_memory(run, tiny, monkeypatch):
-    fits = ["--data-dir", tiny, "--layers", "784,16,10", "--epochs", "1"]
+    fits = ["--data", tiny, "--layers", "784,16,10", "--epochs", "1"]
     free = 28 * (784 * 16 + 16 + 16 * 10 + 10) + 12 * 26 * 40
     monkeypatch.setattr("fbp.memory.available_bytes", lambda: free)
     assert run("train", *fits, "--batch-size", "40")[0] == 0
@@ -223,7 +223,7 @@ def test_a_container_has_its_own_memory(monkeypatch, tmp_path):
 
 
 def test_a_training_that_diverges_prints_its_history(run, tiny):
-    words = ["train", *SMALL, "--data-dir", tiny, "--optimizer", "sgd", "--learning-rate", "1e30", "--epochs", "3"]
+    words = ["train", *SMALL, "--data", tiny, "--optimizer", "sgd", "--learning-rate", "1e30", "--epochs", "3"]
     status, out, err = run(*words, "--json")
     assert status == 4
     found = json.loads(out)
@@ -237,7 +237,7 @@ def test_a_training_that_diverges_prints_its_history(run, tiny):
 
 
 def test_a_large_loss_has_few_digits(run, tiny):
-    words = ["train", *SMALL, "--data-dir", tiny, "--optimizer", "sgd", "--learning-rate", "1e5", "--epochs", "1"]
+    words = ["train", *SMALL, "--data", tiny, "--optimizer", "sgd", "--learning-rate", "1e5", "--epochs", "1"]
     status, out, _ = run(*words, "--validation-split", "0")
     assert status == 0
     assert len(re.search(r"test loss (\S+),", out)[1]) < 12
@@ -392,7 +392,7 @@ def test_a_header_that_asks_for_terabytes_is_refused_at_once(run, tiny, tmp_path
         (tmp_path / file.name).write_bytes(file.read_bytes())
     header = struct.pack(">HBBIII", 0, 8, 3, 2**31 - 1, 2**12, 2**12)
     (tmp_path / "train-images-idx3-ubyte").write_bytes(gzip.compress(header + bytes(100)))
-    status, _, err = run("train", "--data-dir", tmp_path)
+    status, _, err = run("train", "--data", tmp_path)
     assert status == 2
     assert "train-images-idx3-ubyte" in err
 

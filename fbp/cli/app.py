@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Group, Parameter
 
-from fbp.config import COMPARISON, TRAINING, Demand, Integer, NetworkConfig, TransformerConfig, check_unused
+from fbp.cli.data import load_examples, load_fitting
+from fbp.config import COMPARISON, TRAINING, Integer, NetworkConfig, TransformerConfig, check_unused
 from fbp.errors import FbpError, check_count, check_seed
 from fbp.serialize import to_json
 from fbp.streams import print_result, reserve_stdout
 
 if TYPE_CHECKING:
-    from fbp.data import Dataset
     from fbp.training import Epoch, Evaluation
 
 app = App(
@@ -31,38 +31,38 @@ app.register_install_completion_command(help="Install the completion of commands
 _shown_as = lambda text: Parameter(show_default=lambda _: text)
 Network = Annotated[NetworkConfig, Parameter(name="*", group=Group("Network", sort_key=1))]
 Transformer = Annotated[TransformerConfig, Parameter(name="*", group=Group("Transformer, --network gpt", sort_key=2))]
+Data = Annotated[str | None, _shown_as("digits")]
 _DEFAULT, _TRANSFORMER = NetworkConfig(), TransformerConfig()
 _SEQUENCES = 8
 """Sequences in a batch of tokens, where nobody says."""
 
 
 @app.command
-def report(*, out: Path = Path("fbp-report"), data_dir: Path | None = None, seed: Integer = 0) -> int:
+def report(*, out: Path = Path("fbp-report"), data: Data = None, seed: Integer = 0) -> int:
     """Compare, train and measure, and write one report.
 
     Parameters
     ----------
     out
         The folder to write; an older report in it is replaced.
-    data_dir
-        A folder of IDX files, gzipped or not; the bundled digits without it.
+    data
+        A name (digits, mnist, ...), a file or a folder.
     seed
         Seed of all randomness.
     """
     check_seed(seed)
     _DEFAULT.check_memory(COMPARISON, 128)
-    from fbp.data import load
     from fbp.report import check_target, describe_target, write
     from fbp.studies.frame import announce
     from fbp.studies.overview import overview
     from fbp.terminal import explain_interruption, show_progress
 
     check_target(out)
-    data = load(data_dir)
-    _DEFAULT.check(data.train_X.shape[1], data.classes)
+    dataset = load_examples(data)
+    _DEFAULT.check(dataset.train_X.shape[1], dataset.classes)
     with explain_interruption(describe_target(out)):
         with show_progress() as progress:
-            report = overview(data, seed, progress)
+            report = overview(dataset, seed, progress)
             write(report, out)
         announce(report, out)
     return 0
@@ -147,7 +147,7 @@ def compare(
     transformer: Transformer = _TRANSFORMER,
     batch_size: Annotated[Integer | None, _shown_as("128 digits, 8 sequences")] = None,
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32",
-    data_dir: Path | None = None,
+    data: Data = None,
     json: bool = False,
 ) -> int:
     """Compare the hand-written gradient with jax.grad and with float64, leaf by leaf, and what both cost.
@@ -162,38 +162,39 @@ def compare(
         How many examples the gradient is taken over; all where there are fewer.
     dtype
         Precision of parameters and inputs.
-    data_dir
-        A folder of IDX files, gzipped or not; the bundled digits without it.
+    data
+        A name (digits, mnist, ...), a file or a folder.
     json
         Print JSON instead of the table.
     """
     if network == "gpt":
         check_unused(network, config, shared=("seed", "dropout"))
-        if data_dir is not None:
-            raise FbpError(f"--data-dir must not be given with --network gpt, got {data_dir}; its tokens are random")
+        if data is not None:
+            raise FbpError(f"--data must not be given with --network gpt, got {data}; its tokens are random")
         examples = _SEQUENCES if batch_size is None else batch_size
         check_count("--batch-size", examples)
         check_seed(config.seed)
         net = transformer.network(config.dropout)
         transformer.check_memory(COMPARISON, examples)
-        data = None
+        dataset = None
     else:
         check_unused(network, transformer)
         examples = 128 if batch_size is None else batch_size
-        data = _data(data_dir, config, COMPARISON, examples)
+        dataset = load_fitting(data, config, COMPARISON, examples)
         net = config.network()
     import jax
 
     from fbp.cli.verify import show
+    from fbp.data import scale
     from fbp.precision import cast
     from fbp.verify import compare
 
     with reserve_stdout(json), jax.enable_x64(dtype == "float64"):
-        if data is None:
+        if dataset is None:
             params, _ = net.init(jax.random.key(config.seed))
             X, Y = transformer.batch(examples, config.seed)
         else:
-            X, Y = (jax.numpy.asarray(x[:examples]) for x in (data.train_X, data.train_Y))
+            X, Y = (jax.numpy.asarray(scale(x[:examples])) for x in (dataset.train_X, dataset.train_Y))
             params, Y = config.parameters(X), config.targets(Y)
         key = jax.random.key(config.seed) if config.dropout else None
         found = compare(net, config.objective(), *cast((params, X, Y), dtype), key=key)
@@ -303,7 +304,7 @@ def train(
     epochs: Integer = 10,
     validation_split: float = 0.1,
     gradient: Literal["manual", "autodiff"] = "manual",
-    data_dir: Path | None = None,
+    data: Data = None,
     json: bool = False,
 ) -> int:
     """Train a digit recogniser, and say how well it reads the test digits.
@@ -324,21 +325,21 @@ def train(
         Part of the training data that is held out and evaluated after each epoch, in [0, 1).
     gradient
         The hand-written backward pass, or jax.grad.
-    data_dir
-        A folder of IDX files, gzipped or not; the bundled digits without it.
+    data
+        A name (digits, mnist, ...), a file or a folder.
     json
         Print the history and the result as JSON.
     """
     check_count("--epochs", epochs)
-    data = _data(data_dir, network, TRAINING, batch_size)
+    dataset = load_fitting(data, network, TRAINING, batch_size)
     import jax.numpy as jnp
 
     from fbp.calibration import with_population_statistics
-    from fbp.data import split
+    from fbp.data import scale, split
     from fbp.training import Diverged, evaluate, fit, progress
     from fbp.training import optimizer as optimizer_named
 
-    X, Y, X_val, Y_val = split(data.train_X, data.train_Y, fraction=validation_split, seed=network.seed)
+    X, Y, X_val, Y_val = split(scale(dataset.train_X), dataset.train_Y, fraction=validation_split, seed=network.seed)
     steps = epochs * -(-len(X) // batch_size)
     rule = optimizer_named(optimizer, learning_rate, decay_steps=steps if schedule == "cosine" else None)
     net, loss = network.network(), network.objective()
@@ -363,7 +364,7 @@ def train(
             _print_training(error.fitted.history, None, epochs, json)
             raise
         final = with_population_statistics(net, fitted.params, jnp.asarray(X), batch_size=batch_size)
-        tested = evaluate(final[0], loss, final[1], data.test_X, network.targets(data.test_Y))
+        tested = evaluate(final[0], loss, final[1], scale(dataset.test_X), network.targets(dataset.test_Y))
         _print_training(fitted.history, tested, epochs, json)
     return 0
 
@@ -381,18 +382,3 @@ def _print_training(history: "tuple[Epoch, ...]", tested: "Evaluation | None", e
     else:
         accuracy = "" if tested.accuracy is None else f", accuracy {tested.accuracy:.2%}"
         print_result(f"test loss {tested.loss:.4g}{accuracy}")
-
-
-def _data(folder: Path | None, network: NetworkConfig, demand: Demand, batch_size: int) -> "Dataset":
-    """The data, once the network is known to be sound: a slip in its words is told before anything is read."""
-    check_count("--batch-size", batch_size)
-    # Before JAX is imported, which takes longer than all the rest.
-    network.check_memory(demand, 1)
-    network.network()
-    network.objective()
-    from fbp.data import load
-
-    data = load(folder)
-    network.check(data.train_X.shape[1], data.classes)
-    network.check_memory(demand, min(batch_size, len(data.train_X)))
-    return data

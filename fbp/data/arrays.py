@@ -1,11 +1,14 @@
 """The conditions on arrays to train on, and the validation split."""
 
+from collections.abc import Iterator
 from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fbp.errors import FbpError
+
+_BLOCK = 16 << 20
 
 
 def validate(X: ArrayLike, Y: ArrayLike | None = None, *, classes: int | None = None) -> None:
@@ -25,13 +28,13 @@ def validate(X: ArrayLike, Y: ArrayLike | None = None, *, classes: int | None = 
         raise FbpError(
             f"X must have rows of features, shape (m, n_0), got shape {X.shape}; reshape it, one row per example"
         )
-    _check_finite(X, "X")
+    check_finite(X, "X")
     if Y is None:
         return
     Y = _real(Y, "Y")
-    _check_rows(X, Y)
+    check_rows(X, Y)
     if classes is None:
-        _check_finite(Y, "Y")
+        check_finite(Y, "Y")
     else:
         check_labels(Y, classes, "Y")
 
@@ -56,7 +59,7 @@ def split(
             differ.
     """
     X, Y = np.asarray(X), np.asarray(Y)
-    _check_rows(X, Y)
+    check_rows(X, Y)
     train, val = split_rows(len(X), fraction=fraction, seed=seed)
     return X[train], Y[train], X[val], Y[val]
 
@@ -131,10 +134,25 @@ def _real(values: ArrayLike, what: str) -> np.ndarray:
     return array
 
 
-def _check_finite(array: np.ndarray, what: str) -> None:
-    finite = np.isfinite(array)
-    if finite.all():
+def blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Go through an array, which may be larger than memory, in blocks of rows of some megabytes."""
+    rows = max(_BLOCK // max(array[:1].nbytes, 1), 1)
+    return (array[start : start + rows] for start in range(0, len(array), rows))
+
+
+def check_finite(array: np.ndarray, what: str) -> None:
+    """Check that every number is finite.
+
+    Args:
+        array: the array, (m, ...).
+        what: its name in the message.
+
+    Raises:
+        FbpError: how many are not, and where the first is.
+    """
+    if all(np.isfinite(block).all() for block in blocks(array)):
         return
+    finite = np.isfinite(array)
     row, *columns = (int(i) for i in np.unravel_index(finite.argmin(), array.shape))
     nans = np.count_nonzero(np.isnan(array))
     infinite = finite.size - np.count_nonzero(finite) - nans
@@ -145,7 +163,12 @@ def _check_finite(array: np.ndarray, what: str) -> None:
     )
 
 
-def _check_rows(X: np.ndarray, Y: np.ndarray) -> None:
+def check_rows(X: np.ndarray, Y: np.ndarray) -> None:
+    """Check that two arrays have equally many rows.
+
+    Raises:
+        FbpError: they have not.
+    """
     if X.shape[:1] != Y.shape[:1] or not X.ndim:
         raise FbpError(
             f"X and Y must have one row per example each, got shapes {X.shape} and {Y.shape}; "

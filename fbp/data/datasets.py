@@ -1,38 +1,41 @@
-"""Labelled images from a folder of IDX files, the bundled digits among them."""
+"""A data set: labelled examples or tokens in a training and a test part, and how arrays are made into one."""
 
 import hashlib
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from fbp.data.arrays import check_labels
-from fbp.data.idx import StrPath, encode, read_idx
+from fbp.data.arrays import blocks, check_finite, check_labels, split
+from fbp.data.idx import encode_header
 from fbp.errors import FbpError
 
-STEMS = (
-    ("train-images", "idx3-ubyte"),
-    ("train-labels", "idx1-ubyte"),
-    ("t10k-images", "idx3-ubyte"),
-    ("t10k-labels", "idx1-ubyte"),
-)
-_BUNDLED = Path(__file__).with_name("digits")
+HELD_OUT = 0.1
+"""The part of the examples that is held out where there is no test part."""
+SEED = 0
+"""Of what is drawn while data are loaded, so that the same source gives the same data."""
+_LABEL_TYPES = (np.uint8, np.int8, np.int16, np.int32)
+"""Those that IDX files have: such labels are hashed as they are."""
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled examples, split into a training and a test part; the arrays are read-only.
+    """Examples with their targets, split into a training and a test part; the arrays are read-only.
 
     Attributes:
-        name: "digits" for the bundled data, otherwise the name of the folder.
-        train_X: (m, n_0) float32, pixels in [0, 1]; rows are examples.
-        train_Y: (m,) int32, labels in 0..classes-1.
-        test_X: (m_test, n_0) float32, pixels in [0, 1].
-        test_Y: (m_test,) int32, labels in 0..classes-1.
-        classes: the number of classes, 1 + the largest label.
-        sha256: the hash of the four decompressed files in sequence: training images and labels, test images and
-            labels.
+        name: "digits" for the bundled data, otherwise the name of the data set, the file or the folder.
+        train_X: (m, n_0) float32, rows are examples, pixels in [0, 1]; memory-mapped arrays as they are on disk (see
+            `scale`); for text the tokens (m,) int32.
+        train_Y: (m,) int32, labels in 0..classes-1; for text the next tokens.
+        test_X: (m_test, n_0), like train_X.
+        test_Y: (m_test,), like train_Y.
+        classes: the number of classes, for tokens the vocabulary.
+        sha256: the hash of train_X, train_Y, test_X, test_Y before scaling, as uncompressed IDX files in sequence.
+        shape: of one example before it was made a row, e.g. (28, 28).
+        class_names: the name of each class, of each token for tokens; None where they are numbers.
+        vocabulary: the number of tokens; None where examples are numbers.
+        held_out: whether the test part was drawn here from the only part there was.
+        source: what `load` was called with, which gives the same data again.
     """
 
     name: str
@@ -42,82 +45,91 @@ class Dataset:
     test_Y: np.ndarray = field(repr=False)
     classes: int
     sha256: str
+    shape: tuple[int, ...] = ()
+    class_names: tuple[str, ...] | None = field(default=None, repr=False)
+    vocabulary: int | None = None
+    held_out: bool = False
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for part in (self.train_X, self.train_Y, self.test_X, self.test_Y):
+            # The hash describes the content only as long as nobody changes it.
+            part.setflags(write=False)
 
 
-def load(folder: StrPath | None = None) -> Dataset:
-    """Load a data set from the four IDX files of a folder.
+class Part(NamedTuple):
+    """Examples and labels as they were read, and what to call them in messages.
+
+    Attributes:
+        X: (m, ...) numbers.
+        Y: (m,) integers, or (m, 1).
+        what: where they come from, e.g. "'iris.npz'".
+    """
+
+    X: np.ndarray
+    Y: np.ndarray
+    what: str
+
+
+def scale(X: np.ndarray) -> np.ndarray:
+    """Make pixels numbers in [0, 1]: bytes are divided by 255 and become float32; anything else stays as it is.
+
+    `load` does it, except for memory-mapped arrays, which would no longer be on disk: scale their batches.
 
     Args:
-        folder: holds the files under MNIST's names (train-images-idx3-ubyte, train-labels-idx1-ubyte,
-            t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte; also with a dot before idx, also gzipped as
-            .gz). None is the bundled digits: 5,000 + 1,000 examples of MNIST.
-
-    Returns:
-        The data set, pixels scaled to [0, 1].
-
-    Raises:
-        FbpError: the folder or a file is missing or damaged, or the arrays do not fit each other.
+        X: an array.
 
     Example:
-        >>> digits = fbp.data.load()
-        >>> digits.train_X.shape, digits.test_X.shape, digits.classes
-        ((5000, 784), (1000, 784), 10)
+        >>> fbp.data.scale(np.array([[0, 51, 255]], np.uint8))
+        array([[0. , 0.2, 1. ]], dtype=float32)
     """
-    path = _BUNDLED if folder is None else Path(folder)
-    arrays = read_folder(path)
-    train_images, train_labels, test_images, test_labels = arrays
-    parts = (
-        _scale_rows(train_images),
-        train_labels.astype(np.int32),
-        _scale_rows(test_images),
-        test_labels.astype(np.int32),
-    )
-    for part in parts:
-        # The hash describes the content only as long as nobody changes it.
-        part.setflags(write=False)
-    return Dataset(
-        path.resolve().name or str(path),
-        *parts,
-        classes=1 + int(max(train_labels.max(), test_labels.max())),
-        sha256=content_hash(*arrays),
-    )
+    return np.divide(X, 255, dtype=np.float32) if X.dtype == np.uint8 else X
 
 
-def read_folder(folder: StrPath) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Read the four arrays of a folder as they are on disk, checked against each other.
+def assemble(
+    name: str, train: Part, test: Part | None = None, *, class_names: tuple[str, ...] | None = None
+) -> Dataset:
+    """Check parts against each other, hold a test part out where there is none, scale, and make examples rows.
 
     Args:
-        folder: as for `load`.
-
-    Returns:
-        Training images (m, rows, columns) uint8, training labels (m,), test images, test labels.
+        name: of the data set.
+        train: the training part, or all there is.
+        test: the test part.
+        class_names: of the classes.
 
     Raises:
-        FbpError: as for `load`.
+        FbpError: the arrays do not fit each other, or are not numbers to train on.
     """
-    name = repr(os.fspath(folder))
-    if not os.path.isdir(folder):
-        raise FbpError(f"a data set must be a folder of IDX files, got {name}, which is not a folder; check the path")
-    candidates = [[f"{stem}{joint}{kind}{end}" for joint in "-." for end in ("", ".gz")] for stem, kind in STEMS]
-    present = [[file for file in files if os.path.isfile(Path(folder, file))] for files in candidates]
-    missing = [
-        f"{files[0]} (or {', '.join(files[1:])})" for kept, files in zip(present, candidates, strict=True) if not kept
-    ]
-    if missing:
+    parts = [_check_part(part) for part in (train, test) if part]
+    shapes = [part.X.shape[1:] for part in parts]
+    if shapes[0] != shapes[-1]:
         raise FbpError(
-            f"a data set must have four IDX files, got a folder {name} that lacks {len(missing)}: "
-            f"{'; '.join(missing)}; add them under one of these names"
+            f"training and test examples must have one shape, got {shapes[0]} and {shapes[-1]} in {parts[-1].what}; "
+            "check that they belong together"
         )
-    files = [Path(folder, kept[0]) for kept in present]
-    train_images, train_labels, test_images, test_labels = (read_idx(file) for file in files)
-    _check_part(train_images, train_labels, *files[:2])
-    _check_part(test_images, test_labels, *files[2:])
-    if train_images.shape[1:] != test_images.shape[1:]:
-        raise FbpError(
-            f"training and test images must have one shape, got {train_images.shape[1:]} and {test_images.shape[1:]} "
-            f"in {name}; check that the files belong together"
-        )
-    return train_images, train_labels, test_images, test_labels
+    if test is None:
+        parts = _hold_out(*parts)
+    arrays = [array for part in parts for array in part[:2]]
+    sha256 = content_hash(*arrays)
+    labels = [Y.astype(np.int32) for Y in arrays[1::2]]
+    return Dataset(
+        name,
+        as_rows(arrays[0]),
+        labels[0],
+        as_rows(arrays[2]),
+        labels[1],
+        classes=len(class_names) if class_names else 1 + max(int(Y.max()) for Y in labels),
+        sha256=sha256,
+        shape=shapes[0],
+        class_names=class_names,
+        held_out=test is None,
+    )
+
+
+def as_rows(X: np.ndarray) -> np.ndarray:
+    """Make each example one row, scaled unless it is on disk."""
+    rows = X.reshape(len(X), -1)
+    return rows if isinstance(X, np.memmap) else scale(rows)
 
 
 def content_hash(*arrays: np.ndarray) -> str:
@@ -131,30 +143,54 @@ def content_hash(*arrays: np.ndarray) -> str:
     """
     sha256 = hashlib.sha256()
     for array in arrays:
-        header, elements = encode(array)
+        header, dtype = encode_header(array)
         sha256.update(header)
-        sha256.update(elements.data)
+        for block in blocks(array):
+            sha256.update(np.asarray(block, dtype, order="C").data)
     return sha256.hexdigest()
 
 
-def _check_part(images: np.ndarray, labels: np.ndarray, images_file: Path, labels_file: Path) -> None:
-    if images.ndim != 3 or images.dtype != np.uint8:
+def _check_part(part: Part) -> Part:
+    X, Y, what = part
+    if X.dtype.kind not in "biuf":
+        raise FbpError(f"X must be numbers, got {X.dtype} in {what}; convert it to float32")
+    if X.ndim < 2 or not X.size:
         raise FbpError(
-            f"images must be uint8 of shape (examples, rows, columns), got {images.dtype} {images.shape} "
-            f"in {str(images_file)!r}; check that it is the right file"
+            f"X must have rows of features, shape (m, n_0), got shape {X.shape} in {what}; "
+            "reshape it, one row per example"
         )
-    if not images.size:
+    X = _as_features(X)
+    if X.dtype.kind == "f":
+        check_finite(X, f"X in {what}")
+    if Y.ndim == 2 and Y.shape[1] == 1:
+        Y = Y[:, 0]
+    check_labels(Y, 2**31 - 1, f"the labels in {what}")
+    if len(X) != len(Y):
         raise FbpError(
-            f"images must not be empty, got shape {images.shape} in {str(images_file)!r}; "
-            "check that it is the right file"
+            f"every example must have one label, got {len(X)} examples and {len(Y)} labels in {what}; "
+            "check that they belong together"
         )
-    check_labels(labels, None, f"the labels in {str(labels_file)!r}")
-    if len(images) != len(labels):
-        raise FbpError(
-            f"every image must have one label, got {len(images)} images in {str(images_file)!r} and {len(labels)} "
-            f"labels in {str(labels_file)!r}; check that the files belong together"
-        )
+    return Part(X, Y if Y.dtype in _LABEL_TYPES else Y.astype(np.int32), what)
 
 
-def _scale_rows(images: np.ndarray) -> np.ndarray:
-    return np.divide(images.reshape(len(images), -1), 255, dtype=np.float32)
+def _as_features(X: np.ndarray) -> np.ndarray:
+    if isinstance(X, np.memmap):
+        # Converting it would read it all into memory.
+        encode_header(X)
+        return X
+    if X.dtype in (np.uint8, np.float32):
+        return X
+    with np.errstate(over="ignore"):
+        # What overflows is infinite, and refused as such.
+        return X.astype(np.float32)
+
+
+def _hold_out(part: Part) -> list[Part]:
+    m = len(part.X)
+    if m < 2:
+        raise FbpError(
+            f"a data set without a test part must have at least 2 examples, one to hold out, got {m} in {part.what}; "
+            "add examples"
+        )
+    train_X, train_Y, test_X, test_Y = split(part.X, part.Y, fraction=max(HELD_OUT, 1 / m), seed=SEED)
+    return [Part(train_X, train_Y, part.what), Part(test_X, test_Y, part.what)]

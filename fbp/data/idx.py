@@ -14,13 +14,13 @@ import os
 import secrets
 import sys
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from fbp.data.files import CHUNK, DEFLATE_RATIO, StrPath, check_file, reject, unreadable
 from fbp.errors import FbpError
-
-StrPath = str | os.PathLike[str]
 
 ELEMENT_TYPES = {
     0x08: np.dtype("u1"),
@@ -34,11 +34,10 @@ _CODES = {(dtype.kind, dtype.itemsize): code for code, dtype in ELEMENT_TYPES.it
 _TYPE_NAMES = ", ".join(dtype.name for dtype in ELEMENT_TYPES.values())
 
 _GZIP_MAGIC = b"\x1f\x8b"
-# Deflate spends at least 2 bits on a match, and a match is at most 258 bytes long.
-_DEFLATE_RATIO = 1032
 _NUMPY_DIMENSIONS = 64
+_KIND = "an IDX file"
+_reject = partial(reject, _KIND)
 _OTHER_FILE = "check that it is the right file"
-_CHUNK = 1 << 20
 
 
 def read_idx(path: StrPath) -> np.ndarray:
@@ -55,29 +54,18 @@ def read_idx(path: StrPath) -> np.ndarray:
     Raises:
         FbpError: the file is missing, unreadable, damaged, or not IDX.
     """
-    name = repr(os.fspath(path))
-    if os.path.isdir(path):
-        raise _reject("be a file", f"the directory {name}", "name a file inside it")
-    if not os.path.exists(path):
-        raise _reject("exist", f"nothing at {name}", "check the path")
-    if not os.path.isfile(path):
-        # A pipe or a device has no size, and opening one may wait forever.
-        raise _reject("be a regular file", name, "copy its content to a file")
+    name = check_file(_KIND, path)
     try:
         with open(path, "rb") as raw:
             size = os.fstat(raw.fileno()).st_size
             if raw.peek(2)[:2] != _GZIP_MAGIC:
                 return _decode(raw, name, size)
             with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
-                return _decode(unpacked, name, size * _DEFLATE_RATIO)
+                return _decode(unpacked, name, size * DEFLATE_RATIO)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise _reject("decompress to its end where it is gzipped", f"{name}, which is corrupt ({error})") from error
     except OSError as error:
-        raise _reject("be readable", f"{name} ({error.strerror or error})", "check its permissions") from error
-
-
-def _reject(rule: str, received: str, remedy: str = "fetch it again") -> FbpError:
-    return FbpError(f"an IDX file must {rule}, got {received}; {remedy}")
+        raise unreadable(_KIND, name, error) from error
 
 
 def _decode(stream: io.BufferedIOBase, name: str, limit: int) -> np.ndarray:
@@ -93,7 +81,7 @@ def _decode(stream: io.BufferedIOBase, name: str, limit: int) -> np.ndarray:
         raise _reject("hold the data that its header declares", f"{declared}, and cannot hold more than {most}")
     data = bytearray()
     while len(data) < data_bytes:
-        chunk = stream.read(min(_CHUNK, data_bytes - len(data)))
+        chunk = stream.read(min(CHUNK, data_bytes - len(data)))
         if not chunk:
             raise _reject("hold the data that its header declares", f"{declared}, and holds {len(data)}")
         data += chunk
@@ -128,14 +116,14 @@ def _read_header(stream: io.BufferedIOBase, name: str) -> tuple[np.dtype, tuple[
     return ELEMENT_TYPES[code], tuple(int(n) for n in np.frombuffer(dimensions, ">u4"))
 
 
-def encode(array: np.ndarray) -> tuple[bytes, np.ndarray]:
-    """Encode an array in the IDX format.
+def encode_header(array: np.ndarray) -> tuple[bytes, np.dtype]:
+    """Encode the header of an array in the IDX format.
 
     Args:
         array: any shape, in one of the six element types.
 
     Returns:
-        The header, and the elements as a contiguous big-endian array.
+        The header, and the big-endian element type of what follows it.
 
     Raises:
         FbpError: the format cannot hold the array.
@@ -146,7 +134,7 @@ def encode(array: np.ndarray) -> tuple[bytes, np.ndarray]:
     if max(array.shape, default=0) >= 1 << 32:
         raise FbpError(f"an IDX dimension must be below 2^32, got the shape {array.shape}; write it in parts")
     header = bytes((0, 0, code, array.ndim)) + np.array(array.shape, ">u4").tobytes()
-    return header, np.asarray(array, ELEMENT_TYPES[code], order="C")
+    return header, ELEMENT_TYPES[code]
 
 
 def write_idx(path: StrPath, array: np.ndarray) -> None:
@@ -159,7 +147,8 @@ def write_idx(path: StrPath, array: np.ndarray) -> None:
     Raises:
         FbpError: the format cannot hold the array, or the file cannot be written.
     """
-    header, elements = encode(np.asarray(array))
+    header, dtype = encode_header(np.asarray(array))
+    elements = np.asarray(array, dtype, order="C")
     target = Path(path)
     if not target.name or target.is_dir():
         raise _reject("be a file", f"the directory {str(target)!r}", "name a file inside it")

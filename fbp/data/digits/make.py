@@ -6,8 +6,9 @@ from pathlib import Path
 import cyclopts
 import numpy as np
 
-from fbp.data.datasets import STEMS, content_hash, read_folder
+from fbp.data.datasets import content_hash
 from fbp.data.idx import write_idx
+from fbp.data.idx_folder import STEMS, read_folder
 from fbp.errors import FbpError
 
 SEED = 2024
