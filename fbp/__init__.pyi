@@ -62,6 +62,8 @@ from .precision import cast as cast
 from .quantities import clipped_grad as clipped_grad
 from .quantities import per_example_norms as per_example_norms
 from .tracing import trace as trace
+from .training import fit as fit
+from .training import load as load
 from .typing import Layer as Layer
 from .typing import Probe as Probe
 from .typing import Visit as Visit

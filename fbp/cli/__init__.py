@@ -22,5 +22,8 @@ def call(words: list[str]) -> object:
     """
     # Behind the handling of Ctrl-C, because this takes a while.
     from fbp.cli.app import app
+    from fbp.cli.options import expand
 
+    if words[:1] == ["train"]:
+        words = ["train", *expand(words[1:])]
     return app(words, exit_on_error=False, print_error=False)

@@ -5,11 +5,16 @@ from fbp.training.evaluation import evaluate as evaluate
 from fbp.training.failure import Disagreed as Disagreed
 from fbp.training.failure import Diverged as Diverged
 from fbp.training.fit import Fitted as Fitted
+from fbp.training.fit import Moment as Moment
 from fbp.training.fit import fit as fit
 from fbp.training.history import Epoch as Epoch
 from fbp.training.history import History as History
 from fbp.training.optimizers import optimizer as optimizer
-from fbp.training.progress import progress as progress
+from fbp.training.progress import Shown as Shown
+from fbp.training.progress import show_progress as show_progress
+from fbp.training.saved import Saved as Saved
+from fbp.training.saved import load as load
+from fbp.training.saved import open_run as open_run
 from fbp.training.step import Method as Method
 from fbp.training.step import Metrics as Metrics
 from fbp.training.step import State as State

@@ -1,61 +1,97 @@
-"""A progress bar for `fit`."""
+"""How a training is shown while it runs: bars on a terminal, lines in a log, JSON for programs, or nothing."""
 
-from collections.abc import Callable, Iterator
+import json as json_module
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
 
+from fbp.serialize import strict
+from fbp.streams import print_result
+from fbp.training.fit import Moment
 from fbp.training.history import Epoch
+from fbp.training.step import State
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+class Shown:
+    """Two callbacks for `fit`: callbacks=[shown.on_epoch], on_steps=shown.on_steps. This one shows nothing."""
+
+    def on_epoch(self, record: Epoch, state: State) -> None:
+        """Called after every epoch."""
+
+    def on_steps(self, moment: Moment) -> None:
+        """Called after every chunk of steps."""
 
 
 @contextmanager
-def progress(epochs: int) -> Iterator[Callable[[Epoch], None]]:
-    """A progress bar on standard error, for `fit(..., on_epoch=...)`.
+def show_progress(epochs: int | None, *, quiet: bool = False, json: bool = False) -> Iterator[Shown]:
+    """Show a training while it runs, on standard error.
 
-        with progress(10) as on_epoch:
-            fit(..., epochs=10, on_epoch=on_epoch)
-
-    If standard error is not a terminal, one plain line per epoch is written, so that a log file holds the history.
+    On a terminal two bars move, of the epochs and of the steps of one, and a line an epoch stays above them. Elsewhere
+    one line an epoch is written, so that a log file holds the history.
 
     Args:
-        epochs: the total number of epochs.
+        epochs: the number of them; None where another limit ends the training.
+        quiet: show nothing.
+        json: print each epoch as a line of JSON, on standard output.
 
     Yields:
-        The callback for `on_epoch`.
+        What to give to `fit`.
+
+    Example:
+        >>> with fbp.training.show_progress(2, quiet=True) as shown:
+        ...     options = {"callbacks": [shown.on_epoch], "on_steps": shown.on_steps}
     """
+    if json or quiet:
+        yield _Json() if json else Shown()
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        # A plain print: rich would wrap the line at 80 columns.
-        yield lambda record: print(describe_epoch(record, epochs), file=console.file, flush=True)
+        yield _Lines(console.file)
         return
-    columns = (BarColumn(bar_width=10), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(f"epoch 0/{epochs}", total=epochs)
-        yield lambda record: bar.update(task, advance=1, description=_abridge(record, epochs), refresh=True)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[more]}"))
+    with Progress(*columns, TimeRemainingColumn(compact=True), console=console, transient=True) as bars:
+        yield _Bars(bars, epochs)
 
 
-def describe_epoch(record: Epoch, epochs: int) -> str:
-    """What an epoch measured, as one line.
-
-    Args:
-        record: of the epoch.
-        epochs: the total number of epochs.
-    """
-    parts = [f"epoch {record.epoch}/{epochs}", f"loss {record.loss:.4g}"]
-    if record.accuracy is not None:
-        parts.append(f"accuracy {record.accuracy:.2%}")
-    if record.validation_loss is not None:
-        parts.append(f"validation loss {record.validation_loss:.4g}")
-    if record.validation_accuracy is not None:
-        parts.append(f"validation accuracy {record.validation_accuracy:.2%}")
-    return "  ".join([*parts, f"{record.examples_per_second:,.0f} examples/s"])
+class _Json(Shown):
+    def on_epoch(self, record: Epoch, state: State) -> None:
+        print_result(json_module.dumps(strict(record._asdict()), allow_nan=False))
 
 
-def _abridge(record: Epoch, epochs: int) -> str:
-    """What fits beside the bar on a terminal of 80 columns."""
-    parts = [f"epoch {record.epoch}/{epochs}", f"loss {record.loss:.3g}"]
-    if record.validation_loss is not None:
-        parts.append(f"validation {record.validation_loss:.3g}")
-    accuracy = record.accuracy if record.validation_accuracy is None else record.validation_accuracy
-    return "  ".join(parts if accuracy is None else [*parts, f"accuracy {accuracy:.1%}"])
+class _Lines(Shown):
+    def __init__(self, file: TextIO):
+        self._file = file
+
+    def on_epoch(self, record: Epoch, state: State) -> None:
+        # A plain print: rich would wrap the line at 80 columns.
+        print(record, file=self._file, flush=True)
+
+
+class _Bars(Shown):
+    def __init__(self, bars: "Progress", epochs: int | None):
+        self._bars, self._of = bars, "" if epochs is None else f"/{epochs}"
+        self._epochs = bars.add_task(f"epoch 1{self._of}", total=epochs, more="")
+        self._steps = bars.add_task("compiling", total=None, more="")
+
+    def on_epoch(self, record: Epoch, state: State) -> None:
+        self._bars.console.print(str(record), highlight=False, overflow="ellipsis", no_wrap=True)
+        self._bars.update(self._epochs, completed=record.epoch, description=f"epoch {record.epoch + 1}{self._of}")
+
+    def on_steps(self, moment: Moment) -> None:
+        accuracy = "" if moment.accuracy is None else f"  {moment.accuracy:.1%}"
+        more = f"loss {moment.loss:.3g}{accuracy}  {moment.examples_per_second:,.0f}/s"
+        self._bars.update(
+            self._steps,
+            completed=moment.step,
+            total=moment.steps,
+            description=f"step {moment.step}/{moment.steps}",
+            more=more,
+        )
+        # Within an epoch, too, so that the time left is known from the first one on.
+        self._bars.update(self._epochs, completed=moment.epoch - 1 + moment.step / moment.steps)

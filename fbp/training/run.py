@@ -118,7 +118,7 @@ class Run:
         Raises:
             FbpError: the disk does not take it.
         """
-        network = {"network": _describe(net), "loss": self.facts["loss"]}
+        network = {"network": _describe(net), "loss": self.facts["loss"], "shape": self.facts["shape"]}
         with self._explain():
             facts = {"schema": WEIGHTS_SCHEMA, "schema_version": VERSION, **network}
             save_tensors(self.folder / WEIGHTS, name_leaves(params), facts)
@@ -206,6 +206,7 @@ def _facts(method: Method, feed: Feed, seed: int) -> dict[str, Any]:
         "seed": int(seed),
         "batch_size": feed.batch_size,
         "examples": feed.examples,
+        "shape": plain(jax.tree.map(lambda x: x.shape[1:], next(iter(feed.blocks(1, 0))).X)),
         "data": feed.fingerprint(),
     }
 

@@ -143,7 +143,8 @@ class NetworkConfig:
         from fbp.calibration import lsuv
 
         net = self.network()
-        params, _ = net.init(jax.random.key(self.seed))
+        # One compiled program: operation by operation it would be many.
+        params = jax.jit(lambda key: net.init(key)[0])(jax.random.key(self.seed))
         return lsuv(net, params, X) if self.init == "lsuv" else params
 
     def targets(self, Y: "ArrayLike") -> "Num[Array, '...']":

@@ -1,0 +1,153 @@
+"""`fbp train`, and what is done with a run: evaluate, predict, sample, summary."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+from fbp.cli.options import CONFIG, options_of, read_options, write_options
+from fbp.cli.subject import Subject, arrange, make_subject
+from fbp.config import Integer, NetworkConfig, TrainingConfig, TransformerConfig
+from fbp.errors import FbpError, check_count, check_seed
+from fbp.serialize import strict, to_json
+from fbp.streams import print_result, reserve_stdout
+
+if TYPE_CHECKING:
+    from fbp.training import Evaluation, Fitted, Saved
+
+Network = Annotated[NetworkConfig, Parameter(name="*", group=Group("Network", sort_key=1))]
+Transformer = Annotated[TransformerConfig, Parameter(name="*", group=Group("Transformer, --network gpt", sort_key=2))]
+Training = Annotated[TrainingConfig, Parameter(name="*", group=Group("Training", sort_key=3))]
+_NETWORK, _TRANSFORMER, _TRAINING = NetworkConfig(), TransformerConfig(), TrainingConfig()
+RUNS = Path("runs")
+_SHARED = ("seed", "dropout")
+
+
+def train(
+    *,
+    network: Literal["mlp", "gpt"] = "mlp",
+    mlp: Network = _NETWORK,
+    transformer: Transformer = _TRANSFORMER,
+    training: Training = _TRAINING,
+    data: str = "digits",
+    out: Path | None = None,
+    resume: Path | None = None,
+    config: Path | None = None,
+    page: Annotated[bool, Parameter(negative="--no-page")] = True,
+    quiet: bool = False,
+    json: bool = False,
+) -> int:
+    """Train a network, keep all of it in a folder, and say how good it is on the test data.
+
+    Ctrl-C ends it without loss: --resume FOLDER goes on with the same bits as if it had never stopped.
+
+    Parameters
+    ----------
+    network
+        A multilayer perceptron on examples of features, or a transformer on tokens.
+    data
+        A name (digits, mnist, modular(97), ...), a file or a folder.
+    out
+        The folder to keep the run in; runs/NAME-1, -2, ... without it.
+    resume
+        Go on with the run in this folder, as it was begun.
+    config
+        A TOML file of options; those that are typed come before those in it.
+    page
+        Write the page of the run, report/report.html in its folder.
+    quiet
+        Show no progress.
+    json
+        Print every epoch and the result as lines of JSON.
+    """
+    assert config is None, "read by fbp.cli.options"
+    training.check()
+    if out is not None and resume is None:
+        _check_new(out)
+    subject = make_subject(network, data, mlp, transformer, training)
+    folder = resume or out or _next_folder(subject.data.name)
+    from fbp.terminal import explain_interruption
+    from fbp.training import Diverged, evaluate, open_run, show_progress
+
+    if resume is None:
+        _check_new(folder)
+    with reserve_stdout(json):
+        hint = lambda: f"go on with: fbp train --resume {folder}"
+        with explain_interruption(hint), show_progress(training.epochs, quiet=quiet, json=json) as shown:
+            _keep_options(folder, network, data, mlp, transformer, training)
+            options = {"callbacks": [shown.on_epoch], "on_steps": shown.on_steps, "resume": resume is not None}
+            fitted = _fit(subject, training, mlp.seed, out=folder, **options)
+        saved = open_run(folder)
+        tested = evaluate(saved.net, subject.loss, saved.params, subject.test_X, subject.test_Y)
+        _print_test(tested, folder, json)
+    return 0
+
+
+def evaluate(run: Path, /, *, data: str | None = None, json: bool = False) -> int:
+    """Evaluate the network of a run on the test part of data.
+
+    Parameters
+    ----------
+    run
+        The folder of a run.
+    data
+        A name, a file or a folder; what it was trained on without it.
+    json
+        Print JSON.
+    """
+    from fbp.data import load
+    from fbp.training import evaluate, open_run
+
+    saved = open_run(run)
+    loss = _loss_of(saved, run)
+    source = data or _source_of(run)
+    (_, _), (X, Y) = arrange(load(source), saved.net, loss)
+    with reserve_stdout(json):
+        _print_test(evaluate(saved.net, loss, saved.params, X, Y), run, json, saved=False)
+    return 0
+
+
+def predict(
+    run: Path, /, *images: Path, invert: bool | None = None, json: bool = False
+) -> int:
+    """Say which class a network of a run sees in images.
+
+    Parameters
+    ----------
+    run
+        The folder of a run.
+    images
+        Image files; they are made grey and as large as the network's inputs.
+    invert
+        Turn light into dark; without it an image with a bright border is turned, because digits are light on dark.
+    json
+        Print JSON.
+    """
+    if not images:
+        raise FbpError("predict must be given images, got none; e.g. fbp predict runs/mnist image.png")
+    import jax.numpy as jnp
+
+    from fbp.data import read_image
+    from fbp.training import open_run
+
+    saved = open_run(run)
+    facts = _data_facts(run)
+    side = facts.get("shape") or ()
+    if len(side) != 2:
+        raise FbpError(f"predict must have a network of images, got examples of the shape {side}; use another run")
+    X = jnp.stack([jnp.asarray(read_image(path, tuple(side), invert=invert)) for path in images])
+    loss = _loss_of(saved, run)
+    Z, _ = saved.net.forward(saved.params, X)
+    probabilities = jnp.asarray(loss.output(Z)).tolist()
+    names = facts.get("class_names") or [str(i) for i in range(len(probabilities[0]))]
+    with reserve_stdout(json):
+        found = []
+        for path, row in zip(images, probabilities, strict=True):
+            order = sorted(range(len(row)), key=lambda i: -row[i])
+            found.append({"image": str(path), "class": names[order[0]], "probabilities": dict(zip(names, row))})
+            if not json:
+                likely = ", ".join(f"{names[i]} {row[i]:.1%}" for i in order[:3])
+                print_result(f"{path}: {names[order[0]]}   ({likely})")
+        if json:
+            print_result(to_json(found))
+    return 0
