@@ -81,10 +81,10 @@ def test_imports_point_one_way(name):
         assert other == top or RANK.get(other, len(ORDER)) < RANK[top], f"{name} imports {target}"
 
 
-def test_data_depends_on_errors_only():
+def test_data_depends_on_errors_and_memory_only():
     for name in MODULES:
         if name.split("/")[0] == "data":
-            assert {target.split(".")[1] for target in imported(tree_of(name), name)} <= {"data", "errors"}
+            assert {target.split(".")[1] for target in imported(tree_of(name), name)} <= {"data", "errors", "memory"}
 
 
 @each_module

@@ -111,7 +111,8 @@ def assemble(
         parts = _hold_out(*parts)
     arrays = [array for part in parts for array in part[:2]]
     sha256 = content_hash(*arrays)
-    labels = [Y.astype(np.int32) for Y in arrays[1::2]]
+    # Of labels on disk this makes a copy in memory.
+    labels = [np.array(Y, np.int32) for Y in arrays[1::2]]
     return Dataset(
         name,
         as_rows(arrays[0]),

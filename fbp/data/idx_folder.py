@@ -21,18 +21,19 @@ BUNDLED = Path(__file__).with_name("digits")
 _CANDIDATES = [[f"{stem}{joint}{kind}{end}" for joint in "-." for end in ("", ".gz")] for stem, kind in STEMS]
 
 
-def load_idx_folder(folder: Path) -> Dataset:
+def load_idx_folder(folder: Path, class_names: tuple[str, ...] | None = None) -> Dataset:
     """Load the data set of a folder of IDX files.
 
     Args:
         folder: as for `read_folder`.
+        class_names: of the classes.
 
     Raises:
         FbpError: as for `read_folder`.
     """
     train_X, train_Y, test_X, test_Y = read_folder(folder)
     train, test = (Part(X, Y, repr(str(folder))) for X, Y in ((train_X, train_Y), (test_X, test_Y)))
-    return assemble(folder.resolve().name or str(folder), train, test)
+    return assemble(folder.resolve().name or str(folder), train, test, class_names=class_names)
 
 
 def has_idx(folder: Path) -> bool:

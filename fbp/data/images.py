@@ -1,0 +1,164 @@
+"""Images: a folder with one subfolder a class, and one image for a prediction. Pillow reads them.
+
+An image has at most 2^26 pixels, which its header says before anything is decoded.
+"""
+
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fbp.data.datasets import SEED, Dataset, Part, assemble, scale
+from fbp.data.files import StrPath, check_file, reject
+from fbp.errors import FbpError, describe_exception
+from fbp.memory import check_memory
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".webp")
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP")
+"""Only these decoders look at a file: others of Pillow call programs, or read vector graphics."""
+_KIND = "an image"
+_MOST_PIXELS = 1 << 26
+_GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+_COPIES = 6
+"""Bytes for a byte of pixels at most: themselves, twice while a part is held out, and as float32."""
+
+
+def load_image_folder(folder: Path) -> Dataset:
+    """Load images that are sorted into one subfolder for each class.
+
+    The first image decides whether all are grey or RGB, and which size the others are resized to.
+
+    Args:
+        folder: holds one folder for each class, or train/ and test/ with such folders; or train/ alone.
+
+    Raises:
+        FbpError: there are no images, one is damaged, or the test part has a class that the training part has not.
+    """
+    parted = (folder / "train").is_dir()
+    roots = [folder / part for part in ("train", "test") if (folder / part).is_dir()] if parted else [folder]
+    classes = _subfolders(roots[0])
+    if len(roots) > 1 and not set(_subfolders(roots[1])) <= set(classes):
+        extra = ", ".join(sorted(set(_subfolders(roots[1])) - set(classes)))
+        raise FbpError(f"classes of the test images must be among those of training, got {extra}; add images of them")
+    files = [_list_files(root, classes) for root in roots]
+    if not all(files):
+        raise FbpError(
+            f"a folder of images must hold one folder for each class, got none with images in {str(roots[-1])!r}; "
+            f"known are {', '.join(SUFFIXES)}"
+        )
+    shape = _shape(files[0][0][0])
+    size = int(np.prod(shape)) * sum(map(len, files))
+    remedy = "make the images smaller"
+    check_memory(f"the images in {str(folder)!r}", f"{sum(map(len, files))} of shape {shape}", size * _COPIES, remedy)
+    parts = [_read_part(each, shape, repr(str(root))) for each, root in zip(files, roots, strict=True)]
+    return assemble(folder.resolve().name or str(folder), *parts, class_names=tuple(classes))
+
+
+def has_images(folder: Path) -> bool:
+    """Whether a folder holds folders, and in one of them, or in one of train/, an image."""
+    root = folder / "train" if (folder / "train").is_dir() else folder
+    return any(_is_image(entry.name) for name in _subfolders(root) for entry in os.scandir(root / name))
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _list_files(root: Path, classes: list[str]) -> list[tuple[Path, int]]:
+    """Files and their labels, shuffled: rows next to each other shall not be of one class."""
+    files = [
+        (root / name / file, label)
+        for label, name in enumerate(classes)
+        if (root / name).is_dir()
+        for file in sorted(entry.name for entry in os.scandir(root / name) if _is_image(entry.name))
+    ]
+    order = np.random.Generator(np.random.PCG64(SEED)).permutation(len(files))
+    return [files[i] for i in order]
+
+
+def _shape(path: Path) -> tuple[int, ...]:
+    image = _open(path)
+    return (image.height, image.width) if image.mode in _GREY else (image.height, image.width, 3)
+
+
+def _read_part(files: list[tuple[Path, int]], shape: tuple[int, ...], what: str) -> Part:
+    X = np.empty((len(files), *shape), np.uint8)
+    for row, (path, _) in zip(X, files, strict=True):
+        row[...] = _pixels(_open(path), shape)
+    return Part(X, np.array([label for _, label in files], np.int32), what)
+
+
+def read_image(path: StrPath, shape: tuple[int, ...], invert: bool | None = None) -> np.ndarray:
+    """Read one image as an example for a network that was trained on images.
+
+    Args:
+        path: of the image, of any size and with any colours; what is transparent counts as white.
+        shape: of one example, as `Dataset.shape`: (rows, columns) for grey, (rows, columns, 3) for RGB. The image is
+            resized to it.
+        invert: exchange light and dark. By default a grey image is inverted if its border is rather light than dark,
+            because handwriting is mostly dark on light, and in MNIST light on dark.
+
+    Returns:
+        The pixels in [0, 1], (n_0,) float32.
+
+    Raises:
+        FbpError: the file is missing or not an image, or the shape is not that of an image.
+    """
+    if len(shape) not in (2, 3) or shape[2:] not in ((), (3,)) or min(shape) < 1:
+        raise FbpError(
+            f"an example must be an image of shape (rows, columns) or (rows, columns, 3), got {shape}; "
+            "images are for networks that were trained on images"
+        )
+    pixels = scale(_pixels(_open(path), shape))
+    if invert is None and len(shape) == 2:
+        border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
+        invert = bool(border.mean() > 0.5)
+    return (1 - pixels if invert else pixels).reshape(-1)
+
+
+def _open(path: StrPath) -> "Image":
+    """A decoded image, upright."""
+    from PIL import Image, ImageOps
+
+    name = check_file(_KIND, path)
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns about damaged metadata, which do not matter here.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_FORMATS) as image:
+                if image.width * image.height > _MOST_PIXELS:
+                    received = f"{image.width} x {image.height} in {name}"
+                    raise reject(_KIND, f"have at most {_MOST_PIXELS} pixels", received, "make it smaller")
+                image.load()
+                return ImageOps.exif_transpose(image)
+    except FbpError:
+        raise
+    # What Pillow's decoders raise on damaged files is a matter of luck: OSError, SyntaxError, struct.error, ...
+    except Exception as error:
+        rule = f"be readable as {', '.join(_FORMATS)}"
+        raise reject(_KIND, rule, f"{name} ({describe_exception(error)})", "save it anew as PNG") from error
+
+
+def _pixels(image: "Image", shape: tuple[int, ...]) -> np.ndarray:
+    """The pixels of an image in another size, uint8 of the shape."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        # Sixteen bits a pixel, of which Pillow would cut the upper ones off.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("L" if len(shape) == 2 else "RGB")
+    if image.size != (shape[1], shape[0]):
+        image = image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+    return np.asarray(image)
