@@ -298,7 +298,7 @@ def train(
     network: Network = _DEFAULT,
     optimizer: str = "adam",
     learning_rate: float = 1e-3,
-    schedule: Literal["cosine", "constant"] = "cosine",
+    schedule: Literal["cosine", "constant", "linear", "one_cycle"] = "cosine",
     batch_size: Integer = 32,
     epochs: Integer = 10,
     validation_split: float = 0.1,
@@ -313,9 +313,9 @@ def train(
     optimizer
         Any optimizer of optax by its name: sgd, adam, adamw, rmsprop, lion, ...
     learning_rate
-        Its learning rate, the first one where there is a schedule.
+        Its learning rate, the largest one where there is a schedule.
     schedule
-        Whether the learning rate falls to zero over the training, along half a cosine, or stays.
+        How the learning rate falls to zero over the training: along half a cosine, in a line, after a rise; or not.
     batch_size
         Examples a step; all where there are fewer.
     epochs
@@ -337,10 +337,12 @@ def train(
     from fbp.data import split
     from fbp.training import Diverged, evaluate, fit, progress
     from fbp.training import optimizer as optimizer_named
+    from fbp.training import schedule as schedule_named
 
     X, Y, X_val, Y_val = split(data.train_X, data.train_Y, fraction=validation_split, seed=network.seed)
     steps = epochs * -(-len(X) // batch_size)
-    rule = optimizer_named(optimizer, learning_rate, decay_steps=steps if schedule == "cosine" else None)
+    # Some optimizers take no schedule.
+    rate = learning_rate if schedule == "constant" else schedule_named(schedule, learning_rate, steps)
     net, loss = network.network(), network.objective()
     with reserve_stdout(json):
         try:
@@ -351,7 +353,7 @@ def train(
                     network.parameters(jnp.asarray(X[:1000])),
                     X,
                     network.targets(Y),
-                    optimizer=rule,
+                    optimizer=optimizer_named(optimizer, rate),
                     epochs=epochs,
                     batch_size=batch_size,
                     seed=network.seed,
