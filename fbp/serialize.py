@@ -15,6 +15,11 @@ def to_json(value: Any) -> str:
     return json.dumps(strict(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
+def to_json_line(value: Any) -> str:
+    """Strict JSON on one line, of any value that `plain` takes."""
+    return json.dumps(strict(value), ensure_ascii=False, allow_nan=False)
+
+
 def plain(value: Any) -> Any:
     """The value in Python's own types: NumPy and JAX scalars and arrays become numbers and lists."""
     if isinstance(value, Enum):

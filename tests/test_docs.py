@@ -101,7 +101,7 @@ FIRST_CALLS = {
     *("mlp", "Serial", "Dense", "Activation", "LayerNorm", "BatchNorm", "Residual", "Repeat", "Checkpoint"),
     *("Layer", "Combinator", "Loss", "SoftmaxCrossEntropy", "Nonlinearity", "activation", "Initializer", "initializer"),
     *("value_and_grad", "as_function", "log10_gradient_norms", "trace", "lsuv", "with_population_statistics", "cast"),
-    *("data.load", "training.fit", "training.evaluate", "training.optimizer"),
+    *("data.load", "training.fit", "training.evaluate", "training.optimizer", "training.schedule"),
     *("compare", "gradient_norms", "verify.gradient", "verify.vjp", "verify.network", "verify.conformance"),
     *("flow.measure", "flow.grid", "theory.mean_field", "theory.propagation"),
 }

@@ -31,7 +31,7 @@ ORDER = (
     {"losses", "theory"},
     {"layers"},
     {"combinators"},
-    {"tree", "networks"},
+    {"tree", "networks", "description"},
     {"chunks"},
     {"backprop", "calibration", "leaf_norms"},
     {"functional"},

@@ -1,18 +1,16 @@
 """The command line: parse, call, print. Everything heavy is imported by the command that needs it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import App, Group, Parameter
 
 from fbp.cli.data import load_examples, load_fitting
-from fbp.config import COMPARISON, TRAINING, Integer, NetworkConfig, TransformerConfig, check_unused
+from fbp.cli.training import evaluate, predict, sample, summary, train
+from fbp.config import COMPARISON, Integer, NetworkConfig, TransformerConfig, check_unused
 from fbp.errors import FbpError, check_count, check_seed
 from fbp.serialize import to_json
 from fbp.streams import print_result, reserve_stdout
-
-if TYPE_CHECKING:
-    from fbp.training import Epoch, Evaluation
 
 app = App(
     name="fbp",

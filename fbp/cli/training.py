@@ -1,5 +1,6 @@
 """`fbp train`, and what is done with a run: evaluate, predict, sample, summary."""
 
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,17 +10,19 @@ from fbp.cli.options import CONFIG, options_of, read_options, write_options
 from fbp.cli.subject import Subject, arrange, make_subject
 from fbp.config import Integer, NetworkConfig, TrainingConfig, TransformerConfig
 from fbp.errors import FbpError, check_count, check_seed
-from fbp.serialize import strict, to_json
+from fbp.serialize import to_json, to_json_line
 from fbp.streams import print_result, reserve_stdout
 
 if TYPE_CHECKING:
+    from fbp.data import Dataset
+    from fbp.losses import Loss
     from fbp.training import Evaluation, Fitted, Saved
 
 Network = Annotated[NetworkConfig, Parameter(name="*", group=Group("Network", sort_key=1))]
 Transformer = Annotated[TransformerConfig, Parameter(name="*", group=Group("Transformer, --network gpt", sort_key=2))]
 Training = Annotated[TrainingConfig, Parameter(name="*", group=Group("Training", sort_key=3))]
 _NETWORK, _TRANSFORMER, _TRAINING = NetworkConfig(), TransformerConfig(), TrainingConfig()
-RUNS = Path("runs")
+RUNS, DATA = Path("runs"), "data.json"
 _SHARED = ("seed", "dropout")
 
 
@@ -67,7 +70,7 @@ def train(
     subject = make_subject(network, data, mlp, transformer, training)
     folder = resume or out or _next_folder(subject.data.name)
     from fbp.terminal import explain_interruption
-    from fbp.training import Diverged, evaluate, open_run, show_progress
+    from fbp.training import evaluate, open_run, show_progress
 
     if resume is None:
         _check_new(folder)
@@ -75,6 +78,7 @@ def train(
         hint = lambda: f"go on with: fbp train --resume {folder}"
         with explain_interruption(hint), show_progress(training.epochs, quiet=quiet, json=json) as shown:
             _keep_options(folder, network, data, mlp, transformer, training)
+            _keep_facts(folder, subject.data)
             options = {"callbacks": [shown.on_epoch], "on_steps": shown.on_steps, "resume": resume is not None}
             fitted = _fit(subject, training, mlp.seed, out=folder, **options)
         saved = open_run(folder)
@@ -151,3 +155,146 @@ def predict(
         if json:
             print_result(to_json(found))
     return 0
+
+
+def sample(
+    run: Path,
+    /,
+    *,
+    prompt: str | None = None,
+    length: Integer = 500,
+    temperature: float = 1.0,
+    seed: Integer = 0,
+) -> int:
+    """Let a transformer that was trained on a text go on with a prompt.
+
+    Parameters
+    ----------
+    run
+        The folder of a run.
+    prompt
+        What to go on from; the first character that was learnt without it.
+    length
+        Characters to draw.
+    temperature
+        1 is what was learnt; less is more careful, 0 always takes the likeliest.
+    seed
+        Of the draws.
+    """
+    check_count("--length", length)
+    check_seed(seed)
+    import jax
+
+    from fbp.data import decode, encode
+    from fbp.training import open_run, sample
+
+    saved = open_run(run)
+    characters = _data_facts(run).get("class_names")
+    if not saved.net.takes_integers or not characters:
+        raise FbpError(f"sample must have a network of characters, got a run of features in {run}; use another run")
+    start = prompt or characters[0]
+    drawn = sample(
+        saved.net,
+        saved.params,
+        encode(start, characters),
+        length,
+        jax.random.key(seed),
+        length=saved.shape[0],
+        temperature=temperature,
+    )
+    print_result(start + decode(drawn, characters))
+    return 0
+
+
+def summary(run: Path, /, *, json: bool = False) -> int:
+    """Say what a run is: the network layer by layer, the data, the training, what it reached.
+
+    Parameters
+    ----------
+    run
+        The folder of a run.
+    json
+        Print JSON.
+    """
+    from fbp.training import describe_run
+
+    found = describe_run(run)
+    print_result(to_json(found.to_dict()) if json else str(found))
+    return 0
+
+
+def _fit(subject: Subject, training: TrainingConfig, seed: int, **options: Any) -> "Fitted":
+    from fbp.training import fit
+
+    m = len(subject.Y)
+    kept = m - round(training.validation_split * m)
+    steps = training.epochs * -(-kept // min(training.batch_size, kept))
+    rule = training.rule(steps if training.steps is None else min(steps, training.steps))
+    data = subject.X, subject.Y
+    return fit(
+        subject.net, subject.loss, subject.params, data, optimizer=rule, seed=seed, **training.options(), **options
+    )
+
+
+def _check_new(folder: Path) -> None:
+    from fbp.training.run import check_new
+
+    check_new(folder)
+
+
+def _next_folder(name: str) -> Path:
+    stem = "".join(character if character.isalnum() or character in "-_." else "-" for character in name).strip("-.")
+    number = 1
+    while (RUNS / f"{stem}-{number}").exists():
+        number += 1
+    return RUNS / f"{stem}-{number}"
+
+
+def _keep_options(
+    folder: Path, network: str, data: str, mlp: NetworkConfig, transformer: TransformerConfig, training: TrainingConfig
+) -> None:
+    source = str(Path(data).resolve()) if Path(data).exists() else data
+    own = options_of(mlp) if network == "mlp" else options_of(mlp, _SHARED) | options_of(transformer)
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = {"run": {"network": network, "data": source}, "network": own, "training": options_of(training)}
+    write_options(folder / CONFIG, tables)
+
+
+def _keep_facts(folder: Path, data: "Dataset") -> None:
+    """What is known of the data, for those who use the network without them."""
+    from fbp.files import replacing
+
+    names = ("name", "sha256", "classes", "shape", "class_names", "vocabulary", "held_out")
+    with replacing(folder / DATA) as new:
+        new.write_text(to_json({name: getattr(data, name) for name in names}) + "\n", encoding="utf-8")
+
+
+def _data_facts(run: Path) -> dict[str, Any]:
+    try:
+        facts = loads((run / DATA).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FbpError(
+            f"a run of fbp train must say what its data are, got no readable {DATA} in {run}; use another folder"
+        ) from error
+    if not isinstance(facts, dict):
+        raise FbpError(f"{run / DATA} must be a JSON object, got a {type(facts).__name__}; use another folder")
+    return facts
+
+
+def _source_of(run: Path) -> str:
+    source = read_options(run / CONFIG).get("data", "digits")
+    return str(source)
+
+
+def _loss_of(saved: "Saved", run: Path) -> "Loss":
+    if saved.loss is None:
+        raise FbpError(f"the loss of a run must be one of fbp's, got one of its own in {run}; use it in Python")
+    return saved.loss
+
+
+def _print_test(tested: "Evaluation", folder: Path, as_json: bool, saved: bool = True) -> None:
+    if as_json:
+        print_result(to_json_line({"test": tested._asdict(), "run": str(folder)}))
+        return
+    accuracy = "" if tested.accuracy is None else f", accuracy {tested.accuracy:.2%}"
+    print_result(f"test loss {tested.loss:.4g}{accuracy}" + (f"; saved in {folder}" if saved else ""))

@@ -18,10 +18,12 @@ class TrainingConfig:
     """Any optimizer of optax by its name: sgd, adam, adamw, rmsprop, lion, ..."""
     learning_rate: float = 1e-3
     """Its learning rate, the largest one where there is a schedule."""
-    schedule: Literal["cosine", "constant", "linear", "one-cycle", "step"] = "cosine"
+    schedule: Literal["cosine", "constant", "linear", "one_cycle", "step"] = "cosine"
     """How the learning rate goes over the training."""
     warmup: Integer = 0
     """Steps in which the learning rate rises from zero."""
+    drop_every: Integer | None = None
+    """With the schedule step: steps after which the learning rate falls to a tenth."""
     batch_size: Integer = 32
     """Examples a step; all where there are fewer."""
     epochs: Integer = 10
@@ -34,8 +36,8 @@ class TrainingConfig:
     """Largest norm of the gradient."""
     clip_examples: float | None = None
     """Largest norm of each example's own gradient."""
-    weight_decay: float = 0.0
-    """Decay of weight matrices in each step, in units of the learning rate."""
+    weight_decay: float | None = None
+    """Decay of weight matrices in each step, in units of the learning rate; biases and gains have none."""
     accumulate: Integer = 1
     """Steps whose gradients are averaged before the parameters move."""
     compute: Literal["float32", "bfloat16", "float16"] | None = None
@@ -76,18 +78,12 @@ class TrainingConfig:
         Args:
             steps: of the whole training, over which the learning rate goes.
         """
-        from fbp.training import optimizer
+        from fbp.training import optimizer, schedule
 
-        return optimizer(
-            self.optimizer,
-            self.learning_rate,
-            schedule=self.schedule,
-            steps=-(-steps // self.accumulate),
-            warmup=self.warmup,
-            clip_norm=self.clip_norm,
-            weight_decay=self.weight_decay,
-            accumulate=self.accumulate,
-        )
+        drops = {} if self.drop_every is None else {"every": self.drop_every}
+        rate = schedule(self.schedule, self.learning_rate, steps, warmup=self.warmup, **drops)
+        decay, clip = self.weight_decay, self.clip_norm
+        return optimizer(self.optimizer, rate, clip_norm=clip, weight_decay=decay, accumulate=self.accumulate)
 
     def options(self) -> dict[str, Any]:
         """The arguments of `fbp.fit` that it has by the same names."""

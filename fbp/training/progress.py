@@ -1,11 +1,10 @@
 """How a training is shown while it runs: bars on a terminal, lines in a log, JSON for programs, or nothing."""
 
-import json as json_module
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from fbp.serialize import strict
+from fbp.serialize import to_json_line
 from fbp.streams import print_result
 from fbp.training.fit import Moment
 from fbp.training.history import Epoch
@@ -61,7 +60,7 @@ def show_progress(epochs: int | None, *, quiet: bool = False, json: bool = False
 
 class _Json(Shown):
     def on_epoch(self, record: Epoch, state: State) -> None:
-        print_result(json_module.dumps(strict(record._asdict()), allow_nan=False))
+        print_result(to_json_line(record._asdict()))
 
 
 class _Lines(Shown):
