@@ -111,9 +111,7 @@ def evaluate(run: Path, /, *, data: str | None = None, json: bool = False) -> in
     return 0
 
 
-def predict(
-    run: Path, /, *images: Path, invert: bool | None = None, json: bool = False
-) -> int:
+def predict(run: Path, /, *images: Path, invert: bool | None = None, json: bool = False) -> int:
     """Say which class a network of a run sees in images.
 
     Parameters

@@ -160,9 +160,11 @@ def history_of(found: Tensors) -> History:
 def _epochs(rows: list[dict[str, Any]]) -> list[Epoch]:
     number = lambda value: float(value) if isinstance(value, str) else value
     return [
-        Epoch(**{
-            key: {name: number(each) for name, each in value.items()} if key == "readings" else number(value)
-            for key, value in row.items()
-        })
+        Epoch(
+            **{
+                key: {name: number(each) for name, each in value.items()} if key == "readings" else number(value)
+                for key, value in row.items()
+            }
+        )
         for row in rows
     ]

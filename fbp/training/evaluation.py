@@ -100,9 +100,7 @@ def sum_examples(params: Params, X: Activations, Y: Targets, *, net: Layer, loss
     return Totals(jnp.sum(per_batch), None if metrics.correct is None else jnp.sum(metrics.correct))
 
 
-def _make_batches(
-    m: int, batch_size: int
-) -> tuple[Int[Array, "count batch_size"], Float[Array, "count batch_size"]]:
+def _make_batches(m: int, batch_size: int) -> tuple[Int[Array, "count batch_size"], Float[Array, "count batch_size"]]:
     """The rows and weights of each batch; the last one is filled up with rows of weight 0."""
     position = jnp.arange(-(-m // batch_size) * batch_size).reshape(-1, batch_size)
     return position % m, (position < m).astype(jnp.float32)

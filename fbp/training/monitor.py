@@ -73,9 +73,7 @@ class Readings(NamedTuple):
     noise: tuple[Float[Array, ""], Float[Array, ""]] | None = None
 
 
-def measure(
-    method: Method, monitor: Monitor, state: State, X: Activations, Y: Targets, weights: Weights
-) -> Readings:
+def measure(method: Method, monitor: Monitor, state: State, X: Activations, Y: Targets, weights: Weights) -> Readings:
     """One measurement, by one forward pass and one reverse sweep.
 
     Args:
