@@ -80,7 +80,7 @@ def train(
             _keep_options(folder, network, data, mlp, transformer, training)
             _keep_facts(folder, subject.data)
             options = {"callbacks": [shown.on_epoch], "on_steps": shown.on_steps, "resume": resume is not None}
-            fitted = _fit(subject, training, mlp.seed, out=folder, **options)
+            _fit(subject, training, mlp.seed, out=folder, **options)
         saved = open_run(folder)
         tested = evaluate(saved.net, subject.loss, saved.params, subject.test_X, subject.test_Y)
         _print_test(tested, folder, json)
@@ -146,7 +146,8 @@ def predict(run: Path, /, *images: Path, invert: bool | None = None, json: bool 
         found = []
         for path, row in zip(images, probabilities, strict=True):
             order = sorted(range(len(row)), key=lambda i: -row[i])
-            found.append({"image": str(path), "class": names[order[0]], "probabilities": dict(zip(names, row))})
+            by_name = dict(zip(names, row, strict=True))
+            found.append({"image": str(path), "class": names[order[0]], "probabilities": by_name})
             if not json:
                 likely = ", ".join(f"{names[i]} {row[i]:.1%}" for i in order[:3])
                 print_result(f"{path}: {names[order[0]]}   ({likely})")

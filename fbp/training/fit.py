@@ -307,7 +307,8 @@ class _Training:
                 first += self._run_chunk(block, first, min(length - first, self._room()))
         with postpone_interruptions():
             self._end_epoch()
-        if any([callback(progress.history[-1], self.state) is True for callback in self.callbacks]):
+        answers = [callback(progress.history[-1], self.state) for callback in self.callbacks]
+        if any(answer is True for answer in answers):
             progress.stopped = "callback"
         if self.run is not None:
             self.run.save_if_due(self.state, progress)

@@ -1,4 +1,4 @@
-"""The compiled loop: some steps of a block in one call, as many as asked for, with the same bits however they are cut."""
+"""The compiled loop: any number of steps of a block in one call, with the same bits however they are cut."""
 
 from functools import partial
 from typing import Any, NamedTuple

@@ -112,7 +112,7 @@ def name_readings(net: Layer, readings: Readings) -> dict[str, np.ndarray]:
     """
     found: dict[str, np.ndarray] = {}
     if readings.noise is not None:
-        found |= dict(zip(NOISE, readings.noise, strict=True))
+        found |= dict(zip(NOISE, map(np.asarray, readings.noise), strict=True))
     for kind in ("gradient_norm", "update_ratio", "dead"):
         # Copies in a loop are then axis 0, which `unstack` takes apart.
         turned = jax.tree.map(lambda x: np.moveaxis(x, 0, -1), getattr(readings, kind))

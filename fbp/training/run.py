@@ -85,8 +85,8 @@ class Run:
         different = _compare(found.facts["training"], self.facts)
         if different:
             raise FbpError(
-                f"a run must be resumed as it was begun, got {'; '.join(different[:4])} in {self.folder}; give the same "
-                "arguments, or begin anew in another folder"
+                f"a run must be resumed as it was begun, got {'; '.join(different[:4])} in {self.folder}; give the "
+                "same arguments, or begin anew in another folder"
             )
         return restore_checkpoint(found, like)
 
