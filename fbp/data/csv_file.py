@@ -135,7 +135,7 @@ def _detect(text: str, name: str) -> tuple[_Layout, str, int]:
 
 def _fields(line: str, delimiter: str) -> list[str]:
     try:
-        return next(csv.reader([line], delimiter=delimiter), [""])
+        return next(csv.reader([line], delimiter=delimiter), []) or [""]
     except csv.Error:
         return line.split(delimiter)
 
