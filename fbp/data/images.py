@@ -4,6 +4,7 @@ An image has at most 2^26 pixels, which its header says before anything is decod
 """
 
 import io
+import math
 import os
 import warnings
 from pathlib import Path
@@ -25,8 +26,6 @@ _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP")
 _KIND = "an image"
 _MOST_PIXELS = 1 << 26
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
-_COPIES = 6
-"""Bytes for a byte of pixels at most: themselves, twice while a part is held out, and as float32."""
 
 
 def load_image_folder(folder: Path) -> Dataset:
@@ -53,9 +52,9 @@ def load_image_folder(folder: Path) -> Dataset:
             f"known are {', '.join(SUFFIXES)}"
         )
     shape = _shape(files[0][0][0])
-    size = int(np.prod(shape)) * sum(map(len, files))
-    remedy = "make the images smaller"
-    check_memory(f"the images in {str(folder)!r}", f"{sum(map(len, files))} of shape {shape}", size * _COPIES, remedy)
+    count = sum(map(len, files))
+    received, remedy = f"{count} of shape {shape}", "make the images smaller"
+    check_memory(f"the images in {str(folder)!r}", received, math.prod(shape) * count, remedy)
     parts = [_read_part(each, shape, repr(str(root))) for each, root in zip(files, roots, strict=True)]
     return assemble(folder.resolve().name or str(folder), *parts, class_names=tuple(classes))
 
