@@ -100,13 +100,14 @@ def name_leaves(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
     return jax.device_get({name: jax.random.key_data(x) if _is_key(x) else x for name, x in named.items()})
 
 
-def restore_leaves(like: Any, arrays: Mapping[str, np.ndarray], prefix: str = "") -> Any:
+def restore_leaves(like: Any, arrays: Mapping[str, np.ndarray], prefix: str = "", *, any_dtype: bool = False) -> Any:
     """The inverse of `name_leaves`.
 
     Args:
         like: a pytree of the structure, the shapes and the dtypes that are wanted.
         arrays: by name.
         prefix: what each name begins with.
+        any_dtype: take the dtypes as they were saved.
 
     Raises:
         FbpError: a name is missing or left over, or a shape or a dtype differs.
@@ -119,7 +120,7 @@ def restore_leaves(like: Any, arrays: Mapping[str, np.ndarray], prefix: str = ""
     for name in wanted.keys() & found.keys():
         here = jax.random.key_data(wanted[name]) if _is_key(wanted[name]) else wanted[name]
         there = found[name]
-        if np.shape(here) != there.shape or here.dtype != there.dtype:
+        if np.shape(here) != there.shape or (here.dtype != there.dtype and not any_dtype):
             described = f"{here.dtype} {np.shape(here)}"
             differences.append(f"{name} as {there.dtype} {there.shape}, here {described}")
     if differences:
