@@ -384,6 +384,11 @@ def test_characters_are_tokens(tmp_path: Path) -> None:
     np.testing.assert_array_equal(encode(text[1:cut], data.class_names), data.train_Y)
 
 
+def test_memory_follows_the_text(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("abcdefghij" * 500_000)
+    assert peak(lambda: load(tmp_path / "t.txt")) < 8 * 5_000_000 + (32 << 20)
+
+
 def test_letters_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "t.txt").write_text("aä🙂" * 10, encoding="utf-8")
     whole = load(tmp_path / "t.txt")
