@@ -459,6 +459,8 @@ def test_train_and_test(tmp_path: Path) -> None:
     X = np.stack(shown[1]["cat"] + shown[1]["dog"]).astype(np.float32) / np.float32(255)
     assert expected(X, np.repeat([0, 1], 2)) <= pairs(data)
     (tmp_path / "test" / "emu").mkdir()
+    assert load(tmp_path).classes == 2
+    Image.new("L", (3, 3)).save(tmp_path / "test" / "emu" / "0.png")
     refused(tmp_path, "got emu")
 
 
@@ -467,8 +469,12 @@ def test_other_sizes_and_modes_follow_the_first(tmp_path: Path) -> None:
     first = load(tmp_path).shape
     Image.new("RGBA", (9, 2), "red").save(tmp_path / "dog" / "z.png")
     data = load(tmp_path)
-    assert data.shape in (first, (2, 9, 3))
-    assert data.train_X.shape[1] == np.prod(data.shape)
+    assert data.shape == first == (4, 4)
+    assert data.train_X.shape[1] == 16
+    Image.new("RGBA", (9, 2), "red").save(tmp_path / "cat" / "-.png")
+    data = load(tmp_path)
+    assert data.shape == (2, 9, 3)
+    assert pairs(data) >= expected(np.full((1, 2, 9, 3), [1, 0, 0], np.float32), np.array([0]))
 
 
 def test_neighbouring_rows_are_of_several_classes(tmp_path: Path) -> None:
