@@ -580,6 +580,16 @@ def test_other_files_are_told_what_is_known(tmp_path: Path) -> None:
     refused(tmp_path / "a.xlsx", ".npz, .csv, .tsv, .txt")
 
 
+def test_the_hash_is_of_the_content_whatever_the_format(tmp_path: Path) -> None:
+    X, Y = IMAGES, LABELS.astype("u1")
+    for stem in ("train", "t10k"):
+        write_idx(tmp_path / f"{stem}-images-idx3-ubyte", X)
+        write_idx(tmp_path / f"{stem}-labels-idx1-ubyte", Y)
+    np.savez(tmp_path / "a.npz", train_X=X, train_Y=Y, test_X=X, test_Y=Y)
+    on_disk = write_npy(tmp_path / "npy", train_X=X, train_Y=Y, test_X=X, test_Y=Y)
+    assert load(tmp_path).sha256 == load(tmp_path / "a.npz").sha256 == load(on_disk).sha256
+
+
 def test_an_idx_folder_comes_before_all_else(tmp_path: Path) -> None:
     for stem, m in (("train", 6), ("t10k", 3)):
         write_idx(tmp_path / f"{stem}-images-idx3-ubyte", IMAGES[:m])
