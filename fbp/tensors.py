@@ -15,9 +15,9 @@ import numpy as np
 
 from fbp.errors import FbpError, describe_exception
 from fbp.files import replacing
-from fbp.serialize import strict
+from fbp.serialize import to_json_line
 
-_JSON, _DIGEST = "fbp", "sha256"
+_KEY = "fbp"
 
 
 class Tensors(NamedTuple):
@@ -47,8 +47,9 @@ def save_tensors(path: Path, arrays: Mapping[str, Any], facts: Mapping[str, Any]
 
     # The format takes the memory of an array as it lies.
     own = {name: np.array(array, order="C") for name, array in arrays.items()}
-    text = json.dumps(strict(facts), ensure_ascii=False, allow_nan=False)
-    content = save(own, {_JSON: text, _DIGEST: _digest(own, text)})
+    text = to_json_line(facts)
+    # One entry: several would be written in an order of their own each time.
+    content = save(own, {_KEY: f"{_digest(own, text)} {text}"})
     with replacing(path) as new:
         new.write_bytes(content)
 
@@ -74,8 +75,7 @@ def load_tensors(path: Path) -> Tensors:
     try:
         length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + length])
-        kept = header["__metadata__"]
-        text, digest = kept[_JSON], kept[_DIGEST]
+        digest, _, text = header["__metadata__"][_KEY].partition(" ")
         facts = json.loads(text)
         arrays = load(content)
         is_whole = _digest(arrays, text) == digest and isinstance(facts, dict)

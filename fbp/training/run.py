@@ -20,7 +20,7 @@ import jax
 
 from fbp.description import describe, list_differences
 from fbp.errors import FbpError
-from fbp.files import replacing
+from fbp.files import remove_leftovers, replacing
 from fbp.losses import Loss
 from fbp.report.write import device, versions
 from fbp.serialize import plain, to_json
@@ -72,6 +72,7 @@ class Run:
                 ) from error
             if not resume:
                 check_new(folder)
+            remove_leftovers(folder)
             yield cls(folder, _facts(method, feed, seed))
 
     def load(self, like: State) -> tuple[State, Progress] | None:
