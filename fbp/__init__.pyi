@@ -1,6 +1,7 @@
 from . import activations as activations
 from . import cost as cost
 from . import data as data
+from . import description as description
 from . import flow as flow
 from . import functional as functional
 from . import initializers as initializers

@@ -310,3 +310,17 @@ activation = Activations(
     {"leaky_relu": leaky_relu, "elu": elu, "scaled_tanh": scaled_tanh},
     {each.name: each for each in _FIXED},
 )
+
+
+def find_spec(function: Nonlinearity) -> str | None:
+    """The name that `activation` reads as this function, "relu" or "elu(0.5)"; None for a function of one's own.
+
+    Args:
+        function: an activation function.
+    """
+    arguments = ", ".join(repr(float(a)) for a in function.arguments)
+    spec = f"{function.name}({arguments})" if arguments else function.name
+    try:
+        return spec if activation(spec) == function else None
+    except FbpError:
+        return None

@@ -159,3 +159,19 @@ initializer = Initializers(
     {"normal": normal, "constant": constant, "orthogonal": orthogonal, "mean_field": mean_field},
     _FIXED,
 )
+
+
+def find_spec(rule: Initializer) -> str | None:
+    """The name that `initializer` reads as this rule, "he_normal" or "normal(0.02)"; None if there is none.
+
+    Args:
+        rule: an initializer.
+    """
+    scale, root = float(rule.scale), math.sqrt(abs(rule.scale))
+    families = (
+        f"normal({root!r})",
+        f"constant({scale!r})",
+        f"orthogonal({root!r})",
+        f"mean_field({root!r}, {float(rule.bias_stddev)!r})",
+    )
+    return next((spec for spec in (*_FIXED, *families) if initializer(spec) == rule), None)
