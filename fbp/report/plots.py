@@ -1,22 +1,26 @@
-"""The drawings that studies share: curves, small multiples of curves, and digits as images."""
+"""The drawings of lines that studies share: curves, small multiples of curves, and of many lines in order."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from fbp.errors import FbpError
 from fbp.report.inline import mathtext, plain
-from fbp.report.style import FONT, INK, MUTED, WIDTH, WRONG, CurveStyle, canvas, curve_style, darken, style
+from fbp.report.style import FONT, INK, MUTED, WIDTH, CurveStyle, canvas, curve_style, darken, style
 
 _LONGEST_END = 24
+_DEPTHS = colormaps["viridis"]
 _REFERENCE: dict[str, Any] = {"color": MUTED, "linewidth": 1.2, "linestyle": (0, (2, 2))}
 _THEORY: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": "-", "zorder": 2.5}
 
@@ -143,43 +147,51 @@ def panels(
     return figure
 
 
-def digits(images: ArrayLike, labels: ArrayLike, predictions: ArrayLike) -> Figure:
-    """Images of digits with their label and what was read, the wrong ones framed and marked by a cross.
+def ranked_panels(
+    panels: Sequence[tuple[str, Sequence[ArrayLike]]], x: ArrayLike, xlabel: str, ylabel: str, rank: str
+) -> Figure:
+    """Small multiples of many lines that have an order, such as layers by depth: the later, the lighter.
 
     Args:
-        images: (k, 28, 28), the larger the darker.
-        labels: (k,), the digits that they are.
-        predictions: (k,), the digits that were read.
+        panels: a heading for each, and its lines in their order; a single one is drawn in ink.
+        x: of all lines.
+        xlabel: the horizontal axis, with its unit.
+        ylabel: the vertical axis, logarithmic, with its unit.
+        rank: what orders the lines, e.g. "block".
 
     Returns:
-        The figure, 7 inches wide, eight digits a row.
+        The figure, 7 inches wide.
 
-    Raises:
-        FbpError: there is no image, or the shapes do not belong together.
+    Example:
+        >>> figure = fbp.report.ranked_panels([("W", [[1, 2], [3, 4]])], [1, 2], "epoch", "norm", "block")
+        >>> len(figure.axes[0].lines)
+        2
     """
-    pictures, truth, read = np.asarray(images), np.asarray(labels), np.asarray(predictions)
-    if pictures.ndim != 3 or len(pictures) == 0 or not (pictures.shape[:1] == truth.shape == read.shape):
-        raise FbpError(
-            "images (k, 28, 28), labels and predictions must have the same first axis, k > 0, got the shapes "
-            f"{pictures.shape}, {truth.shape} and {read.shape}; use one label and one prediction for each image"
-        )
-    across = min(len(pictures), 8)
-    down = -(-len(pictures) // across)
+    across = 2 if len(panels) in (2, 4) else min(len(panels), 3)
+    down = -(-len(panels) // across)
+    most = max(len(lines) for _, lines in panels)
+    color = ScalarMappable(Normalize(0, max(most - 1, 1)), ListedColormap(_DEPTHS(np.linspace(0, 0.86, max(most, 2)))))
     with style():
-        figure = canvas(WIDTH, 1.32 * down * max(1.0, 8 / across / 2))
-        grid = figure.subplots(down, across, squeeze=False)
-        for axes in grid.flat[len(pictures) :]:
+        figure = canvas(WIDTH, 0.9 + (1.9 if across > 1 else 3.0) * down)
+        grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
             axes.remove()
-        for picture, label, said, axes in zip(pictures, truth, read, grid.flat, strict=False):
-            right = bool(label == said)
-            axes.imshow(picture, cmap="gray_r", vmin=pictures.min(), vmax=pictures.max(), interpolation="none")
-            axes.set(xticks=[], yticks=[])
-            axes.set_title(f"label {label}", loc="center", fontsize=8, fontweight="normal", pad=3)
-            mark, ink, weight = ("", INK, "normal") if right else ("✗ ", WRONG, "bold")
-            axes.set_xlabel(f"{mark}read {said}", fontsize=8, color=ink, fontweight=weight, labelpad=3)
-            frame, thickness = ("#c3c9d0", 0.8) if right else (WRONG, 2.2)
-            for spine in axes.spines.values():
-                spine.set(visible=True, color=frame, linewidth=thickness)
+        for index, ((heading, lines), axes) in enumerate(zip(panels, grid.flat, strict=False)):
+            for i, line in enumerate(lines):
+                ink = INK if len(lines) == 1 else color.to_rgba(i)
+                axes.plot(np.asarray(x), _visible(line, True), color=ink, linewidth=1.2)
+            axes.set(yscale="log", xmargin=0.02)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+            axes.set_title(mathtext(heading), fontsize=FONT, fontweight="normal")
+            axes.tick_params(labelbottom=index + across >= len(panels))
+        figure.supxlabel(mathtext(xlabel), fontsize=FONT)
+        figure.supylabel(mathtext(ylabel), fontsize=FONT)
+        if most > 1:
+            bar = figure.colorbar(color, ax=list(grid.flat[: len(panels)]), shrink=0.6, aspect=30, pad=0.02)
+            bar.set_label(rank, fontsize=FONT)
+            ticks = np.unique(np.linspace(0, most - 1, min(most, 5)).round())
+            bar.set_ticks(ticks, labels=[f"{tick:.0f}" for tick in ticks])
+            bar.outline.set_visible(False)
     return figure
 
 
@@ -196,6 +208,8 @@ def _plot(
     ends = [_draw(axes, curve, styles[curve.label], log_x, log_y) for curve in curves]
     if reference is not None:
         axes.axhline(reference[1], zorder=1.5, **_REFERENCE)
+    if not log_x and all(np.asarray(curve.x).dtype.kind in "iu" for curve in curves):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis, log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
         low, high = axis.get_view_interval()
         if log and low >= 1e-3 and high < 2e4:
