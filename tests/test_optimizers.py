@@ -181,6 +181,15 @@ def test_gradients_are_clipped_by_their_norm_over_all_parameters(x64):
         chex.assert_trees_all_close(updates, jax.tree.map(lambda g, scale=scale: -scale * g, gradient), rtol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_large_gradients_in_half_precision_are_clipped_not_lost(dtype):
+    gradient = {"W": jnp.full((100, 100), 10.0, dtype)}
+    rule = optimizer("sgd", 1.0, clip_norm=1.0)
+    updates, _ = rule.update(gradient, rule.init(gradient), gradient)
+    assert updates["W"].dtype == dtype
+    np.testing.assert_allclose(np.asarray(updates["W"], np.float32), -0.01, rtol=1e-2)
+
+
 def test_accumulated_steps_are_one_step_of_the_whole_batch(x64):
     rng = np.random.default_rng(0)
     X, Y = jnp.asarray(rng.standard_normal((24, 6))), jnp.asarray(rng.integers(0, 3, 24))

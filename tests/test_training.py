@@ -1,4 +1,6 @@
+import json
 import math
+import re
 from dataclasses import dataclass
 
 import chex
@@ -21,14 +23,15 @@ from fbp.precision import cast
 from fbp.training import (
     Diverged,
     Epoch,
+    Moment,
     evaluate,
     fit,
     initial_state,
     optimizer,
-    progress,
+    show_progress,
     train_step,
 )
-from fbp.training.evaluation import make_batches
+from fbp.training.feed import Resident
 
 PLATFORMS = ["cpu", "cuda", "rocm", "tpu"]
 WIDTHS = (6, 8, 8, 3)
@@ -58,7 +61,7 @@ def losses(fitted) -> list[float]:
 def run(net=NETS["plain"], m=50, rule=ADAM, **options):
     params, _ = net.init(jax.random.key(1))
     settings = {"epochs": 3, "batch_size": 16} | options
-    return fit(net, CROSS_ENTROPY, params, *data(m), optimizer=rule, **settings)
+    return fit(net, CROSS_ENTROPY, params, data(m), optimizer=rule, **settings)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -84,8 +87,7 @@ def test_digits_are_learnt():
         net,
         CROSS_ENTROPY,
         params,
-        digits.train_X[:1000],
-        digits.train_Y[:1000],
+        (digits.train_X[:1000], digits.train_Y[:1000]),
         optimizer=optimizer("adam", 0.003),
         epochs=12,
         batch_size=32,
@@ -104,11 +106,11 @@ def test_the_loss_of_an_epoch_is_the_mean_over_all_examples(batch_size, reductio
         net, (X, Y) = NETS["plain"], data(50)
         params, _ = net.init(jax.random.key(1))
         loss = SoftmaxCrossEntropy(reduction)
-        fitted = fit(net, loss, params, X, Y, optimizer=optimizer("sgd", 0.0), epochs=2, batch_size=batch_size)
+        fitted = fit(net, loss, params, (X, Y), optimizer=optimizer("sgd", 0.0), epochs=2, batch_size=batch_size)
         exact = float(loss_value(net, CROSS_ENTROPY, params, jnp.asarray(X), jnp.asarray(Y)))
         right = np.mean(np.argmax(np.asarray(net.forward(params, jnp.asarray(X))[0]), -1) == Y)
         evaluation = evaluate(net, loss, params, X, Y, batch_size=batch_size)
-        for value, accuracy in (*(record[1:3] for record in fitted.history), evaluation):
+        for value, accuracy in (*(record[2:4] for record in fitted.history), evaluation):
             assert value == pytest.approx(exact, rel=1e-13)
             assert accuracy == right
 
@@ -129,14 +131,16 @@ def test_every_example_counts_once_an_epoch():
     targets = np.arange(1.0, m + 1)[:, None]
     net = Serial(Dense(1, "zeros"), shape=(m,))
     params, _ = net.init(jax.random.key(0))
-    fitted = fit(net, Linear("sum"), params, np.eye(m), targets, optimizer=SGD, epochs=3, batch_size=32)
+    fitted = fit(net, Linear("sum"), params, (np.eye(m), targets), optimizer=SGD, epochs=3, batch_size=32)
     np.testing.assert_array_equal(fitted.params[0]["W"], -3 * targets)
 
 
 def test_the_last_batch_is_filled_with_examples_of_weight_zero():
-    rows, weights = make_batches(jnp.array([3, 1, 4, 0, 2]), 2)
-    np.testing.assert_array_equal(rows, [[3, 1], [4, 0], [2, 3]])
-    np.testing.assert_array_equal(weights, [[1, 1], [1, 1], [1, 0]])
+    feed = Resident(jnp.zeros((5, 2)), jnp.zeros(5), 2, (0,))
+    (block,) = feed.blocks(1, 0)
+    assert sorted(block.rows.reshape(-1)[:5]) == list(range(5))
+    assert block.rows[2, 1] == block.rows[0, 0]
+    np.testing.assert_array_equal(block.counts, [2, 2, 1])
 
 
 def test_the_seed_decides():
@@ -150,7 +154,7 @@ def test_the_seed_decides():
 def test_epochs_have_different_orders():
     net = mlp(WIDTHS, norm="batch")
     params, _ = net.init(jax.random.key(1))
-    fitted = fit(net, CROSS_ENTROPY, params, *data(50), optimizer=optimizer("sgd", 0.0), epochs=2, batch_size=16)
+    fitted = fit(net, CROSS_ENTROPY, params, data(50), optimizer=optimizer("sgd", 0.0), epochs=2, batch_size=16)
     # Nothing is learnt, but the statistics of a batch depend on its members.
     assert losses(fitted)[0] != losses(fitted)[1]
 
@@ -176,7 +180,7 @@ def test_all_epochs_are_compiled_once():
         run(mlp((6, 5, 3)), epochs=4, validation=data(20))
     finally:
         jax.monitoring.clear_event_listeners()
-    assert compiled.count("jit(_epoch)") == compiled.count("jit(sum_examples)") == 1
+    assert compiled.count("jit(_run)") == compiled.count("jit(sum_examples)") == 1
 
 
 def test_a_second_run_with_the_same_optimizer_is_not_compiled_again():
@@ -200,7 +204,7 @@ def test_networks_learn_and_are_validated(name):
     X = jnp.asarray(data(120)[0], jnp.float32)
     net, params = with_population_statistics(net, fitted.params, X, batch_size=16)
     evaluation = evaluate(net, CROSS_ENTROPY, params, *held_out, batch_size=7)
-    np.testing.assert_allclose(evaluation, last[3:5], rtol=1e-5)
+    np.testing.assert_allclose(evaluation, last[4:6], rtol=1e-5)
 
 
 def test_regression_has_no_accuracy():
@@ -208,7 +212,7 @@ def test_regression_has_no_accuracy():
     net = mlp((6, 8, 1), "tanh")
     params, _ = net.init(jax.random.key(0))
     Y = X[:, :1] ** 2
-    fitted = fit(net, HalfSquaredError(), params, X, Y, optimizer=ADAM, epochs=20, batch_size=8)
+    fitted = fit(net, HalfSquaredError(), params, (X, Y), optimizer=ADAM, epochs=20, batch_size=8)
     assert losses(fitted)[-1] < 0.5 * losses(fitted)[0]
     assert fitted.history[-1].accuracy is None
     assert evaluate(net, HalfSquaredError(), fitted.params, X, Y).accuracy is None
@@ -218,18 +222,20 @@ def test_parameters_keep_their_dtype_and_the_callers_stay_alive():
     net = NETS["plain"]
     params = cast(net.init(jax.random.key(0))[0], "bfloat16")
     on_disk = jax.tree.map(np.asarray, params)
-    fitted = fit(net, CROSS_ENTROPY, params, *data(50), optimizer=MOMENTUM, epochs=2, batch_size=16)
+    fitted = fit(net, CROSS_ENTROPY, params, data(50), optimizer=MOMENTUM, epochs=2, batch_size=16)
     chex.assert_trees_all_equal_shapes_and_dtypes(fitted.params, params)
     chex.assert_trees_all_equal(params, on_disk)
     chex.assert_trees_all_equal(
-        fitted.params, fit(net, CROSS_ENTROPY, on_disk, *data(50), optimizer=MOMENTUM, epochs=2, batch_size=16).params
+        fitted.params, fit(net, CROSS_ENTROPY, on_disk, data(50), optimizer=MOMENTUM, epochs=2, batch_size=16).params
     )
 
 
-def test_on_epoch_sees_every_record():
+def test_callbacks_see_every_epoch_and_may_stop():
     seen: list[Epoch] = []
-    fitted = run(on_epoch=seen.append)
-    assert tuple(seen) == fitted.history
+    fitted = run(callbacks=[lambda epoch, state: seen.append(epoch)])
+    assert tuple(seen) == fitted.history.epochs
+    stopped = run(callbacks=[lambda epoch, state: epoch.epoch == 2])
+    assert (len(stopped.history), stopped.stopped) == (2, "callback")
     assert all(record.seconds > 0 for record in seen)
     assert seen[0].examples_per_second == pytest.approx(50 / seen[0].seconds)
 
@@ -240,13 +246,14 @@ def test_divergence_keeps_what_was_reached():
     seen: list[Epoch] = []
     # The step doubles at each update, so that the run begins well.
     rising = optax.sgd(optax.exponential_decay(0.01, 1, 4.0))
-    with pytest.raises(Diverged, match=r"got loss .* in epoch \d+; use a smaller learning rate") as caught:
-        fit(net, CROSS_ENTROPY, params, *data(64), optimizer=rising, epochs=99, batch_size=16, on_epoch=seen.append)
-    params, history = caught.value.fitted
-    assert len(history) > 1
-    assert history == tuple(seen)
-    assert all(math.isfinite(record.loss) for record in history[:-1])
-    chex.assert_tree_all_finite(params)
+    note = lambda epoch, state: seen.append(epoch)
+    with pytest.raises(Diverged, match=r"got .* \(.*\) with infinite or NaN values in step \d+; use a") as caught:
+        fit(net, CROSS_ENTROPY, params, data(64), optimizer=rising, epochs=99, batch_size=16, callbacks=[note])
+    fitted = caught.value.fitted
+    assert len(fitted.history) > 1
+    assert fitted.history.epochs == tuple(seen)
+    assert all(math.isfinite(record.loss) for record in fitted.history)
+    chex.assert_tree_all_finite(fitted.params)
 
 
 def with_data(X=None, Y=None, **options):
@@ -254,7 +261,7 @@ def with_data(X=None, Y=None, **options):
     good_X, good_Y = data(50)
     X, Y = good_X if X is None else X, good_Y if Y is None else Y
     settings = {"epochs": 1, "batch_size": 16} | options
-    return fit(NETS["plain"], CROSS_ENTROPY, params, X, Y, optimizer=optimizer("sgd", 0.1), **settings)
+    return fit(NETS["plain"], CROSS_ENTROPY, params, (X, Y), optimizer=optimizer("sgd", 0.1), **settings)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +303,7 @@ def test_evaluation_refuses_statistics_of_a_batch():
 
 def test_batches_without_a_variance_are_refused_before_training():
     with pytest.raises(FbpError, match="at least two examples"):
-        run(NETS["batch norm and dropout"], batch_size=1, validation=data(10), on_epoch=pytest.fail)
+        run(NETS["batch norm and dropout"], batch_size=1, validation=data(10), callbacks=[pytest.fail])
 
 
 @pytest.mark.parametrize(
@@ -338,37 +345,46 @@ def test_fit_takes_sharded_data():
     net, (X, Y) = NETS["plain"], data(64)
     params, _ = net.init(jax.random.key(1))
     batch = jax.device_put((jnp.asarray(X), jnp.asarray(Y)), examples)
-    sharded = fit(net, CROSS_ENTROPY, params, *batch, optimizer=ADAM, epochs=3, batch_size=16)
+    sharded = fit(net, CROSS_ENTROPY, params, batch, optimizer=ADAM, epochs=3, batch_size=16)
     np.testing.assert_allclose(losses(sharded), losses(run(m=64)), rtol=1e-5)
 
 
-RECORD = Epoch(2, 0.25, 0.5, 0.125, 0.75, 2.0, 24_000.4)
-LINE = "epoch 2/3  loss 0.25  accuracy 50.00%  validation loss 0.125  validation accuracy 75.00%  24,000 examples/s"
+RECORD = Epoch(10, 1410, 0.012345, 0.98765, 0.12345, 0.95432, 0.5, 24_000.4)
+LINE = "epoch 10  loss 0.01235  accuracy 98.77%  validation 0.1235  95.43%  24,000/s"
+MOMENT = Moment(3, 1234, 1875, 0.2345, 0.9876, 123_456.7)
 
 
-def test_a_terminal_of_80_columns_shows_all_of_an_epoch(monkeypatch, capsys):
+def test_a_terminal_of_80_columns_shows_all(monkeypatch, capsys):
     for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "80")):
         monkeypatch.setenv(name, value)
-    with progress(10) as on_epoch:
-        on_epoch(Epoch(10, 0.012345, 0.98765, 0.12345, 0.95432, 0.5, 24_000.0))
-    assert "epoch 10/10  loss 0.0123  validation 0.123  accuracy 95.4%" in capsys.readouterr().err
+    with show_progress(500) as shown:
+        shown.on_steps(MOMENT)
+        shown.on_epoch(RECORD, None)
+    seen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert LINE in seen
+    assert "step 1234/1875" in seen
+    assert "loss 0.234  98.8%  123,457/s" in seen
+    assert max(map(len, seen.splitlines())) <= 80
 
 
 def test_a_log_gets_one_line_an_epoch(capsys):
-    with progress(3) as on_epoch:
-        on_epoch(RECORD)
-        on_epoch(Epoch(3, 0.2, None, None, None, 2.0, 24_000.4))
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err.splitlines() == [LINE, "epoch 3/3  loss 0.2  24,000 examples/s"]
+    with show_progress(3) as shown:
+        shown.on_epoch(RECORD, None)
+        shown.on_epoch(Epoch(11, 1551, 0.2, None, None, None, 2.0, 24_000.4), None)
+    seen = capsys.readouterr()
+    assert seen.out == ""
+    assert seen.err.splitlines() == [LINE, "epoch 11  loss 0.2  24,000/s"]
 
 
-def test_a_terminal_gets_a_bar(capsys, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "200")
-    with progress(3) as on_epoch:
-        on_epoch(RECORD)
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "\x1b[" in shown.err
-    assert "epoch 2/3" in shown.err
+def test_programs_get_lines_of_json(capsys):
+    with show_progress(3, json=True) as shown:
+        shown.on_epoch(RECORD._replace(loss=math.nan), None)
+    seen = capsys.readouterr()
+    assert seen.err == ""
+    assert json.loads(seen.out)["loss"] == "NaN"
+
+
+def test_nothing_is_shown_where_quiet_is_asked_for(capsys):
+    with show_progress(3, quiet=True) as shown:
+        shown.on_epoch(RECORD, None)
+    assert capsys.readouterr() == ("", "")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from fbp.errors import FbpError, check_count, unknown_name
+from fbp.precision import widen
 from fbp.training.schedules import check_rate, is_number
 from fbp.typing import Params
 
@@ -116,7 +117,7 @@ def optimizer(
             f"options of optimizer {name!r} must be valid for optax.{name}, got {options}; {error}"
         ) from error
     if clip_norm is not None:
-        parts.insert(0, optax.clip_by_global_norm(float(clip_norm)))
+        parts.insert(0, _clip_by_global_norm(float(clip_norm)))
     if weight_decay and not decays_itself:
         parts.append(optax.add_decayed_weights(_scale_rate(rate, -float(weight_decay)), mask))
     rule = parts[0] if len(parts) == 1 else optax.chain(*parts)
@@ -125,6 +126,17 @@ def optimizer(
     # float64 is float32 unless JAX computes in float64: float32 would then lose half of the digits.
     wrapped = optax.MultiSteps(rule, int(accumulate), accumulator_dtype=jnp.float64)
     return wrapped.gradient_transformation()
+
+
+def _clip_by_global_norm(clip_norm: float) -> optax.GradientTransformation:
+    """That of optax in at least float32: in float16 the squares overflow, and the clipped gradient would be zero."""
+    clip = optax.clip_by_global_norm(clip_norm)
+
+    def update(updates: Params, state: optax.OptState, params: Params = None) -> tuple[Params, optax.OptState]:
+        clipped, state = clip.update(jax.tree.map(widen, updates), state, params)
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), clipped, updates), state
+
+    return optax.GradientTransformation(clip.init, update)
 
 
 def _per_update(rate: float | optax.Schedule, accumulate: int) -> float | optax.Schedule:
