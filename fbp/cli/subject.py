@@ -78,8 +78,10 @@ def arrange(data: "Dataset", net: "Layer", loss: "Loss") -> tuple[tuple[Any, Any
         return parts
     import jax
 
-    _, (outputs,) = jax.eval_shape(lambda: net.init(jax.random.key(0), data.train_X.shape[1:]))
-    train, test = ((X, jax.nn.one_hot(Y, outputs)) for X, Y in parts)
+    shape = data.train_X.shape[1:]
+    one = jax.numpy.zeros((1, *shape))
+    Z = jax.eval_shape(lambda: net.forward(net.init(jax.random.key(0), shape)[0], one)[0])
+    train, test = ((X, jax.nn.one_hot(Y, Z.shape[-1])) for X, Y in parts)
     return train, test
 
 
