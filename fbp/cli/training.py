@@ -226,12 +226,12 @@ def summary(run: Path, /, *, json: bool = False) -> int:
 
 
 def _write_page(folder: Path, saved: "Saved", subject: Subject, is_quiet: bool) -> None:
-    from fbp.report import write
+    from fbp.report.write import PAGE, write
     from fbp.studies.runs import run_report
 
-    write(run_report(folder, saved, subject.test_X, subject.test_Y), folder / "report")
+    write(run_report(folder, saved, subject.test_X, subject.test_Y), folder / PAGE)
     if not is_quiet:
-        print_result(f"page: {folder / 'report' / 'report.html'}")
+        print_result(f"page: {folder / PAGE / 'report.html'}")
 
 
 def _fit(subject: Subject, training: TrainingConfig, seed: int, **options: Any) -> "Fitted":

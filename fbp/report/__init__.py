@@ -20,6 +20,7 @@ from fbp.report.plots import Curve as Curve
 from fbp.report.plots import curves as curves
 from fbp.report.plots import panels as panels
 from fbp.report.plots import ranked_panels as ranked_panels
+from fbp.report.plots import side_by_side as side_by_side
 from fbp.report.rerun import Repetition as Repetition
 from fbp.report.rerun import rerun as rerun
 from fbp.report.style import canvas as canvas

@@ -45,9 +45,7 @@ def digits(images: ArrayLike, labels: ArrayLike, predictions: ArrayLike) -> Figu
     return _draw_images(pictures, truth.tolist(), read.tolist(), ())
 
 
-def images(
-    pictures: ArrayLike, labels: Sequence[str], predictions: Sequence[str], notes: Sequence[str] = ()
-) -> Figure:
+def images(pictures: ArrayLike, labels: Sequence[str], predictions: Sequence[str], notes: Sequence[str] = ()) -> Figure:
     """Images with their class and the one that was read, the wrong ones framed and marked by a cross.
 
     Args:
@@ -76,7 +74,9 @@ def images(
     return _draw_images(drawn, labels, predictions, notes)
 
 
-def _draw_images(pictures: np.ndarray, labels: Sequence[Any], predictions: Sequence[Any], notes: Sequence[str]) -> Figure:
+def _draw_images(
+    pictures: np.ndarray, labels: Sequence[Any], predictions: Sequence[Any], notes: Sequence[str]
+) -> Figure:
     longest = max(len(str(name)) for name in (*labels, *predictions))
     # Six a row leave room for long names, on two lines where that is not enough.
     across, wrap = (8, 40) if longest <= 5 else (6, 17)
@@ -127,8 +127,8 @@ def confusion(counts: ArrayLike, names: Sequence[str]) -> Figure:
     K = len(names)
     if table.shape != (K, K) or not K:
         raise FbpError(
-            f"a confusion matrix must be square, with a name for each class, got the shape {table.shape} and {K} names; "
-            "count each class against each"
+            f"a confusion matrix must be square, with a name for each class, got the shape {table.shape} and {K} names"
+            "; count each class against each"
         )
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     np.fill_diagonal(share, np.nan)

@@ -115,8 +115,7 @@ def panels(
     Raises:
         FbpError: there is no panel.
     """
-    if not panels:
-        raise FbpError("small multiples must have at least one panel, got none; give (title, curves) pairs")
+    _check_panels(panels)
     across = 2 if len(panels) == 4 else min(len(panels), 3)
     down = -(-len(panels) // across)
     with style():
@@ -147,6 +146,41 @@ def panels(
     return figure
 
 
+def side_by_side(panels: Sequence[tuple[str, Sequence[Curve], bool]], xlabel: str, mark: Reference = None) -> Figure:
+    """Different quantities over the same axis, beside each other, with one legend for all.
+
+    Args:
+        panels: for each the name of its vertical axis with the unit, its curves, and whether it is logarithmic; curves
+            of one label look the same in every panel.
+        xlabel: the horizontal axis, with its unit.
+        mark: a name and a place for a vertical line in every panel.
+
+    Returns:
+        The figure, 7 inches wide.
+
+    Raises:
+        FbpError: there is no panel.
+
+    Example:
+        >>> loss = fbp.report.Curve("training", [1, 2, 3], [2.3, 0.9, 0.4])
+        >>> figure = fbp.report.side_by_side([("loss (nats)", [loss], True)], "epoch", ("best", 3))
+        >>> figure.axes[0].get_yscale()
+        'log'
+    """
+    _check_panels(panels)
+    with style():
+        figure = canvas(WIDTH, 3.3)
+        grid = figure.subplots(1, len(panels), squeeze=False)
+        styles = _assign_styles(curve for _, own, _ in panels for curve in own)
+        for (ylabel, own, log_y), axes in zip(panels, grid.flat, strict=True):
+            _plot(axes, own, styles, False, log_y, None)
+            axes.set(xlabel=mathtext(xlabel), ylabel=mathtext(ylabel))
+            if mark is not None:
+                axes.axvline(mark[1], zorder=1.5, **_REFERENCE)
+        _add_legend(figure, styles, mark, False)
+    return figure
+
+
 def ranked_panels(
     panels: Sequence[tuple[str, Sequence[ArrayLike]]], x: ArrayLike, xlabel: str, ylabel: str, rank: str
 ) -> Figure:
@@ -162,15 +196,20 @@ def ranked_panels(
     Returns:
         The figure, 7 inches wide.
 
+    Raises:
+        FbpError: there is no panel.
+
     Example:
         >>> figure = fbp.report.ranked_panels([("W", [[1, 2], [3, 4]])], [1, 2], "epoch", "norm", "block")
         >>> len(figure.axes[0].lines)
         2
     """
+    _check_panels(panels)
     across = 2 if len(panels) in (2, 4) else min(len(panels), 3)
     down = -(-len(panels) // across)
     most = max(len(lines) for _, lines in panels)
-    color = ScalarMappable(Normalize(0, max(most - 1, 1)), ListedColormap(_DEPTHS(np.linspace(0, 0.86, max(most, 2)))))
+    shades = _DEPTHS(np.linspace(0, 0.86, max(most, 2)))
+    color = ScalarMappable(Normalize(0, max(most - 1, 1)), ListedColormap(shades))
     with style():
         figure = canvas(WIDTH, 0.9 + (1.9 if across > 1 else 3.0) * down)
         grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
@@ -178,7 +217,7 @@ def ranked_panels(
             axes.remove()
         for index, ((heading, lines), axes) in enumerate(zip(panels, grid.flat, strict=False)):
             for i, line in enumerate(lines):
-                ink = INK if len(lines) == 1 else color.to_rgba(i)
+                ink = INK if len(lines) == 1 else shades[i]
                 axes.plot(np.asarray(x), _visible(line, True), color=ink, linewidth=1.2)
             axes.set(yscale="log", xmargin=0.02)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
@@ -189,10 +228,15 @@ def ranked_panels(
         if most > 1:
             bar = figure.colorbar(color, ax=list(grid.flat[: len(panels)]), shrink=0.6, aspect=30, pad=0.02)
             bar.set_label(rank, fontsize=FONT)
-            ticks = np.unique(np.linspace(0, most - 1, min(most, 5)).round())
-            bar.set_ticks(ticks, labels=[f"{tick:.0f}" for tick in ticks])
+            ticks = np.unique(np.linspace(0, most - 1, min(most, 5)).round()).astype(int).tolist()
+            bar.set_ticks(ticks, labels=list(map(str, ticks)))
             bar.outline.set_visible(False)
     return figure
+
+
+def _check_panels(panels: Sequence[Any]) -> None:
+    if not panels:
+        raise FbpError("small multiples must have at least one panel, got none; give (title, curves) pairs")
 
 
 def _assign_styles(curves: Iterable[Curve]) -> dict[str, CurveStyle]:

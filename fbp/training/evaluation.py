@@ -1,6 +1,6 @@
 """The mean loss and the accuracy of a network over a data set, and what it makes of each item."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -125,7 +125,7 @@ def evaluate_items(
     X_device, Y_device = _check_data(net, loss, params, X, Y, batch_size)
     m = Y_device.shape[0]
     computed = _compute_items(params, X_device, Y_device, net=net, loss=loss, batch_size=min(int(batch_size), m))
-    return jax.tree.map(lambda x: np.asarray(x)[:m], computed)
+    return Items(*jax.tree.map(lambda x: np.asarray(x)[:m], computed))
 
 
 def _check_data(
@@ -157,22 +157,24 @@ def sum_examples(params: Params, X: Activations, Y: Targets, *, net: Layer, loss
 
 
 @jax.jit(static_argnames=("net", "loss", "batch_size"))
-def _compute_items(params: Params, X: Activations, Y: Targets, *, net: Layer, loss: Loss, batch_size: int) -> Items:
-    def compute(rows: Int[Array, " b"]) -> Any:
+def _compute_items(
+    params: Params, X: Activations, Y: Targets, *, net: Layer, loss: Loss, batch_size: int
+) -> tuple[Array | None, ...]:
+    """The fields of `Items`."""
+
+    def compute(rows: Int[Array, " b"]) -> tuple[Array | None, ...]:
         own_X, own_Y = jax.tree.map(lambda x: x[rows], (X, Y))
         Z = widen(net.forward(params, to_floats(net, params, own_X))[0])
         losses, A = loss.per_example(Z, own_Y), loss.output(Z)
         if are_labels(own_Y, Z):
-            return Items(losses, jnp.argmax(Z, axis=-1), jnp.max(A, axis=-1), None)
-        return Items(losses, None, None, A)
+            return losses, jnp.argmax(Z, axis=-1), jnp.max(A, axis=-1), None
+        return losses, None, None, A
 
     found = jax.lax.map(compute, _make_batches(Y.shape[0], batch_size)[0])
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
 
-def _make_batches(
-    m: int, batch_size: int
-) -> tuple[Int[Array, "count batch_size"], Float[Array, "count batch_size"]]:
+def _make_batches(m: int, batch_size: int) -> tuple[Int[Array, "count batch_size"], Float[Array, "count batch_size"]]:
     """The rows and weights of each batch; the last one is filled up with rows of weight 0."""
     position = jnp.arange(-(-m // batch_size) * batch_size).reshape(-1, batch_size)
     return position % m, (position < m).astype(jnp.float32)

@@ -1,5 +1,6 @@
 """A classifier on its test data: the confusion matrix, the errors of each class, the worst examples."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -43,7 +44,13 @@ def read_classes(facts: Facts, Y: np.ndarray, items: Items) -> tuple[np.ndarray,
 
 
 def add_classes(
-    draft: Draft, facts: Facts, X: Any, labels: np.ndarray, read: np.ndarray, sure: np.ndarray | None, losses: np.ndarray
+    draft: Draft,
+    facts: Facts,
+    X: Any,
+    labels: np.ndarray,
+    read: np.ndarray,
+    sure: np.ndarray | None,
+    losses: np.ndarray,
 ) -> None:
     """Add what a classifier got right and wrong.
 
@@ -80,9 +87,7 @@ def add_classes(
     draft.sections.append(_worst(facts, X, names, labels, read, sure, losses))
 
 
-def _add_findings(
-    draft: Draft, facts: Facts, names: tuple[str, ...], counts: np.ndarray, loss: float
-) -> None:
+def _add_findings(draft: Draft, facts: Facts, names: tuple[str, ...], counts: np.ndarray, loss: float) -> None:
     m, right = int(counts.sum()), int(np.trace(counts))
     accuracy, (low, high) = right / m, wilson(right, m)
     commonest = int(counts.sum(axis=1).max())
@@ -96,38 +101,36 @@ def _add_findings(
         finding += f" Always naming the commonest class would give {percent(commonest / m, m)}."
     draft.findings.append(finding)
     if right < m:
-        wrong = counts.copy()
-        np.fill_diagonal(wrong, 0)
-        i, j = np.unravel_index(wrong.argmax(), wrong.shape)
-        totals = counts.sum(axis=1)
-        rates = np.where(totals > 0, wrong.sum(axis=1) / np.maximum(totals, 1), 0)
-        hardest = int(rates.argmax())
-        often = int(wrong[i, j])
-        draft.findings.append(
-            f"Of {m - right:,} errors the commonest is {names[i]} read as {names[j]}, {_times(often)}; "
-            f"{names[hardest]} has the largest share of errors, {int(wrong[hardest].sum())} of {int(totals[hardest]):,}."
-        )
+        draft.findings.append(_describe_errors(names, counts))
+
+
+def _describe_errors(names: tuple[str, ...], counts: np.ndarray) -> str:
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    errors, totals = int(wrong.sum()), counts.sum(axis=1)
+    i, j = np.unravel_index(wrong.argmax(), wrong.shape)
+    hardest = int((wrong.sum(axis=1) / np.maximum(totals, 1)).argmax())
+    often = int(wrong[i, j])
+    text = f"Of {errors:,} errors the commonest is {names[i]} read as {names[j]}, {often} times"
+    if often == 1:
+        text = f"No confusion occurs more than once among {errors:,} errors" if errors > 1 else "There is one error"
+    share = f"{int(wrong[hardest].sum())} of {int(totals[hardest]):,}"
+    return f"{text}; {names[hardest]} has the largest share of errors, {share}."
 
 
 def _add_confidence(draft: Draft, sure: np.ndarray, right: np.ndarray) -> None:
     m = len(sure)
     mean, accuracy = float(sure.mean()), float(right.mean())
     draft.results["test"]["confidence"] = mean
-    finding = (
-        f"The class that it reads has a probability of {percent(mean, m)} on average, and {percent(accuracy, m)} are right"
-    )
+    finding = f"The class that it reads has a probability of {percent(mean, m)} on average, and {percent(accuracy, m)}"
     apart = sure.astype(float) - right
     half = Z95 * float(apart.std(ddof=1)) / m**0.5 if m > 1 else float("inf")
     if abs(mean - accuracy) > half:
-        points = f"{number(100 * abs(mean - accuracy), 2)}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{number(100 * half, 2)} points"
-        finding += f": it is too {'sure' if mean > accuracy else 'unsure'} of itself, by {points}."
+        points = f"{number(100 * abs(mean - accuracy), 2)} ± {number(100 * half, 2)}".replace(" ", "\N{NO-BREAK SPACE}")
+        finding += f" are right: it is too {'sure' if mean > accuracy else 'unsure'} of itself, by {points} points."
     else:
-        finding += ": no difference beyond chance."
+        finding += " are right: no difference beyond chance."
     draft.findings.append(finding)
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
 
 
 def _describe_confusion(names: tuple[str, ...], counts: np.ndarray) -> str:
@@ -178,16 +181,13 @@ def _worst(
     losses: np.ndarray,
 ) -> Section:
     """The examples with the largest losses."""
-    shape = tuple(facts.data.get("shape") or ())
-    is_image = len(shape) == 2 or (len(shape) == 3 and shape[-1] in (1, 3))
-    is_image = is_image and isinstance(X, np.ndarray) and int(np.prod(shape)) == X[0].size
-    order = np.argsort(-losses, kind="stable")[: SHOWN if is_image else LISTED]
+    side = _image_shape(facts, X)
+    order = np.argsort(-losses, kind="stable")[: LISTED if side is None else SHOWN]
     wrong = int((labels[order] != read[order]).sum())
     among = "all of them errors" if wrong == len(order) else f"{wrong} of them errors"
     what = f"The {len(order)} of {len(labels):,} test examples with the largest losses, {among}"
     notes = ["" if sure is None else f"{sure[i]:.0%}" for i in order]
-    if is_image:
-        side = shape if shape[-1] == 3 else shape[:2]
+    if side is not None:
         pictures = X[order].reshape(-1, *side)
         said = [names[i] for i in labels[order]], [names[i] for i in read[order]]
         behind = notes if sure is not None else ()
@@ -197,8 +197,18 @@ def _worst(
         return Section("The worst examples", (Figure("worst", caption, partial(images, pictures, *said, behind)),))
     columns = ("row", "label", "read as", "probability of it", "loss")
     rows = tuple(
-        (int(i), names[labels[i]], names[read[i]], None if sure is None else float(sure[i]), float(losses[i])) for i in order
+        (int(i), names[labels[i]], names[read[i]], None if sure is None else float(sure[i]), float(losses[i]))
+        for i in order
     )
     if sure is None:
         columns, rows = columns[:3] + columns[4:], tuple(row[:3] + row[4:] for row in rows)
     return Section("The worst examples", (Table(f"{what}; rows count from 0.", columns, rows),))
+
+
+def _image_shape(facts: Facts, X: Any) -> tuple[int, ...] | None:
+    """(height, width) or (height, width, 3) where the examples are images; otherwise None."""
+    shape = tuple(facts.data.get("shape") or ())
+    is_image = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
+    if not is_image or not isinstance(X, np.ndarray) or math.prod(shape) != X[0].size:
+        return None
+    return shape[:2] if len(shape) == 3 and shape[2] == 1 else shape

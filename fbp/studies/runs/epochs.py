@@ -1,16 +1,14 @@
 """How a training went: losses and accuracies over the epochs, on pictures and in a table."""
 
+import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from fbp.report import Figure, Table, canvas, curve_style, fixed, number
-from fbp.report.style import INK, WIDTH
+from fbp.report import Curve, Figure, Table, fixed, number, side_by_side
 from fbp.studies.frame import Draft
 from fbp.studies.runs.facts import Facts
 from fbp.training import Epoch
@@ -19,7 +17,8 @@ LISTED = 12
 """A longer training is listed by the epochs 1, 2, 5, 10, 20, 50, ..."""
 RISEN = 1.01
 """A validation loss this many times its smallest one has risen."""
-_BEST: dict[str, Any] = {"color": INK, "linewidth": 1.0, "linestyle": (0, (3, 2))}
+DECADE = 10
+"""Losses that span more are drawn on a logarithmic axis."""
 
 
 def add_epochs(draft: Draft, facts: Facts) -> None:
@@ -31,7 +30,11 @@ def add_epochs(draft: Draft, facts: Facts) -> None:
     """
     history = facts.history
     draft.records += [
-        {"kind": "epoch", **{name: value for name, value in epoch._asdict().items() if name not in _CLOCK}, **epoch.readings}
+        {
+            "kind": "epoch",
+            **{name: value for name, value in epoch._asdict().items() if name not in _CLOCK},
+            **epoch.readings,
+        }
         for epoch in history
     ]
     if not history:
@@ -56,16 +59,17 @@ def _describe_course(facts: Facts) -> str:
     name = "training" if last.validation_loss is None else "validation"
     if best is last:
         first = history[0].watched_loss
-        fell = f"from {number(first, 3)} to {number(last.watched_loss, 3)}"
+        fell = f"from {number(first, 3, True)} to {number(last.watched_loss, 3, True)}"
         return f"The {name} loss fell {fell} and was smallest after the last epoch, {last.epoch}."
-    text = f"The {name} loss was smallest after epoch {best.epoch} of {last.epoch}, {number(best.watched_loss, 3)}"
+    text = (
+        f"The {name} loss was smallest after epoch {best.epoch} of {last.epoch}, {number(best.watched_loss, 3, True)}"
+    )
     if last.watched_loss < RISEN * best.watched_loss:
         return f"{text}, and within {RISEN - 1:.0%} of that at the end."
-    text += f", and {number(last.watched_loss, 3)} at the end"
+    text += f", and {number(last.watched_loss, 3, True)} at the end"
     if last.validation_loss is not None and last.loss < best.loss:
-        text += (
-            f", while the training loss fell on from {number(best.loss, 3)} to {number(last.loss, 3)}: it **overfits**"
-        )
+        fell = f"fell on from {number(best.loss, 3, True)} to {number(last.loss, 3, True)}"
+        text += f", while the training loss {fell}: it **overfits**"
     return text + ("; the parameters of that epoch are the result." if facts.keeps_best else ".")
 
 
@@ -80,33 +84,26 @@ def _describe_curves(facts: Facts) -> str:
 
 
 def _draw(facts: Facts) -> Drawing:
+    shown = [
+        ("loss", facts.loss_label),
+        *([("accuracy", "accuracy (%)")] if facts.history[-1].accuracy is not None else []),
+    ]
+    panels = []
+    for name, label in shown:
+        own = list(_curves(facts, name, 100 if name == "accuracy" else 1))
+        every = np.concatenate([np.asarray(curve.y) for curve in own])
+        every = every[np.isfinite(every)]
+        is_wide = name == "loss" and every.size > 0 and bool(every.min() > 0 and every.max() > DECADE * every.min())
+        panels.append((label, own, is_wide))
+    return side_by_side(panels, "epoch", ("best epoch", facts.history.best.epoch) if facts.keeps_best else None)
+
+
+def _curves(facts: Facts, name: str, factor: float) -> Iterator[Curve]:
     history = facts.history
-    has_accuracy = history[-1].accuracy is not None
-    shown = [("loss", facts.loss_label), *([("accuracy", "accuracy (%)")] if has_accuracy else [])]
-    figure = canvas(WIDTH, 3.3)
-    grid: Any = figure.subplots(1, len(shown), squeeze=False)[0]
-    handles: dict[str, Line2D] = {}
-    for axes, (name, label) in zip(grid, shown, strict=True):
-        lines = {"training": name, "validation": f"validation_{name}"}
-        own = {key: history.column(column) for key, column in lines.items() if column in history.names()}
-        _plot(axes, history.column("epoch"), own, 100 if name == "accuracy" else 1, handles)
-        axes.set(xlabel="epoch", ylabel=label)
-        if facts.keeps_best:
-            handles["best epoch"] = axes.axvline(history.best.epoch, **_BEST)
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
-    return figure
-
-
-def _plot(axes: Axes, x: list[int], lines: dict[str, list[Any]], factor: float, handles: dict[str, Line2D]) -> None:
-    values = {key: factor * np.array([np.nan if v is None else v for v in own], float) for key, own in lines.items()}
-    every = np.concatenate(list(values.values()))
-    every = every[np.isfinite(every)]
-    if factor == 1 and every.size and every.min() > 0 and every.max() > 10 * every.min():
-        axes.set(yscale="log")
-    for rank, (key, own) in enumerate(values.items()):
-        (handles[key],) = axes.plot(x, own, **curve_style(rank).line, markevery=max(1, len(x) // 8))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.margins(x=0.02)
+    for label, column in (("training", name), ("validation", f"validation_{name}")):
+        if column in history.names():
+            values = [math.nan if value is None else factor * value for value in history.column(column)]
+            yield Curve(label, history.column("epoch"), values)
 
 
 def _table(facts: Facts) -> Table:

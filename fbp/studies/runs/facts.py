@@ -3,6 +3,7 @@
 import json
 import shlex
 import tomllib
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,13 +64,16 @@ class Facts(NamedTuple):
             return f"Transformer of {options.get('depth')} blocks, width {options.get('width')}"
         widths = [layer.width for layer in net.layers if isinstance(layer, Dense)] if isinstance(net, Serial) else []
         if widths and len(self.saved.shape) == 1:
-            return "-".join(map(str, (self.saved.shape[0], *widths)))
+            runs = [(width, len(list(same))) for width, same in groupby((self.saved.shape[0], *widths))]
+            return "-".join(
+                f"{width}\N{MULTIPLICATION SIGN}{n}" if n > 2 else "-".join([str(width)] * n) for width, n in runs
+            )
         return f"A network of {self.parameters:,} parameters"
 
     @property
     def data_name(self) -> str:
         """Of the data set."""
-        return str(self.data.get("name") or "data of one's own")
+        return str(self.data.get("name") or "own data")
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -121,7 +125,9 @@ def read_facts(folder: Path, saved: Saved) -> Facts:
     sizes = {name: array.nbytes for name, array in newest.arrays.items() if name.startswith("state.")}
     of_params = sum(size for name, size in sizes.items() if name.startswith("state.params"))
     tables = _read(folder / CONFIG, tomllib.loads)
-    options = {name.replace("-", "_"): v for table in tables.values() if isinstance(table, dict) for name, v in table.items()}
+    options = {
+        name.replace("-", "_"): v for table in tables.values() if isinstance(table, dict) for name, v in table.items()
+    }
     progress = newest.facts["progress"]
     return Facts(
         folder=folder,

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from fbp.errors import FbpError
 from fbp.layers.axes import is_shape
 from fbp.precision import cast
-from fbp.report import Report, Table, fixed, number
+from fbp.report import Report, Table, number
 from fbp.report.write import device
 from fbp.studies.frame import Draft
 from fbp.studies.runs.classes import add_classes, read_classes
@@ -24,12 +24,13 @@ from fbp.studies.runs.sequences import add_sequences
 from fbp.training import Saved, evaluate_items
 
 _SETTING = (
-    *("activation", "init", "norm", "residual", "dropout", "style", "depth", "width", "heads", "length", "loss"),
+    *("activation", "init", "norm", "residual", "dropout", "style", "depth", "width", "heads", "loss"),
     *("optimizer", "learning_rate", "schedule", "warmup", "batch_size", "epochs", "validation_split", "clip_norm"),
     *("clip_examples", "weight_decay", "accumulate", "compute", "trained", "gradient", "patience"),
 )
 """Options that are shown, in this order."""
-_UNREMARKABLE = (None, False, 0, 0.0, 1, "none")
+_ALWAYS = ("batch_size", "epochs")
+_UNREMARKABLE = (False, 0, 0.0, 1, "none")
 """Values of options that say that something is not there."""
 _REASONS = {
     "epochs": "all epochs were done",
@@ -44,8 +45,8 @@ _REASONS = {
 def run_report(folder: str | os.PathLike[str], saved: Saved, X: ArrayLike, Y: ArrayLike) -> Report:
     """A page about a run: what it reached on test data, how training went, what it gets wrong, what it cost.
 
-    Which parts there are follows from the network and what the folder holds: classes, numbers or tokens, with or without
-    validation and readings of a monitor, after one epoch or many, finished or not.
+    Which parts there are follows from the network and what the folder holds: classes, numbers or tokens, with or
+    without validation and readings of a monitor, after one epoch or many, finished or not.
 
     Args:
         folder: of `fbp.fit(..., out=folder)` or `fbp train`.
@@ -69,7 +70,7 @@ def run_report(folder: str | os.PathLike[str], saved: Saved, X: ArrayLike, Y: Ar
         ...     saved = fbp.training.open_run(folder)
         ...     report = fbp.studies.run_report(folder, saved, digits.test_X, digits.test_Y)
         >>> report.title
-        '784-16-10 on data of one\\'s own'
+        '784-16-10 on own data'
     """
     if saved.loss is None:
         raise FbpError(
@@ -78,8 +79,8 @@ def run_report(folder: str | os.PathLike[str], saved: Saved, X: ArrayLike, Y: Ar
     facts = read_facts(Path(folder), saved)
     draft = Draft(
         f"{facts.network} on {facts.data_name}",
-        "How good is the network on data that it has not seen, how did its training go, what does it still get wrong, and "
-        "what did it cost?",
+        "How good is the network on data that it has not seen, how did its training go, what does it still get wrong, "
+        "and what did it cost?",
         seed=int(facts.training.get("seed") or 0),
     )
     items = evaluate_items(saved.net, saved.loss, saved.params, X, Y)
@@ -113,12 +114,17 @@ def _describe_setting(facts: Facts, tested: int) -> dict[str, Any]:
         "parameters": f"{facts.parameters:,}",
         "data": f"{facts.data_name}: {training.get('examples', 0):,} to train on, {tested:,} to test",
     }
+    if facts.saved.net.takes_integers:
+        setting["length of a sequence"] = facts.saved.shape[0]
     if facts.data.get("held_out"):
         setting["test data"] = "drawn from the data, which have no test part of their own"
-    merged = {**{name: training.get(name) for name in ("batch_size", "gradient", "compute", "clip_examples")}, **options}
+    merged = {
+        **{name: training.get(name) for name in ("batch_size", "gradient", "compute", "clip_examples")},
+        **options,
+    }
     for name in _SETTING:
         value = merged.get(name)
-        if not (name != "batch_size" and name != "epochs" and value in _UNREMARKABLE):
+        if value is not None and (name in _ALWAYS or value not in _UNREMARKABLE):
             setting[name.replace("_", " ")] = value
     setting["ended because"] = _REASONS.get(facts.stopped or "", "it was interrupted")
     return setting | {"seed": training.get("seed")}
@@ -136,7 +142,7 @@ def _add_cost(draft: Draft, facts: Facts) -> None:
         draft.timings = {"training_seconds": facts.seconds, "examples_per_second": rate}
         rows += [
             ("steps", steps, ""),
-            ("time of training, without compilation and validation", fixed(facts.seconds, 1), "s"),
+            ("time of training, without compilation and validation", float(facts.seconds), "s"),
             ("examples per second, median of the epochs", round(rate), "1/s"),
             ("time of a step", float(1e3 * sum(epoch.seconds for epoch in history) / max(steps, 1)), "ms"),
         ]

@@ -1,5 +1,6 @@
 """What the monitor read, layer by layer: gradient norms, update ratios, dead units, the gradient noise scale."""
 
+import math
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fbp.report import Curve, Figure, Table, Text, curves, fixed, number, ranked_panels
+from fbp.report import Curve, Figure, Table, Text, curves, number, ranked_panels
 from fbp.studies.frame import Draft
 from fbp.studies.runs.facts import Facts
 
@@ -33,14 +34,18 @@ def add_readings(draft: Draft, facts: Facts) -> None:
         facts: of the run.
     """
     matrices = facts.name_matrices()
-    read = lambda kind, names: {name: found for name in names if (found := _column(facts, f"{kind}/{name}")) is not None}
+    read = lambda kind, names: {
+        name: found for name in names if (found := _column(facts, f"{kind}/{name}")) is not None
+    }
     norms, ratios = read("gradient_norm", matrices), read("update_ratio", matrices)
     blocks: list[Any] = []
     if norms:
         draft.findings.append(_describe_norms(norms))
         if len(facts.history) > 1:
             blocks += [
-                _figure("gradient-norms", "The norm of the gradient of each weight matrix", "gradient norm", facts, norms),
+                _figure(
+                    "gradient-norms", "The norm of the gradient of each weight matrix", "gradient norm", facts, norms
+                ),
                 _figure(
                     *("update-ratios", "The norm of each step over that of the weight matrix that it changes"),
                     *("update ratio", facts, ratios),
@@ -98,9 +103,15 @@ def _describe_dead(dead: Lines) -> str:
     if last[most] < IDLE:
         return f"At most {last[most]:.2%} of the units of a layer were dead for a whole batch in the last epoch."
     return (
-        f"In the last epoch {last[most]:.1%} of the units of `{most}` had a derivative of zero for every example of a batch, "
-        "the most of all layers."
+        f"In the last epoch {last[most]:.1%} of the units of `{most}` had a derivative of zero for every example of a "
+        "batch, the most of all layers."
     )
+
+
+def _curve(label: str, epochs: Sequence[int], line: Sequence[float]) -> Curve:
+    """A line through the epochs that have a reading."""
+    shown = [(x, y) for x, y in zip(epochs, line, strict=True) if math.isfinite(y)]
+    return Curve(label, [x for x, _ in shown], [y for _, y in shown])
 
 
 def _figure(name: str, what: str, label: str, facts: Facts, lines: Lines) -> Figure:
@@ -108,7 +119,7 @@ def _figure(name: str, what: str, label: str, facts: Facts, lines: Lines) -> Fig
     log_y = not label.endswith("(%)")
     if len(lines) <= NAMED or not log_y:
         own = dict(list(lines.items())[:: -(-len(lines) // NAMED)])
-        drawn = [Curve(key, epochs, line) for key, line in own.items()]
+        drawn = [_curve(key, epochs, line) for key, line in own.items()]
         some = "" if len(own) == len(lines) else f"; {len(own)} of {len(lines)} layers"
         return Figure(name, f"{what}{some}, mean over an epoch.", partial(curves, drawn, "epoch", label, log_y=log_y))
     kinds: dict[str, list[list[float]]] = {}
@@ -117,8 +128,12 @@ def _figure(name: str, what: str, label: str, facts: Facts, lines: Lines) -> Fig
     if len(kinds) > PANELS:
         kinds = {"all": list(lines.values())}
     order = "the lighter the line, the nearer to the output"
-    caption = f"{what}, mean over an epoch; {order}. Each panel holds the matrices of one name."
-    draw = partial(ranked_panels, list(kinds.items()), epochs, "epoch", label, "depth, from the input")
+    each = " Each panel holds the matrices of one name." if len(kinds) > 1 else ""
+    caption = f"{what}, mean over an epoch; {order}.{each}"
+    # Short epochs may pass between two readings.
+    rows = [i for i in range(len(epochs)) if any(math.isfinite(line[i]) for line in lines.values())]
+    panels = [(kind, [[line[i] for i in rows] for line in own]) for kind, own in kinds.items()]
+    draw = partial(ranked_panels, panels, [epochs[i] for i in rows], "epoch", label, "depth, from the input")
     return Figure(name, caption, draw)
 
 
@@ -138,7 +153,7 @@ def _table(norms: Lines, ratios: Lines) -> Table:
         rows.append((f"`{kind}`", len(names), *cells))
     of_all = f"{2 * LISTED} of {len(kinds)} names of " if len(kinds) > 2 * LISTED else ""
     return Table(
-        f"The {of_all}weight matrices in the last epoch, those of one name together: the smallest and the largest mean.",
+        f"The {of_all}weight matrices in the last epoch, those of one name together: smallest and largest mean.",
         ("weight matrices", "count", "gradient norm from", "to", "update ratio from", "to"),
         tuple(rows),
     )
@@ -159,10 +174,10 @@ def _noise(draft: Draft, facts: Facts) -> list[Any]:
         )
     if len(line) < 2 or not any(value > 0 for value in line):
         return []
-    drawn = [Curve("noise scale", facts.history.column("epoch"), line)]
+    drawn = [_curve("noise scale", facts.history.column("epoch"), line)]
     caption = (
-        "The gradient noise scale $tr Σ / |G|^2$ (McCandlish et al., 2018), in examples: in a batch of that size noise and "
-        "signal are equal. Epochs whose estimate is not positive are left out."
+        "The gradient noise scale $tr Σ / |G|^2$ (McCandlish et al., 2018), in examples: in a batch of that size noise "
+        "and signal are equal. Epochs whose estimate is not positive are left out."
     )
     draw = partial(
         curves, drawn, "epoch", "noise scale (examples)", log_y=True, reference=(f"batch of {batch}", float(batch))

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from fbp.data import decode
-from fbp.report import Figure, Listing, Table, number, shaded_text
+from fbp.report import Figure, Listing, Table, interval, number, shaded_text
 from fbp.studies.frame import Draft
 from fbp.studies.runs.facts import Facts
 from fbp.studies.runs.intervals import Z95, percent_interval
@@ -45,24 +45,29 @@ def add_sequences(draft: Draft, facts: Facts, X: np.ndarray, Y: np.ndarray, item
         "examples": len(Y), "loss": mean, "half_interval": half, "perplexity": float(np.exp(mean)),
         "accuracy": float(right.mean()), "entropy_of_frequencies": by_frequency,
     }  # fmt: skip
+    units = "windows" if is_text else "sequences"
+    perplexity = f"{number(float(np.exp(mean)), 3, True)} ({interval(float(low), float(high), 3)})"
     draft.findings.append(
-        f"It predicts the next {token} of {Y.size:,} in the test data at **{number(mean, 3)} nats**, "
-        f"± {number(half, 2)} (95 % interval over {len(Y):,} windows), a perplexity of {number(float(np.exp(mean)), 3)} "
-        f"({number(float(low), 3)} to {number(float(high), 3)}): it is as unsure as among so many equally likely "
-        f"{token}s. The likeliest {token} is the right one in {right.mean():.1%}."
+        f"It predicts the next {token} of {Y.size:,} in the test data at **{number(mean, 3, True)} nats**, "
+        f"± {number(half, 2)} (95 % interval over {len(Y):,} {units}), a perplexity of {perplexity}: it is as unsure "
+        f"as among so many equally likely {token}s. The likeliest {token} is the right one in {right.mean():.1%}."
     )
     if by_frequency > 0:
-        better = "less" if mean < by_frequency else "more"
+        difference = f"{number(abs(1 - mean / by_frequency) * 100, 2)}% {'less' if mean < by_frequency else 'more'}"
         draft.findings.append(
-            f"That is {number(abs(1 - mean / by_frequency) * 100, 2)}% {better} than the {number(by_frequency, 3)} nats "
-            f"of guessing by the frequencies of the {token}s alone."
+            f"That is {difference} than the {number(by_frequency, 3, True)} nats of guessing by the frequencies of the "
+            f"{token}s alone."
         )
     summary = Table(
         f"The loss of a {token}.",
         ("", "nats", "bits", "perplexity"),
         tuple(
             (name, value, value / np.log(2), float(np.exp(value)))
-            for name, value in (("network", mean), ("guessing by frequency", by_frequency), ("guessing blindly", np.log(_size(facts, Y))))
+            for name, value in (
+                ("network", mean),
+                ("guessing by frequency", by_frequency),
+                ("guessing blindly", np.log(_size(facts, Y))),
+            )
         ),
     )
     blocks: list[Any] = [summary]
@@ -71,7 +76,7 @@ def add_sequences(draft: Draft, facts: Facts, X: np.ndarray, Y: np.ndarray, item
     draft.section("Right and wrong", *blocks)
     if is_text:
         draft.section("A text of its own", _draw(draft, facts, X))
-    draft.section("The worst windows", _worst(facts, X, Y, items, is_text))
+    draft.section("The worst windows" if is_text else "The worst sequences", _worst(facts, X, Y, items, is_text))
 
 
 def _size(facts: Facts, Y: np.ndarray) -> int:
@@ -107,8 +112,8 @@ def _draw(draft: Draft, facts: Facts, X: np.ndarray) -> Listing:
     text = decode(drawn, names)
     draft.results["sample"] = {"prompt": decode(prompt, names), "text": text}
     caption = (
-        f"The first {len(prompt)} characters are those of the test text, the {count} behind them are the network's, each "
-        "drawn from its distribution (temperature 1)."
+        f"The first {len(prompt)} characters are those of the test text, the {count} behind them are the network's, "
+        "each drawn from its distribution (temperature 1)."
     )
     return Listing(caption, decode(prompt, names) + text)
 
@@ -129,8 +134,8 @@ def _worst(facts: Facts, X: np.ndarray, Y: np.ndarray, items: Items, is_text: bo
             for i in order
         ]
         caption = (
-            f"The {len(order)} of {m:,} windows of the test text with the largest losses; the darker a character, the more "
-            "it surprised the network."
+            f"The {len(order)} of {m:,} windows of the test text with the largest losses; the darker a character, the "
+            "more it surprised the network."
         )
         return Figure("worst", caption, partial(shaded_text, lines, "loss (nats)"))
     names = facts.class_names or tuple(map(str, range(int(max(X.max(), Y.max())) + 1)))
