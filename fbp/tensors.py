@@ -132,7 +132,7 @@ def restore_leaves(like: Any, arrays: Mapping[str, np.ndarray], prefix: str = ""
     def restore(path: Any, leaf: Any) -> Any:
         array = found[_name(prefix, path)]
         if _is_key(leaf):
-            return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+            return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(leaf))
         return jax.numpy.asarray(array)
 
     return jax.tree.map_with_path(restore, like)
@@ -144,7 +144,7 @@ def _name(prefix: str, path: Any) -> str:
 
 
 def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return hasattr(leaf, "dtype") and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _digest(arrays: Mapping[str, np.ndarray], text: str) -> str:

@@ -19,7 +19,7 @@ def results(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["gradient_step", "transformers", "swap", "verify_gradients", "verify_operations", "flow_grid"]
+    "name", ["gradient_step", "transformers", "swap", "verify_gradients", "verify_operations", "flow_grid", "fuzz"]
 )
 def test_tables_come_from_the_results(results, name):
     if name in ("swap", "transformers"):

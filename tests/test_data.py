@@ -182,6 +182,17 @@ def test_memory_follows_the_data_that_is_there_not_the_header(tmp_path: Path) ->
     assert peak_memory(path, "and holds 1048576;") < 5_000_000
 
 
+def test_what_does_not_fit_the_memory_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros pack well: what a file really holds may be more than there is."""
+    write_idx(folder / f"{NAMES[0]}.gz", np.zeros((6000, 100, 100), np.uint8))
+    (folder / NAMES[0]).unlink()
+    monkeypatch.setattr("fbp.memory.available_bytes", lambda: 10 << 20)
+    assert peak_memory(folder / f"{NAMES[0]}.gz", r"must fit the .* got uint8 \(6000, 100, 100\)") < 1_000_000
+    monkeypatch.setattr("fbp.memory.available_bytes", lambda: 100)
+    with pytest.raises(FbpError, match=r"the array of .* must fit"):
+        load(folder)
+
+
 def test_a_gzip_bomb_behind_a_small_array_is_not_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "bomb.gz"
     path.write_bytes(gzip.compress(GOOD + bytes(30_000_000)))

@@ -1,21 +1,17 @@
 """Training: bits that do not depend on where it was cut, limits, failures, run folders."""
 
 import importlib
-import json
-import os
 import signal
 import threading
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import fbp
 from fbp.training import feed as feeds
-from fbp.training.checkpoints import list_checkpoints
 
 # The package has a function of that name.
 fitting = importlib.import_module("fbp.training.fit")

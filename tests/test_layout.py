@@ -22,7 +22,7 @@ MODULES = {
 ORDER = (
     {"paths"},
     {"errors"},
-    {"interrupts", "streams", "memory"},
+    {"interrupts", "streams", "memory", "files"},
     {"registry", "precision", "partition", "data", "terminal", "script", "cost", "serialize"},
     {"report"},
     {"cotangent", "pairs"},
@@ -36,7 +36,8 @@ ORDER = (
     {"backprop", "calibration", "leaf_norms"},
     {"functional"},
     {"tracing", "config", "quantities"},
-    {"verify", "flow", "training"},
+    {"verify"},
+    {"flow", "training"},
     {"studies"},
     {"cli", "pytest_plugin"},
     {"__main__"},

@@ -247,7 +247,7 @@ def test_divergence_keeps_what_was_reached():
     # The step doubles at each update, so that the run begins well.
     rising = optax.sgd(optax.exponential_decay(0.01, 1, 4.0))
     note = lambda epoch, state: seen.append(epoch)
-    with pytest.raises(Diverged, match=r"got .* \(.*\) with infinite or NaN values in step \d+; use a") as caught:
+    with pytest.raises(Diverged, match=r"got .* with infinite or NaN values in step \d+; use a") as caught:
         fit(net, CROSS_ENTROPY, params, data(64), optimizer=rising, epochs=99, batch_size=16, callbacks=[note])
     fitted = caught.value.fitted
     assert len(fitted.history) > 1

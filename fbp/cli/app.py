@@ -9,8 +9,7 @@ from fbp.cli.data import load_examples, load_fitting
 from fbp.cli.training import evaluate, predict, sample, summary, train
 from fbp.config import COMPARISON, Integer, NetworkConfig, TransformerConfig, check_unused
 from fbp.errors import FbpError, check_count, check_seed
-from fbp.serialize import to_json
-from fbp.streams import print_result, reserve_stdout
+from fbp.streams import reserve_stdout
 
 app = App(
     name="fbp",

@@ -1,4 +1,4 @@
-"""Options from files: `fbp train --config run.toml`, and those of a run that goes on, as the words that stand for them."""
+"""Options from files, as the words that stand for them: `fbp train --config run.toml`, and a run that goes on."""
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence

@@ -80,7 +80,7 @@ def train(
             _keep_options(folder, network, data, mlp, transformer, training)
             _keep_facts(folder, subject.data)
             options = {"callbacks": [shown.on_epoch], "on_steps": shown.on_steps, "resume": resume is not None}
-            fitted = _fit(subject, training, mlp.seed, out=folder, **options)
+            _fit(subject, training, mlp.seed, out=folder, **options)
         saved = open_run(folder)
         tested = evaluate(saved.net, subject.loss, saved.params, subject.test_X, subject.test_Y)
         _print_test(tested, folder, json)
@@ -113,9 +113,7 @@ def evaluate(run: Path, /, *, data: str | None = None, json: bool = False) -> in
     return 0
 
 
-def predict(
-    run: Path, /, *images: Path, invert: bool | None = None, json: bool = False
-) -> int:
+def predict(run: Path, /, *images: Path, invert: bool | None = None, json: bool = False) -> int:
     """Say which class a network of a run sees in images.
 
     Parameters
@@ -150,7 +148,8 @@ def predict(
         found = []
         for path, row in zip(images, probabilities, strict=True):
             order = sorted(range(len(row)), key=lambda i: -row[i])
-            found.append({"image": str(path), "class": names[order[0]], "probabilities": dict(zip(names, row))})
+            by_name = dict(zip(names, row, strict=True))
+            found.append({"image": str(path), "class": names[order[0]], "probabilities": by_name})
             if not json:
                 likely = ", ".join(f"{names[i]} {row[i]:.1%}" for i in order[:3])
                 print_result(f"{path}: {names[order[0]]}   ({likely})")

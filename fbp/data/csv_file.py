@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,7 @@ class _Layout(NamedTuple):
 
     delimiter: str
     columns: int
+    has_header: bool
     label: int
     features: list[int]
     names: bool
@@ -75,19 +76,19 @@ def load_csv(path: Path) -> Dataset:
 
 
 def _read_blocks(path: Path, name: str, names: _Names) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    layout, line = None, 1
     with open(path, "rb") as file:
+        layout = _detect(file, name)
+        file.seek(0)
+        line = 1
         for text in _read_lines(file, name):
-            count = text.count("\n")
-            if layout is None:
-                layout, text, skipped = _detect(text, name)
-                line, count = line + skipped, count - skipped
+            first, line = line, line + text.count("\n")
+            if first == 1 and layout.has_header:
+                first, text = 2, text.partition("\n")[2]
             if text.strip():
-                yield _parse(text, layout, names, name, line)
-            line += count
+                yield _parse(text, layout, names, name, first)
 
 
-def _read_lines(file: io.BufferedReader, name: str) -> Iterator[str]:
+def _read_lines(file: IO[bytes], name: str) -> Iterator[str]:
     """Blocks of whole lines, each of which ends in a newline."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     rest = ""
@@ -109,15 +110,23 @@ def _read_lines(file: io.BufferedReader, name: str) -> Iterator[str]:
             return
 
 
+def _read_line(file: IO[bytes], name: str) -> str:
+    line = file.readline(_LONGEST_LINE + 1)
+    if len(line) > _LONGEST_LINE:
+        raise _too_long(name)
+    # Wrong bytes are found where everything is read.
+    return line.decode("utf-8-sig", "replace")
+
+
 def _too_long(name: str) -> FbpError:
     return reject(_KIND, f"have lines of at most {_LONGEST_LINE} characters", f"a longer one in {name}", "split it")
 
 
-def _detect(text: str, name: str) -> tuple[_Layout, str, int]:
-    """The layout of a table, from its first lines; its data, and how many lines come before them."""
-    first, _, rest = text.partition("\n")
-    if len(first) > _LONGEST_LINE:
-        raise _too_long(name)
+def _detect(file: IO[bytes], name: str) -> _Layout:
+    """The layout of a table, from its first lines."""
+    first, second = _read_line(file, name).strip("\r\n"), "\n"
+    while second and not second.strip():
+        second = _read_line(file, name)
     delimiter = max(_DELIMITERS, key=first.count)
     fields = _fields(first, delimiter)
     words = [field.strip().lower() for field in fields]
@@ -127,15 +136,14 @@ def _detect(text: str, name: str) -> tuple[_Layout, str, int]:
     if not features:
         received = f"{len(fields)} columns in line 1 of {name}"
         raise reject(_KIND, "have columns of features and one of labels", received, "check what separates columns")
-    data = rest if has_header else text
-    example = _fields(data.lstrip("\n").partition("\n")[0], delimiter)
+    example = fields if not has_header else _fields(second.strip("\r\n"), delimiter)
     names = len(example) > label and not _is_number(example[label])
-    return _Layout(delimiter, len(fields), label, features, names), data, int(has_header)
+    return _Layout(delimiter, len(fields), has_header, label, features, names)
 
 
 def _fields(line: str, delimiter: str) -> list[str]:
     try:
-        return next(csv.reader([line], delimiter=delimiter), [""])
+        return next(csv.reader([line], delimiter=delimiter), []) or [""]
     except csv.Error:
         return line.split(delimiter)
 

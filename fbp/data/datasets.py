@@ -9,6 +9,7 @@ import numpy as np
 from fbp.data.arrays import blocks, check_finite, check_labels, split
 from fbp.data.idx import encode_header
 from fbp.errors import FbpError
+from fbp.memory import check_memory
 
 HELD_OUT = 0.1
 """The part of the examples that is held out where there is no test part."""
@@ -107,6 +108,12 @@ def assemble(
             f"training and test examples must have one shape, got {shapes[0]} and {shapes[-1]} in {parts[-1].what}; "
             "check that they belong together"
         )
+    for part in parts:
+        if not isinstance(part.X, np.memmap):
+            # As float32, and once more while a part is held out.
+            needed = 4 * part.X.size + (part.X.nbytes if test is None else 0)
+            received = f"{part.X.dtype} {part.X.shape}"
+            check_memory(f"the examples of {part.what}", received, needed, "give .npy files, which stay on disk")
     if test is None:
         parts = _hold_out(*parts)
     arrays = [array for part in parts for array in part[:2]]

@@ -21,6 +21,7 @@ import numpy as np
 
 from fbp.data.files import CHUNK, DEFLATE_RATIO, StrPath, check_file, reject, unreadable
 from fbp.errors import FbpError
+from fbp.memory import check_memory
 
 ELEMENT_TYPES = {
     0x08: np.dtype("u1"),
@@ -79,6 +80,7 @@ def _decode(stream: io.BufferedIOBase, name: str, limit: int) -> np.ndarray:
     if header_bytes + data_bytes > limit or addressed > sys.maxsize:
         most = max(limit - header_bytes, 0)
         raise _reject("hold the data that its header declares", f"{declared}, and cannot hold more than {most}")
+    check_memory(f"the array of {name}", f"{dtype.name} {shape}", data_bytes, "give a part of it")
     data = bytearray()
     while len(data) < data_bytes:
         chunk = stream.read(min(CHUNK, data_bytes - len(data)))

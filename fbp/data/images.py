@@ -3,6 +3,8 @@
 An image has at most 2^26 pixels, which its header says before anything is decoded.
 """
 
+import io
+import math
 import os
 import warnings
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fbp.data.datasets import SEED, Dataset, Part, assemble, scale
-from fbp.data.files import StrPath, check_file, reject
+from fbp.data.files import StrPath, check_file, reject, unreadable
 from fbp.errors import FbpError, describe_exception
 from fbp.memory import check_memory
 
@@ -24,8 +26,6 @@ _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP")
 _KIND = "an image"
 _MOST_PIXELS = 1 << 26
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
-_COPIES = 6
-"""Bytes for a byte of pixels at most: themselves, twice while a part is held out, and as float32."""
 
 
 def load_image_folder(folder: Path) -> Dataset:
@@ -52,9 +52,9 @@ def load_image_folder(folder: Path) -> Dataset:
             f"known are {', '.join(SUFFIXES)}"
         )
     shape = _shape(files[0][0][0])
-    size = int(np.prod(shape)) * sum(map(len, files))
-    remedy = "make the images smaller"
-    check_memory(f"the images in {str(folder)!r}", f"{sum(map(len, files))} of shape {shape}", size * _COPIES, remedy)
+    count = sum(map(len, files))
+    received, remedy = f"{count} of shape {shape}", "make the images smaller"
+    check_memory(f"the images in {str(folder)!r}", received, math.prod(shape) * count, remedy)
     parts = [_read_part(each, shape, repr(str(root))) for each, root in zip(files, roots, strict=True)]
     return assemble(folder.resolve().name or str(folder), *parts, class_names=tuple(classes))
 
@@ -62,11 +62,11 @@ def load_image_folder(folder: Path) -> Dataset:
 def has_images(folder: Path) -> bool:
     """Whether a folder holds folders, and in one of them, or in one of train/, an image."""
     root = folder / "train" if (folder / "train").is_dir() else folder
-    return any(_is_image(entry.name) for name in _subfolders(root) for entry in os.scandir(root / name))
+    return any(_is_image(file) for name in _subfolders(root) for file in os.listdir(root / name))
 
 
 def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(name for name in os.listdir(folder) if not name.startswith(".") and (folder / name).is_dir())
 
 
 def _is_image(name: str) -> bool:
@@ -79,7 +79,7 @@ def _list_files(root: Path, classes: list[str]) -> list[tuple[Path, int]]:
         (root / name / file, label)
         for label, name in enumerate(classes)
         if (root / name).is_dir()
-        for file in sorted(entry.name for entry in os.scandir(root / name) if _is_image(entry.name))
+        for file in sorted(filter(_is_image, os.listdir(root / name)))
     ]
     order = np.random.Generator(np.random.PCG64(SEED)).permutation(len(files))
     return [files[i] for i in order]
@@ -131,10 +131,15 @@ def _open(path: StrPath) -> "Image":
 
     name = check_file(_KIND, path)
     try:
+        # From memory, where a length that the file only declares allocates nothing.
+        content = io.BytesIO(Path(path).read_bytes())
+    except OSError as error:
+        raise unreadable(_KIND, name, error) from error
+    try:
         with warnings.catch_warnings():
             # Pillow warns about damaged metadata, which do not matter here.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_FORMATS) as image:
+            with Image.open(content, formats=_FORMATS) as image:
                 if image.width * image.height > _MOST_PIXELS:
                     received = f"{image.width} x {image.height} in {name}"
                     raise reject(_KIND, f"have at most {_MOST_PIXELS} pixels", received, "make it smaller")

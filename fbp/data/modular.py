@@ -20,8 +20,8 @@ def is_modular(source: str) -> bool:
 def load_modular(source: str) -> Dataset:
     """Make all sums a + b mod p: half of the pairs, drawn with a fixed seed, to train on, the others to test on.
 
-    An example is the tokens a, b and "="; the number p stands for "=". The targets are "=", "=" and a + b mod p: at the
-    first two positions, where nothing is to be learnt, a token that never changes. Power et al. (2022).
+    An example is the tokens a, b and "="; the number p stands for "=". The targets are the next tokens, b, "=" and
+    a + b mod p, so that what is to be learnt stands at the last position. Power et al. (2022).
 
     Args:
         source: "modular(p)"; "modular" is modular(97).
@@ -39,7 +39,7 @@ def load_modular(source: str) -> Dataset:
     pairs = np.random.Generator(np.random.PCG64(SEED)).permutation(p * p).astype(np.int32)
     a, b = pairs // p, pairs % p
     equals = np.full_like(a, p)
-    X, Y = np.stack([a, b, equals], 1), np.stack([equals, equals, (a + b) % p], 1)
+    X, Y = np.stack([a, b, equals], 1), np.stack([b, equals, (a + b) % p], 1)
     half = p * p // 2
     arrays = X[:half], Y[:half], X[half:], Y[half:]
     return Dataset(

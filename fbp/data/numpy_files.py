@@ -26,8 +26,6 @@ _NUMBER = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
 _LONGEST_HEADER = 10_000
 _NUMPY_DIMENSIONS = 64
 _ARCHIVE, _ARRAY = "an NPZ file", "an NPY file"
-_COPIES = 10
-"""Bytes for an unpacked byte at most: itself, as float32, and both again while a part is held out."""
 
 
 def load_npz(path: Path) -> Dataset:
@@ -75,7 +73,7 @@ def _check_sizes(members: list[zipfile.ZipInfo], size: int, name: str) -> None:
             received = f"{info.filename!r} of {info.file_size} bytes in {name}, which cannot hold more than {most}"
             raise reject(_ARCHIVE, "hold what it declares", received)
     total = sum(info.file_size for info in members)
-    check_memory(f"the arrays of {name}", f"{total} bytes", total * _COPIES, "save them as a folder of .npy files")
+    check_memory(f"the arrays of {name}", f"{total} bytes", total, "save them as a folder of .npy files")
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.ndarray:

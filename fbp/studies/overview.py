@@ -109,8 +109,7 @@ def _train(draft: Draft, config: NetworkConfig, data: Dataset) -> None:
     params = config.parameters(jnp.asarray(data.train_X[:256]))
     options: Any = {"optimizer": optimizer("adam", 1e-3), "epochs": EPOCHS, "batch_size": BATCH, "seed": config.seed}
     fitted = {
-        gradient: fit(net, loss, params, data, gradient=gradient, **options)
-        for gradient in ("manual", "autodiff")
+        gradient: fit(net, loss, params, data, gradient=gradient, **options) for gradient in ("manual", "autodiff")
     }
     manual, autodiff = fitted.values()
     apart = max(abs(a.loss - b.loss) / b.loss for a, b in zip(manual.history, autodiff.history, strict=True))

@@ -10,7 +10,7 @@ import numpy as np
 
 from fbp.errors import FbpError
 from fbp.tensors import Tensors, load_tensors, name_leaves, restore_leaves, save_tensors
-from fbp.training.history import Epoch, History
+from fbp.training.history import COLUMNS, Epoch, History
 from fbp.training.step import State
 from fbp.typing import Params
 
@@ -158,11 +158,12 @@ def history_of(found: Tensors) -> History:
 
 
 def _epochs(rows: list[dict[str, Any]]) -> list[Epoch]:
-    number = lambda value: float(value) if isinstance(value, str) else value
-    return [
-        Epoch(**{
-            key: {name: number(each) for name, each in value.items()} if key == "readings" else number(value)
-            for key, value in row.items()
-        })
-        for row in rows
-    ]
+    def number(value: Any) -> Any:
+        # JSON has no NaN; see `fbp.serialize`.
+        return float(value) if isinstance(value, str) else value
+
+    epochs = []
+    for row in rows:
+        readings = {name: number(value) for name, value in row["readings"].items()}
+        epochs.append(Epoch(*(number(row[name]) for name in COLUMNS), readings=readings))
+    return epochs

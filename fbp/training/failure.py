@@ -90,7 +90,7 @@ def check_steps(
     finite = np.isfinite(taken.metrics.loss)
     if taken.finite.all() and finite.all():
         if taken.metrics.disagreement is not None:
-            _check_agreement(method, before, block, first, taken.metrics.disagreement, steps_before, run)
+            _check_agreement(method, before, block, first, np.asarray(taken.metrics.disagreement), steps_before, run)
         return
     # Bits do not depend on where chunks end: the steps before the first bad one are found by taking them again.
     low, high = 0, count if finite.all() else int(np.argmin(finite))

@@ -307,4 +307,3 @@ def _ahead(read: Callable[[int], Block], starts: range) -> Iterator[Block]:
     finally:
         stopped.set()
         thread.join()
-

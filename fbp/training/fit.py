@@ -31,6 +31,8 @@ from fbp.typing import Layer, Params
 
 CHUNK_SECONDS = 0.3
 """About the time of one compiled call, after which Ctrl-C, time limits and checkpoints are seen to."""
+MOST_STEPS = 2**31 - 1
+"""They are counted in int32."""
 
 Callback: TypeAlias = Callable[[Epoch, State], object]
 """Called after every epoch; training stops if it returns True."""
@@ -198,6 +200,8 @@ def fit(
     feed, held_out = prepare_feed(
         method, params, data, validation_split, batch_size=batch_size, seed=seed, steps_per_epoch=steps_per_epoch
     )
+    if epochs is not None and epochs * feed.steps >= MOST_STEPS:
+        raise FbpError(f"epochs must be of fewer than {MOST_STEPS} steps in all, got {epochs * feed.steps}; use fewer")
     held_out = prepare_validation(method, params, validation, held_out)
     if held_out is not None or out is not None:
         check_statistics(method, params, feed)
@@ -303,7 +307,8 @@ class _Training:
                 first += self._run_chunk(block, first, min(length - first, self._room()))
         with postpone_interruptions():
             self._end_epoch()
-        if any([callback(progress.history[-1], self.state) is True for callback in self.callbacks]):
+        answers = [callback(progress.history[-1], self.state) for callback in self.callbacks]
+        if any(answer is True for answer in answers):
             progress.stopped = "callback"
         if self.run is not None:
             self.run.save_if_due(self.state, progress)

@@ -41,7 +41,7 @@ class Epoch(NamedTuple):
     validation_accuracy: float | None
     seconds: float
     examples_per_second: float
-    readings: Mapping[str, float] = {}  # noqa: RUF012 - read-only by its type
+    readings: Mapping[str, float] = {}
 
     @property
     def watched_loss(self) -> float:
@@ -104,7 +104,10 @@ class History(Sequence[Epoch]):
     def names(self) -> tuple[str, ...]:
         """The columns that hold values, those of the monitor last."""
         readings = dict.fromkeys(name for epoch in self.epochs for name in epoch.readings)
-        return (*(name for name in COLUMNS if any(getattr(epoch, name) is not None for epoch in self.epochs)), *readings)
+        return (
+            *(name for name in COLUMNS if any(getattr(epoch, name) is not None for epoch in self.epochs)),
+            *readings,
+        )
 
     def column(self, name: str) -> list[Any]:
         """The values of a column, one an epoch; None where there is none.
@@ -160,9 +163,7 @@ class History(Sequence[Epoch]):
     def _repr_html_(self) -> str:
         names = [name for name in self.names() if name in COLUMNS]
         head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in names)
-        rows = (
-            "".join(f"<td>{_format(name, getattr(epoch, name))}</td>" for name in names) for epoch in self.epochs
-        )
+        rows = ("".join(f"<td>{_format(name, getattr(epoch, name))}</td>" for name in names) for epoch in self.epochs)
         return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
     def __str__(self) -> str:

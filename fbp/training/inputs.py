@@ -18,8 +18,8 @@ from fbp.training.feed import RESIDENT_BYTES, Feed, Made, Resident, Streamed
 from fbp.training.step import Method, are_labels
 from fbp.typing import Activations, Layer, Params, Targets
 
-Held: TypeAlias = tuple[ArrayLike, ArrayLike]
-"""(X, Y)."""
+Held: TypeAlias = tuple[Any, Any]
+"""(X, Y), arrays or what NumPy makes into some; X may be a tree of them."""
 Data: TypeAlias = "Held | Dataset | Callable[[int], Iterable[Held]]"
 """What `fit` trains on."""
 

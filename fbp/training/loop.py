@@ -1,4 +1,4 @@
-"""The compiled loop: some steps of a block in one call, as many as asked for, with the same bits however they are cut."""
+"""The compiled loop: any number of steps of a block in one call, with the same bits however they are cut."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -45,7 +45,7 @@ def run_steps(method: Method, monitor: Monitor | None, state: State, block: Bloc
     Returns:
         The state after the last step, and a `Taken` of NumPy arrays.
     """
-    state, taken, slots = _run(state, *block, first, first + count, method=method, monitor=monitor)
+    state, taken, slots = _run(state, *block, np.int32(first), np.int32(first + count), method=method, monitor=monitor)
     metrics, readings, finite, slots = jax.device_get((taken.metrics, taken.readings, taken.finite, slots))
     cut = lambda tree, start, length: jax.tree.map(lambda x: np.asarray(x)[start : start + length], tree)
     return state, Taken(cut(metrics, first, count), cut(readings, 0, int(np.max(slots))), finite)
@@ -74,7 +74,7 @@ def _run(
     def batch_of(i: Array) -> tuple[Activations, Targets, Float[Array, " b"]]:
         own_X, own_Y = jax.tree.map(lambda x: x[rows[i]], (X, Y))
         floats = to_floats(method.net, state.params, own_X)
-        return floats, own_Y, (jnp.arange(rows.shape[-1]) < counts[i]).astype(jnp.float32)
+        return floats, own_Y, (jnp.arange(rows.shape[-1], dtype=counts.dtype) < counts[i]).astype(jnp.float32)
 
     over_runs = partial(jax.vmap, in_axes=(0, 0, 0, None)) if several else lambda function: function
 

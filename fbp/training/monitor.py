@@ -73,9 +73,7 @@ class Readings(NamedTuple):
     noise: tuple[Float[Array, ""], Float[Array, ""]] | None = None
 
 
-def measure(
-    method: Method, monitor: Monitor, state: State, X: Activations, Y: Targets, weights: Weights
-) -> Readings:
+def measure(method: Method, monitor: Monitor, state: State, X: Activations, Y: Targets, weights: Weights) -> Readings:
     """One measurement, by one forward pass and one reverse sweep.
 
     Args:
@@ -114,7 +112,7 @@ def name_readings(net: Layer, readings: Readings) -> dict[str, np.ndarray]:
     """
     found: dict[str, np.ndarray] = {}
     if readings.noise is not None:
-        found |= dict(zip(NOISE, readings.noise, strict=True))
+        found |= dict(zip(NOISE, map(np.asarray, readings.noise), strict=True))
     for kind in ("gradient_norm", "update_ratio", "dead"):
         # Copies in a loop are then axis 0, which `unstack` takes apart.
         turned = jax.tree.map(lambda x: np.moveaxis(x, 0, -1), getattr(readings, kind))

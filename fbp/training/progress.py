@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import IO, TYPE_CHECKING
 
 from fbp.serialize import to_json_line
 from fbp.streams import print_result
@@ -64,7 +64,7 @@ class _Json(Shown):
 
 
 class _Lines(Shown):
-    def __init__(self, file: TextIO):
+    def __init__(self, file: IO[str]):
         self._file = file
 
     def on_epoch(self, record: Epoch, state: State) -> None:

@@ -1,12 +1,12 @@
 """A run's folder: checkpoints, weights and history, written whole or not at all, by one program at a time.
 
-    runs/mnist/
-      checkpoints/step-000000001500.safetensors    the whole state, to go on from; the last two
-      weights.safetensors                          parameters by name, and the network as plain data
-      history.csv
-      manifest.json                                versions, device, data, why it ended
-      config.toml                                  what `fbp train` was told
-      report/                                      the page
+runs/mnist/
+  checkpoints/step-000000001500.safetensors    the whole state, to go on from; the last two
+  weights.safetensors                          parameters by name, and the network as plain data
+  history.csv
+  manifest.json                                versions, device, data, why it ended
+  config.toml                                  what `fbp train` was told
+  report/                                      the page
 """
 
 import os
@@ -85,8 +85,8 @@ class Run:
         different = _compare(found.facts["training"], self.facts)
         if different:
             raise FbpError(
-                f"a run must be resumed as it was begun, got {'; '.join(different[:4])} in {self.folder}; give the same "
-                "arguments, or begin anew in another folder"
+                f"a run must be resumed as it was begun, got {'; '.join(different[:4])} in {self.folder}; give the "
+                "same arguments, or begin anew in another folder"
             )
         return restore_checkpoint(found, like)
 

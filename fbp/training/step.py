@@ -1,6 +1,5 @@
 """One step of training as a pure function of its state."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
