@@ -78,9 +78,8 @@ def arrange(data: "Dataset", net: "Layer", loss: "Loss") -> tuple[tuple[Any, Any
         return parts
     import jax
 
-    shape = data.train_X.shape[1:]
-    one = jax.numpy.zeros((1, *shape))
-    Z = jax.eval_shape(lambda: net.forward(net.init(jax.random.key(0), shape)[0], one)[0])
+    one = jax.ShapeDtypeStruct((1, *data.train_X.shape[1:]), "float32")
+    Z = jax.eval_shape(lambda X: net.forward(net.init(jax.random.key(0), X.shape[1:])[0], X)[0], one)
     train, test = ((X, jax.nn.one_hot(Y, Z.shape[-1])) for X, Y in parts)
     return train, test
 

@@ -6,8 +6,6 @@ from fbp.training.evaluation import evaluate as evaluate
 from fbp.training.evaluation import evaluate_items as evaluate_items
 from fbp.training.failure import Disagreed as Disagreed
 from fbp.training.failure import Diverged as Diverged
-from fbp.training.fit import Fitted as Fitted
-from fbp.training.fit import Moment as Moment
 from fbp.training.fit import fit as fit
 from fbp.training.history import Epoch as Epoch
 from fbp.training.history import History as History
@@ -15,6 +13,8 @@ from fbp.training.optimizers import find_decayed as find_decayed
 from fbp.training.optimizers import optimizer as optimizer
 from fbp.training.progress import Shown as Shown
 from fbp.training.progress import show_progress as show_progress
+from fbp.training.results import Fitted as Fitted
+from fbp.training.results import Moment as Moment
 from fbp.training.sampling import sample as sample
 from fbp.training.saved import Saved as Saved
 from fbp.training.saved import load as load
