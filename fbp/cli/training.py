@@ -84,6 +84,8 @@ def train(
         saved = open_run(folder)
         tested = evaluate(saved.net, subject.loss, saved.params, subject.test_X, subject.test_Y)
         _print_test(tested, folder, json)
+        if page:
+            _write_page(folder, saved, subject, quiet or json)
     return 0
 
 
@@ -220,6 +222,15 @@ def summary(run: Path, /, *, json: bool = False) -> int:
     found = describe_run(run)
     print_result(to_json(found.to_dict()) if json else str(found))
     return 0
+
+
+def _write_page(folder: Path, saved: "Saved", subject: Subject, is_quiet: bool) -> None:
+    from fbp.report.write import PAGE, write
+    from fbp.studies.runs import run_report
+
+    write(run_report(folder, saved, subject.test_X, subject.test_Y), folder / PAGE)
+    if not is_quiet:
+        print_result(f"page: {folder / PAGE / 'report.html'}")
 
 
 def _fit(subject: Subject, training: TrainingConfig, seed: int, **options: Any) -> "Fitted":

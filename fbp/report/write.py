@@ -25,6 +25,8 @@ from fbp.serialize import to_json
 SCHEMA, SCHEMA_VERSION = "fbp.report", 1
 MANIFEST_SCHEMA, MANIFEST_VERSION = "fbp.manifest", 1
 TABLE, MANIFEST = "data.csv", "manifest.json"
+PAGE = "report"
+"""The folder of the report in the folder of a training."""
 _OURS = frozenset({"report.html", "report.md", "figures", TABLE, "result.json", MANIFEST})
 
 
