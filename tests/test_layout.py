@@ -23,7 +23,7 @@ ORDER = (
     {"paths"},
     {"errors"},
     {"interrupts", "streams", "memory", "files"},
-    {"registry", "precision", "partition", "data", "terminal", "script", "cost", "serialize"},
+    {"registry", "precision", "partition", "data", "terminal", "script", "cost", "serialize", "environment"},
     {"report", "tensors"},
     {"cotangent", "pairs"},
     {"typing"},

@@ -101,7 +101,7 @@ def _cut(X: Any, Y: Any, net: "Layer") -> tuple[Any, Any]:
 
 def _make_mlp(source: str, mlp: NetworkConfig, transformer: TransformerConfig, training: TrainingConfig) -> Subject:
     check_unused("mlp", transformer)
-    data = load_fitting(source, mlp, TRAINING, training.batch_size)
+    data = load_fitting(source, mlp, TRAINING, training.batch_size, scaled=False)
     import jax
 
     net, loss = mlp.network(), mlp.objective()

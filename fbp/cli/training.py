@@ -107,7 +107,7 @@ def evaluate(run: Path, /, *, data: str | None = None, json: bool = False) -> in
     saved = open_run(run)
     loss = _loss_of(saved, run)
     source = data or _source_of(run)
-    (_, _), (X, Y) = arrange(load(source), saved.net, loss)
+    (_, _), (X, Y) = arrange(load(source, scaled=False), saved.net, loss)
     with reserve_stdout(json):
         _print_test(evaluate(saved.net, loss, saved.params, X, Y), run, json, saved=False)
     return 0

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fbp.environment import device, versions
 from fbp.errors import FbpError
-from fbp.report.write import MANIFEST, MANIFEST_SCHEMA, MANIFEST_VERSION, PAGE, TABLE, device, versions
+from fbp.report.write import MANIFEST, MANIFEST_SCHEMA, MANIFEST_VERSION, PAGE, TABLE
 
 _RESULT = "result.json"
 

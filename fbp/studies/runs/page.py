@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fbp.environment import device
 from fbp.errors import FbpError
 from fbp.layers.axes import is_shape
 from fbp.precision import cast
 from fbp.report import Report, Table, number
-from fbp.report.write import device
 from fbp.studies.frame import Draft
 from fbp.studies.runs.classes import add_classes, read_classes
 from fbp.studies.runs.epochs import add_epochs
