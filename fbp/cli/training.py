@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
+from fbp.cli.cache import keep_programs
 from fbp.cli.options import CONFIG, options_of, read_options, write_options
 from fbp.cli.subject import Subject, arrange, make_subject
 from fbp.config import Integer, NetworkConfig, TrainingConfig, TransformerConfig
@@ -37,6 +38,7 @@ def train(
     resume: Path | None = None,
     config: Path | None = None,
     page: Annotated[bool, Parameter(negative="--no-page")] = True,
+    cache: Annotated[bool, Parameter(negative="--no-cache")] = True,
     quiet: bool = False,
     json: bool = False,
 ) -> int:
@@ -58,6 +60,8 @@ def train(
         A TOML file of options; those that are typed come before those in it.
     page
         Write the page of the run, report/report.html in its folder.
+    cache
+        Keep compiled programs in the user's cache folder, so that the next call starts sooner.
     quiet
         Show no progress.
     json
@@ -65,6 +69,8 @@ def train(
     """
     assert config is None, "read by fbp.cli.options"
     training.check()
+    if cache:
+        keep_programs()
     if out is not None and resume is None:
         _check_new(out)
     subject = make_subject(network, data, mlp, transformer, training)
