@@ -55,7 +55,7 @@ def prepare_feed(
         raise FbpError(
             f"steps_per_epoch must come with a function of batches, got {steps_per_epoch} with arrays; leave it out"
         )
-    X, Y = (data.train_X, data.train_Y) if isinstance(data, Dataset) else _pair(data)
+    X, Y = arrays_of(data)
     held_out, rows = None, None
     is_large = isinstance(X, np.ndarray) and X.nbytes > RESIDENT_BYTES
     if validation_split:
@@ -70,7 +70,16 @@ def prepare_feed(
     if rows is not None:
         X, Y = jax.tree.map(lambda x: x[rows], X), np.asarray(Y)[rows]
     X, Y = prepare_data(method.net, method.loss, params, X, Y)
-    return Resident(X, Y, min(int(batch_size), Y.shape[0]), (seed,)), held_out
+    return Resident(X, Y, min(int(batch_size), Y.shape[0]), seed), held_out
+
+
+def arrays_of(data: Any) -> Held:
+    """The arrays that are trained on.
+
+    Raises:
+        FbpError: there are none.
+    """
+    return (data.train_X, data.train_Y) if isinstance(data, Dataset) else _pair(data)
 
 
 def _prepare_made(
