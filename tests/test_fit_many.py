@@ -1,7 +1,5 @@
 """Many runs at once: each is the run of `fit` with its seed and rate; one that diverges leaves the others alone."""
 
-import csv
-import io
 from functools import partial
 
 import chex
@@ -45,7 +43,8 @@ def assert_same(many, single, tolerance=2e-5):
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("options", [{"validation_split": 0.2, "monitor": "full"}, {"validation": (X[:50], Y[:50])}])
 def test_each_run_is_that_of_fit(name, options):
-    net, optimizer = NETS[name], optax.adam(1e-2)
+    # A bias in front of batch normalization has the gradient zero, whose rounding errors Adam would blow up.
+    net, optimizer = NETS[name], optax.sgd(0.1) if name == "batch" else optax.adam(1e-2)
     given = {"optimizer": optimizer, "epochs": 3, "batch_size": 16} | options
     many = fit_many(net, LOSS, lambda key: net.init(key)[0], (X, Y), seeds=SEEDS, **given)
     for seed, own in zip(SEEDS, many, strict=True):

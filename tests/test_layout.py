@@ -24,7 +24,7 @@ ORDER = (
     {"errors"},
     {"interrupts", "streams", "memory", "files"},
     {"registry", "precision", "partition", "data", "terminal", "script", "cost", "serialize"},
-    {"report"},
+    {"report", "tensors"},
     {"cotangent", "pairs"},
     {"typing"},
     {"activations", "initializers"},

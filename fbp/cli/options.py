@@ -29,7 +29,7 @@ def expand(words: Sequence[str]) -> list[str]:
     typed = {_name(word) for word in rest if word.startswith("--")}
     if folder is not None:
         if config is not None:
-            raise FbpError("--config must not be given with --resume, which has its own; leave it out")
+            raise FbpError(f"--config must not be given with --resume, got {config} and {folder}; leave it out")
         own = read_options(Path(folder) / CONFIG)
         changed = sorted(typed - CHANGEABLE)
         if changed:

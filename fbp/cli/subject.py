@@ -78,8 +78,9 @@ def arrange(data: "Dataset", net: "Layer", loss: "Loss") -> tuple[tuple[Any, Any
         return parts
     import jax
 
-    _, (outputs,) = jax.eval_shape(lambda: net.init(jax.random.key(0), data.train_X.shape[1:]))
-    train, test = ((X, jax.nn.one_hot(Y, outputs)) for X, Y in parts)
+    one = jax.ShapeDtypeStruct((1, *data.train_X.shape[1:]), "float32")
+    Z = jax.eval_shape(lambda X: net.forward(net.init(jax.random.key(0), X.shape[1:])[0], X)[0], one)
+    train, test = ((X, jax.nn.one_hot(Y, Z.shape[-1])) for X, Y in parts)
     return train, test
 
 

@@ -75,7 +75,7 @@ def train(
     if resume is None:
         _check_new(folder)
     with reserve_stdout(json):
-        hint = lambda: f"go on with: fbp train --resume {folder}"
+        hint = lambda: f"what was trained is kept; go on with: fbp train --resume {folder}"
         with explain_interruption(hint), show_progress(training.epochs, quiet=quiet, json=json) as shown:
             _keep_options(folder, network, data, mlp, transformer, training)
             _keep_facts(folder, subject.data)
@@ -223,12 +223,20 @@ def summary(run: Path, /, *, json: bool = False) -> int:
 
 
 def _fit(subject: Subject, training: TrainingConfig, seed: int, **options: Any) -> "Fitted":
-    from fbp.training import fit
+    from fbp.training import fit, optimizer, schedule
 
     m = len(subject.Y)
     kept = m - round(training.validation_split * m)
     steps = training.epochs * -(-kept // min(training.batch_size, kept))
-    rule = training.rule(steps if training.steps is None else min(steps, training.steps))
+    steps = steps if training.steps is None else min(steps, training.steps)
+    drops = {} if training.drop_every is None else {"every": training.drop_every}
+    rule = optimizer(
+        training.optimizer,
+        schedule(training.schedule, training.learning_rate, steps, warmup=training.warmup, **drops),
+        clip_norm=training.clip_norm,
+        weight_decay=training.weight_decay,
+        accumulate=training.accumulate,
+    )
     data = subject.X, subject.Y
     return fit(
         subject.net, subject.loss, subject.params, data, optimizer=rule, seed=seed, **training.options(), **options

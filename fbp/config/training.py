@@ -1,13 +1,10 @@
 """How a network is trained, from the options of a command line."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from fbp.config.network import Integer, names
 from fbp.errors import FbpError, check_count
-
-if TYPE_CHECKING:
-    import optax
 
 
 @dataclass(frozen=True)
@@ -71,19 +68,6 @@ class TrainingConfig:
             )
         if self.warmup < 0:
             raise FbpError(f"--warmup must be at least 0, got {self.warmup}; it is a number of steps")
-
-    def rule(self, steps: int) -> "optax.GradientTransformation":
-        """The optimizer.
-
-        Args:
-            steps: of the whole training, over which the learning rate goes.
-        """
-        from fbp.training import optimizer, schedule
-
-        drops = {} if self.drop_every is None else {"every": self.drop_every}
-        rate = schedule(self.schedule, self.learning_rate, steps, warmup=self.warmup, **drops)
-        decay, clip = self.weight_decay, self.clip_norm
-        return optimizer(self.optimizer, rate, clip_norm=clip, weight_decay=decay, accumulate=self.accumulate)
 
     def options(self) -> dict[str, Any]:
         """The arguments of `fbp.fit` that it has by the same names."""

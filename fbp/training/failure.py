@@ -16,13 +16,13 @@ from fbp.precision import cast
 from fbp.training.feed import Block
 from fbp.training.inputs import to_floats
 from fbp.training.loop import Taken, run_steps
+from fbp.training.results import Fitted
 from fbp.training.step import Method, State
 from fbp.tree import instrument, map_layers, name_layers, run_instrumented, unstack
 from fbp.typing import Activations, Cache, Key, Layer, Params, Targets, Visit, Weights, Wrapper
 from fbp.verify import compare
 
 if TYPE_CHECKING:
-    from fbp.training.fit import Fitted
     from fbp.training.run import Run
 
 Batch: TypeAlias = tuple[Activations, Targets, Weights]
@@ -42,7 +42,7 @@ class Diverged(FbpError):
 
     exit_status = Status.DIVERGED
     state: State
-    fitted: "Fitted"
+    fitted: Fitted
     replay: Path | None = None
 
 

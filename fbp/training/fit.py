@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from fbp.training.history import Epoch, History
 from fbp.training.inputs import Data, Held, check_statistics, prepare_feed, prepare_validation, to_floats
 from fbp.training.loop import Taken, run_steps
 from fbp.training.monitor import Detail, Monitor
+from fbp.training.results import Fitted, Moment
 from fbp.training.run import Run
 from fbp.training.step import Gradient, Method, Rule, State, initial_state
 from fbp.typing import Layer, Params
@@ -37,43 +38,6 @@ MOST_STEPS = 2**31 - 1
 
 Callback: TypeAlias = Callable[[Epoch, State], object]
 """Called after every epoch; training stops if it returns True."""
-
-
-class Moment(NamedTuple):
-    """Where a training stands after some steps.
-
-    Attributes:
-        epoch: the epoch that runs, from 1.
-        step: the number of its steps that were taken.
-        steps: the number of steps in an epoch.
-        loss: the mean over them.
-        accuracy: likewise; None unless the targets are labels.
-        examples_per_second: in them.
-    """
-
-    epoch: int
-    step: int
-    steps: int
-    loss: float
-    accuracy: float | None
-    examples_per_second: float
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What `fit` returns.
-
-    Attributes:
-        params: the parameters after the last step, or with `patience` those of the best epoch.
-        history: one record per epoch.
-        state: after the last step.
-        stopped: why training ended: "epochs", "steps", "target_loss", "patience", "max_seconds" or "callback".
-    """
-
-    params: Params
-    history: History
-    state: State
-    stopped: str
 
 
 @dataclass(frozen=True)

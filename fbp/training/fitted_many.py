@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from fbp.errors import unknown_name
-from fbp.training.fit import Fitted
 from fbp.training.history import Epoch, History, to_csv
+from fbp.training.results import Fitted
 from fbp.training.step import State
 from fbp.typing import Params
 

@@ -21,7 +21,7 @@ from fbp.training.checkpoints import Progress
 from fbp.training.counting import average_steps, close_epoch
 from fbp.training.evaluation import Evaluation, Totals, sum_examples, take_means
 from fbp.training.feed import Block, Together
-from fbp.training.fit import Limits, Moment, Training, check_length
+from fbp.training.fit import Limits, Training, check_length
 from fbp.training.fitted_many import EpochOfRuns, FittedMany
 from fbp.training.history import History
 from fbp.training.inputs import Data, Held, check_statistics, prepare_validation, to_floats
@@ -37,6 +37,7 @@ from fbp.training.many_inputs import (
     stack_params,
 )
 from fbp.training.monitor import Detail, Monitor
+from fbp.training.results import Moment
 from fbp.training.run import Run
 from fbp.training.step import Gradient, Method, Rule, State
 from fbp.typing import Activations, Key, Layer, Params, Targets
@@ -204,8 +205,11 @@ class _Many(Training):
 
     def _divide(self, taken: Taken) -> list[tuple[Progress, Taken]]:
         measured = taken.metrics, taken.readings
-        parts = [jax.tree.map(partial(np.take, indices=run, axis=1), measured) for run in range(len(self.each))]
-        return [(own, Taken(*part, taken.finite)) for own, part in zip(self.each, parts, strict=True)]
+        each = []
+        for run, own in enumerate(self.each):
+            metrics, readings = jax.tree.map(partial(np.take, indices=run, axis=1), measured)
+            each.append((own, Taken(metrics, readings, taken.finite[run])))
+        return each
 
     def _means(self) -> tuple[float, float | None]:
         found = [average_steps(own, self.method.loss) for own in self.each]

@@ -6,8 +6,8 @@ from typing import IO, TYPE_CHECKING
 
 from fbp.serialize import to_json_line
 from fbp.streams import print_result
-from fbp.training.fit import Moment
 from fbp.training.history import Epoch
+from fbp.training.results import Moment
 from fbp.training.step import State
 
 if TYPE_CHECKING:
