@@ -16,6 +16,7 @@ from fbp.backprop import Only
 from fbp.calibration import with_population_statistics
 from fbp.errors import FbpError
 from fbp.interrupts import postpone_interruptions
+from fbp.layers import BatchNorm
 from fbp.losses import Loss
 from fbp.training.checkpoints import Progress
 from fbp.training.counting import average_steps, close_epoch
@@ -40,6 +41,7 @@ from fbp.training.monitor import Detail, Monitor
 from fbp.training.results import Moment
 from fbp.training.run import Run
 from fbp.training.step import Gradient, Method, Rule, State
+from fbp.tree import list_layers
 from fbp.typing import Activations, Key, Layer, Params, Targets
 
 OnEpoch: TypeAlias = Callable[[EpochOfRuns, State], object]
@@ -233,11 +235,10 @@ class _Many(Training):
 
     def _all_for_use(self) -> tuple[Layer, Params]:
         """The network without batches in its statistics, and the parameters of all runs for it."""
-        net, first = self._one_for_use(0)
-        if net == self.method.net:
-            return net, self.state.params
-        others = (self._one_for_use(run)[1] for run in range(1, len(self.each)))
-        return net, jax.tree.map(lambda *x: jnp.stack(x), first, *others)
+        if not any(isinstance(layer, BatchNorm) for layer in list_layers(self.method.net)):
+            return self.method.net, self.state.params
+        nets, params = zip(*(self._one_for_use(run) for run in range(len(self.each))), strict=True)
+        return nets[0], jax.tree.map(lambda *x: jnp.stack(x), *params)
 
     def _one_for_use(self, run: int) -> tuple[Layer, Params]:
         feed, net = self.feeds[run], self.method.net
