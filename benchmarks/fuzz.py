@@ -145,7 +145,10 @@ def _of_class_folder(path: Path) -> Any:
 
 
 def _as_example(path: Path) -> Any:
-    return fbp.data.read_image(path, (28, 28))
+    x = fbp.data.read_image(path, (28, 28))
+    if x.shape != (784,) or not 0 <= x.min() <= x.max() <= 1:
+        raise ValueError(f"unsound: {x}")
+    return x
 
 
 def _other_idx(folder: Path) -> None:
@@ -191,11 +194,26 @@ def damaged(format: Format, seed: int, number: int) -> bytes:
     return format.pack(mutate(format.make(rng), rng))
 
 
+def check_sound(found: Any) -> None:
+    """Check that a data set has finite numbers, one label for each example, and no label that is not a class.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if isinstance(found, fbp.data.Dataset):
+        for X, Y in ((found.train_X, found.train_Y), (found.test_X, found.test_Y)):
+            sound = len(X) == len(Y) > 0 and Y.dtype == np.int32 and 0 <= Y.min() <= Y.max() < found.classes
+            if found.vocabulary is None:
+                sound = sound and X.shape == (len(X), np.prod(found.shape)) and np.isfinite(X).all()
+            if not sound:
+                raise ValueError(f"unsound: {found}, {X.dtype} {X.shape}, {Y.dtype} {Y.shape}")
+
+
 def judge(load: Callable[[Path], Any], path: Path) -> tuple[str, str]:
     """What becomes of a file, and the error where it is neither loaded nor refused."""
     begin = time.monotonic()
     try:
-        load(path)
+        check_sound(load(path))
         outcome, error = "loaded", ""
     except FbpError as refusal:
         outcome, error = "refused", str(refusal)

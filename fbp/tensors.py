@@ -15,9 +15,9 @@ import numpy as np
 
 from fbp.errors import FbpError, describe_exception
 from fbp.files import replacing
-from fbp.serialize import strict
+from fbp.serialize import to_json_line
 
-_JSON, _DIGEST = "fbp", "sha256"
+_KEY = "fbp"
 
 
 class Tensors(NamedTuple):
@@ -47,8 +47,9 @@ def save_tensors(path: Path, arrays: Mapping[str, Any], facts: Mapping[str, Any]
 
     # The format takes the memory of an array as it lies.
     own = {name: np.array(array, order="C") for name, array in arrays.items()}
-    text = json.dumps(strict(facts), ensure_ascii=False, allow_nan=False)
-    content = save(own, {_JSON: text, _DIGEST: _digest(own, text)})
+    text = to_json_line(facts)
+    # One entry: several would be written in an order of their own each time.
+    content = save(own, {_KEY: f"{_digest(own, text)} {text}"})
     with replacing(path) as new:
         new.write_bytes(content)
 
@@ -74,8 +75,7 @@ def load_tensors(path: Path) -> Tensors:
     try:
         length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + length])
-        kept = header["__metadata__"]
-        text, digest = kept[_JSON], kept[_DIGEST]
+        digest, _, text = header["__metadata__"][_KEY].partition(" ")
         facts = json.loads(text)
         arrays = load(content)
         is_whole = _digest(arrays, text) == digest and isinstance(facts, dict)
@@ -100,13 +100,14 @@ def name_leaves(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
     return jax.device_get({name: jax.random.key_data(x) if _is_key(x) else x for name, x in named.items()})
 
 
-def restore_leaves(like: Any, arrays: Mapping[str, np.ndarray], prefix: str = "") -> Any:
+def restore_leaves(like: Any, arrays: Mapping[str, np.ndarray], prefix: str = "", *, any_dtype: bool = False) -> Any:
     """The inverse of `name_leaves`.
 
     Args:
         like: a pytree of the structure, the shapes and the dtypes that are wanted.
         arrays: by name.
         prefix: what each name begins with.
+        any_dtype: take the dtypes as they were saved.
 
     Raises:
         FbpError: a name is missing or left over, or a shape or a dtype differs.
@@ -119,7 +120,7 @@ def restore_leaves(like: Any, arrays: Mapping[str, np.ndarray], prefix: str = ""
     for name in wanted.keys() & found.keys():
         here = jax.random.key_data(wanted[name]) if _is_key(wanted[name]) else wanted[name]
         there = found[name]
-        if np.shape(here) != there.shape or here.dtype != there.dtype:
+        if np.shape(here) != there.shape or (here.dtype != there.dtype and not any_dtype):
             described = f"{here.dtype} {np.shape(here)}"
             differences.append(f"{name} as {there.dtype} {there.shape}, here {described}")
     if differences:

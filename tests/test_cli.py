@@ -124,9 +124,27 @@ def test_train_takes_every_kind_of_network(run, tiny, options):
     assert "test loss" in out
 
 
+def test_train_takes_tables_and_arrays_on_disk(run, tmp_path):
+    rng = np.random.default_rng(0)
+    X, names = rng.normal(size=(60, 3)), ["cat", "dog"]
+    Y = (X[:, 0] > 0).astype(int)
+    lines = [",".join([*map(str, x), names[y]]) for x, y in zip(X.round(3).tolist(), Y, strict=True)]
+    (tmp_path / "pets.csv").write_text("\n".join(["a,b,c,label", *lines]))
+    for name, array in (("train_X", X[:50] > 0), ("train_Y", Y[:50]), ("test_X", X[50:] > 0), ("test_Y", Y[50:])):
+        np.save(tmp_path / f"{name}.npy", (255 * array if name.endswith("X") else array).astype("u1"))
+    options = ("--layers", "3,8,2", "--epochs", "20", "--learning-rate", "0.03", "--json")
+    for source in (tmp_path / "pets.csv", tmp_path):
+        status, out, _ = run("train", "--data", source, *options)
+        assert status == 0
+        assert json.loads(out)["test"]["accuracy"] > 0.8
+    assert run("compare", "--data", tmp_path, "--layers", "3,8,2")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("train", "--data", "modular"), "got the tokens of modular(97)"),
+        (("compare", "--data", "mnits"), "did you mean 'mnist'"),
         (("train", "--activation", "rellu"), "did you mean 'relu'"),
         (("train", "--init", "he_norml"), "did you mean 'he_normal'"),
         (("train", "--loss", "cross"), "unknown loss 'cross'"),

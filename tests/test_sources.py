@@ -384,6 +384,11 @@ def test_characters_are_tokens(tmp_path: Path) -> None:
     np.testing.assert_array_equal(encode(text[1:cut], data.class_names), data.train_Y)
 
 
+def test_memory_follows_the_text(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("abcdefghij" * 500_000)
+    assert peak(lambda: load(tmp_path / "t.txt")) < 8 * 5_000_000 + (32 << 20)
+
+
 def test_letters_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "t.txt").write_text("aä🙂" * 10, encoding="utf-8")
     whole = load(tmp_path / "t.txt")
@@ -454,6 +459,8 @@ def test_train_and_test(tmp_path: Path) -> None:
     X = np.stack(shown[1]["cat"] + shown[1]["dog"]).astype(np.float32) / np.float32(255)
     assert expected(X, np.repeat([0, 1], 2)) <= pairs(data)
     (tmp_path / "test" / "emu").mkdir()
+    assert load(tmp_path).classes == 2
+    Image.new("L", (3, 3)).save(tmp_path / "test" / "emu" / "0.png")
     refused(tmp_path, "got emu")
 
 
@@ -462,8 +469,12 @@ def test_other_sizes_and_modes_follow_the_first(tmp_path: Path) -> None:
     first = load(tmp_path).shape
     Image.new("RGBA", (9, 2), "red").save(tmp_path / "dog" / "z.png")
     data = load(tmp_path)
-    assert data.shape in (first, (2, 9, 3))
-    assert data.train_X.shape[1] == np.prod(data.shape)
+    assert data.shape == first == (4, 4)
+    assert data.train_X.shape[1] == 16
+    Image.new("RGBA", (9, 2), "red").save(tmp_path / "cat" / "-.png")
+    data = load(tmp_path)
+    assert data.shape == (2, 9, 3)
+    assert pairs(data) >= expected(np.full((1, 2, 9, 3), [1, 0, 0], np.float32), np.array([0]))
 
 
 def test_neighbouring_rows_are_of_several_classes(tmp_path: Path) -> None:
@@ -567,6 +578,16 @@ def test_no_other_program_is_called(tmp_path: Path) -> None:
 def test_other_files_are_told_what_is_known(tmp_path: Path) -> None:
     (tmp_path / "a.xlsx").write_bytes(b"")
     refused(tmp_path / "a.xlsx", ".npz, .csv, .tsv, .txt")
+
+
+def test_the_hash_is_of_the_content_whatever_the_format(tmp_path: Path) -> None:
+    X, Y = IMAGES, LABELS.astype("u1")
+    for stem in ("train", "t10k"):
+        write_idx(tmp_path / f"{stem}-images-idx3-ubyte", X)
+        write_idx(tmp_path / f"{stem}-labels-idx1-ubyte", Y)
+    np.savez(tmp_path / "a.npz", train_X=X, train_Y=Y, test_X=X, test_Y=Y)
+    on_disk = write_npy(tmp_path / "npy", train_X=X, train_Y=Y, test_X=X, test_Y=Y)
+    assert load(tmp_path).sha256 == load(tmp_path / "a.npz").sha256 == load(on_disk).sha256
 
 
 def test_an_idx_folder_comes_before_all_else(tmp_path: Path) -> None:

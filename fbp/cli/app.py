@@ -230,7 +230,7 @@ def verify(
     Parameters
     ----------
     target
-        The gradient function, or the operation.
+        The gradient function, the operation, or the file of a step that `fbp train` has left.
     loss
         The scalar loss that the target is the gradient of, called with the same arguments.
     args
@@ -261,8 +261,11 @@ def verify(
         Print JSON instead of tables.
     """
     check_seed(seed)
-    from fbp.cli.verify import parse_tolerance, verify_builtin, verify_mutants, verify_target
+    from fbp.cli.verify import parse_tolerance, verify_builtin, verify_mutants, verify_replay, verify_target
 
+    if target is not None and target.endswith(".safetensors"):
+        with reserve_stdout(json):
+            return verify_replay(target, json)
     if target is None:
         given = [name for name, value in (("--loss", loss), ("--args", args), ("--reference", reference)) if value]
         if given:

@@ -161,6 +161,29 @@ def verify_target(
     return 1 if report.verdict == "FAIL" else rule.exit_status
 
 
+def verify_replay(path: str, as_json: bool) -> int:
+    """Look again at a step of a training that went wrong.
+
+    Args:
+        path: the file that the training has left.
+        as_json: print JSON instead of tables.
+
+    Returns:
+        The exit status.
+    """
+    from fbp.training import find_nonfinite, load_replay
+
+    replay = load_replay(path)
+    where = find_nonfinite(replay.problem)
+    result = network(*replay.problem)
+    if as_json:
+        told = {"step": replay.step, "reason": replay.reason, "first_not_finite": where}
+        print_result(to_json({**told, "verification": result.to_dict()}))
+    else:
+        Console().print(Text(f"step {replay.step}: {replay.reason}; first without finite values: {where}"), result)
+    return result.exit_status
+
+
 def show(result: Printable, as_json: bool) -> None:
     """Print a result, as JSON or as its table."""
     print_result(result.to_json()) if as_json else Console().print(result)

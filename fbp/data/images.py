@@ -31,7 +31,7 @@ _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 def load_image_folder(folder: Path) -> Dataset:
     """Load images that are sorted into one subfolder for each class.
 
-    The first image decides whether all are grey or RGB, and which size the others are resized to.
+    The first image by its name decides whether all are grey or RGB, and which size the others are resized to.
 
     Args:
         folder: holds one folder for each class, or train/ and test/ with such folders; or train/ alone.
@@ -41,17 +41,17 @@ def load_image_folder(folder: Path) -> Dataset:
     """
     parted = (folder / "train").is_dir()
     roots = [folder / part for part in ("train", "test") if (folder / part).is_dir()] if parted else [folder]
-    classes = _subfolders(roots[0])
-    if len(roots) > 1 and not set(_subfolders(roots[1])) <= set(classes):
-        extra = ", ".join(sorted(set(_subfolders(roots[1])) - set(classes)))
-        raise FbpError(f"classes of the test images must be among those of training, got {extra}; add images of them")
+    classes = _list_classes(roots[0])
+    if extra := sorted(set(_list_classes(roots[-1])) - set(classes)):
+        received = ", ".join(extra)
+        raise FbpError(f"classes of test images must be among those of training, got {received}; add images of them")
     files = [_list_files(root, classes) for root in roots]
     if not all(files):
         raise FbpError(
             f"a folder of images must hold one folder for each class, got none with images in {str(roots[-1])!r}; "
             f"known are {', '.join(SUFFIXES)}"
         )
-    shape = _shape(files[0][0][0])
+    shape = _shape(min(files[0])[0])
     count = sum(map(len, files))
     received, remedy = f"{count} of shape {shape}", "make the images smaller"
     check_memory(f"the images in {str(folder)!r}", received, math.prod(shape) * count, remedy)
@@ -60,13 +60,14 @@ def load_image_folder(folder: Path) -> Dataset:
 
 
 def has_images(folder: Path) -> bool:
-    """Whether a folder holds folders, and in one of them, or in one of train/, an image."""
+    """Whether a folder, or train/ in it, holds a folder with an image."""
     root = folder / "train" if (folder / "train").is_dir() else folder
-    return any(_is_image(file) for name in _subfolders(root) for file in os.listdir(root / name))
+    return bool(_list_classes(root))
 
 
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if not name.startswith(".") and (folder / name).is_dir())
+def _list_classes(folder: Path) -> list[str]:
+    folders = (name for name in os.listdir(folder) if not name.startswith(".") and (folder / name).is_dir())
+    return sorted(name for name in folders if any(map(_is_image, os.listdir(folder / name))))
 
 
 def _is_image(name: str) -> bool:

@@ -1,5 +1,6 @@
 """The main report: are the gradients right, do they train, and how do they change over depth."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from fbp.config import NetworkConfig
 from fbp.cost import CostComparison
-from fbp.data import Dataset
+from fbp.data import Dataset, scale
 from fbp.report import Curve, Figure, Report, Table, Text, curves, digits, number
 from fbp.studies.flows import Flows, add_flows, measure_perceptrons
 from fbp.studies.frame import Draft
@@ -52,6 +53,8 @@ def overview(data: Dataset, seed: int = 0, progress: Progress = no_progress) -> 
         "precision": "float32, judged by float64",
         "seed": seed,
     }
+    # Pixels of memory-mapped arrays are bytes.
+    data = replace(data, train_X=scale(data.train_X), test_X=scale(data.test_X))
     config = NetworkConfig(seed=seed)
     progress("comparing the hand-written gradient with jax.grad")
     _compare(draft, config, data)

@@ -4,6 +4,7 @@ from fbp.training.evaluation import Evaluation as Evaluation
 from fbp.training.evaluation import evaluate as evaluate
 from fbp.training.failure import Disagreed as Disagreed
 from fbp.training.failure import Diverged as Diverged
+from fbp.training.failure import find_nonfinite as find_nonfinite
 from fbp.training.fit import fit as fit
 from fbp.training.fitted_many import EpochOfRuns as EpochOfRuns
 from fbp.training.fitted_many import FittedMany as FittedMany
@@ -14,6 +15,8 @@ from fbp.training.optimizers import find_decayed as find_decayed
 from fbp.training.optimizers import optimizer as optimizer
 from fbp.training.progress import Shown as Shown
 from fbp.training.progress import show_progress as show_progress
+from fbp.training.replay import Replay as Replay
+from fbp.training.replay import load_replay as load_replay
 from fbp.training.results import Fitted as Fitted
 from fbp.training.results import Moment as Moment
 from fbp.training.sampling import sample as sample

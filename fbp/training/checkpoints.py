@@ -85,6 +85,7 @@ def save_checkpoint(folder: Path, state: State, progress: Progress, facts: Mappi
         "training": dict(facts),
         "progress": {name: getattr(progress, name) for name in _NUMBERS},
         "history": [epoch._asdict() for epoch in progress.history],
+        "readings": list(progress.readings),
     }
     path = folder / f"step-{int(state.step):012d}.safetensors"
     save_tensors(path, arrays, told)
@@ -115,11 +116,7 @@ def restore_checkpoint(found: Tensors, like: State) -> tuple[State, Progress]:
     progress.history = list(_epochs(found.facts["history"]))
     for name in _LISTS:
         setattr(progress, name, found.arrays[f"epoch.{name}"].tolist())
-    progress.readings = {
-        name.removeprefix("readings."): values.tolist()
-        for name, values in found.arrays.items()
-        if name.startswith("readings.")
-    }
+    progress.readings = {name: found.arrays[f"readings.{name}"].tolist() for name in found.facts["readings"]}
     if any(name.startswith("best.") for name in found.arrays):
         progress.best_params = restore_leaves(like.params, found.arrays, "best")
     return state, progress

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,12 @@ from jaxtyping import Array
 from fbp.backprop import forward_to_loss, name_of
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError, Status
+from fbp.losses import Loss
 from fbp.precision import cast
 from fbp.training.feed import Block
 from fbp.training.inputs import to_floats
 from fbp.training.loop import Taken, run_steps
+from fbp.training.replay import Problem
 from fbp.training.results import Fitted
 from fbp.training.step import Method, State
 from fbp.tree import instrument, map_layers, name_layers, run_instrumented, unstack
@@ -24,8 +26,6 @@ from fbp.verify import compare
 
 if TYPE_CHECKING:
     from fbp.training.run import Run
-
-Batch: TypeAlias = tuple[Activations, Targets, Weights]
 
 SUSPICIOUS = 1024
 """The relative difference of two gradients, in units of the last place, from which the judges are asked."""
@@ -98,59 +98,53 @@ def check_steps(
         middle = (low + high + 1) // 2
         _, again = run_steps(method, None, before, block, first, middle)
         low, high = (middle, high) if again.finite.all() else (low, middle - 1)
-    state, batch = _before(method, before, block, first, low)
-    where = find_nonfinite(method, state, *batch)
-    replay = None if run is None else run.keep(method, state, batch, f"{where} is not finite")
+    state, problem = _before(method, before, block, first, low)
+    where, step = find_nonfinite(problem), steps_before + low + 1
+    replay = None if run is None else run.keep(problem, step, f"{where} had infinite or NaN values")
     error = Diverged(
-        f"training must stay finite, got {where} with infinite or NaN values in step {steps_before + low + 1}"
+        f"training must stay finite, got {where} with infinite or NaN values in step {step}"
         f"{_advise(replay)}; use a smaller learning rate, clip the gradient, or scale the inputs"
     )
     error.state, error.replay = state, replay
     raise error
 
 
-def find_nonfinite(method: Method, state: State, X: Activations, Y: Targets, weights: Weights) -> str:
+def find_nonfinite(problem: Problem) -> str:
     """The first thing that is not finite in a step, in the order in which they are computed.
 
     Args:
-        method: how a step computes.
-        state: before the step.
-        X: inputs, (m, ...).
-        Y: targets.
-        weights: one per example, (m,).
+        problem: the step.
 
     Returns:
-        Such as "the output of [2] (Dense)", "dW of blocks[3].q (Dense)" or "the update".
+        Such as "the output of [2] (Dense)", "dW of blocks[3].q (Dense)", or "the update of the optimizer".
     """
-    forward, loss, dZ, backward = jax.device_get(_inspect(state, X, Y, weights, method=method))
-    net = method.net
-    names = [f"{path} ({type(layer).__name__})" for path, (layer, _) in _by_name(net, forward)]
-    if not all(np.all(np.isfinite(x)) for x in jax.tree.leaves(jax.device_get(X)) if x.dtype.kind == "f"):
+    net = problem.net
+    if not all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(problem.X)) if x.dtype.kind == "f"):
         return "the inputs"
-    for name, (_, (_, is_finite)) in zip(names, _by_name(net, forward), strict=True):
+    forward, loss, dZ, backward = jax.device_get(_inspect(*problem[2:], net=net, loss=problem.loss))
+    outputs, visits = list(unstack(net, forward)), list(unstack(net, backward))
+    names = [f"{path} ({type(layer).__name__})" for path, (layer, _) in zip(name_layers(net), outputs, strict=True)]
+    for name, (_, is_finite) in zip(names, outputs, strict=True):
         if not is_finite:
             return f"the output of {name}"
     if not loss:
         return "the loss"
     if not dZ:
         return "dZ, the gradient of the loss with respect to the output"
-    for name, (_, (_, seen)) in reversed(list(zip(names, _by_name(net, backward), strict=True))):
+    for name, (_, seen) in reversed(list(zip(names, visits, strict=True))):
         for equation, is_finite in seen.items():
             if not is_finite:
                 return f"{equation} of {name}"
     return "the update of the optimizer"
 
 
-@jax.jit(static_argnames="method")
-def _inspect(state: State, X: Activations, Y: Targets, weights: Weights, *, method: Method) -> Any:
-    net, params = method.net, state.params
-    if method.compute is not None:
-        params, X = cast((params, X), method.compute)
-    key = jax.random.fold_in(state.key, state.step)
-    watched = instrument(net, _Watched)
-    _, seen = run_instrumented(watched, params, X, key)
+@jax.jit(static_argnames=("net", "loss"))
+def _inspect(
+    params: Params, X: Activations, Y: Targets, weights: Weights, key: Key, *, net: Layer, loss: Loss
+) -> tuple[Any, Array, Array, Any]:
+    _, seen = run_instrumented(instrument(net, _Watched), params, X, key)
     forward = map_layers(lambda layer, cache: cache[1], net, seen)
-    _, cache, value, dZ = forward_to_loss(net, method.loss, params, X, Y, weights, key)
+    _, cache, value, dZ = forward_to_loss(net, loss, params, X, Y, weights, key)
     _, _, backward = net.sweep(params, cache, Cotangent(dZ), _look)
     return forward, _is_finite(value), _is_finite(dZ), backward
 
@@ -175,22 +169,16 @@ def _is_finite(tree: Any) -> Array:
     return jnp.all(jnp.stack(leaves)) if leaves else jnp.array(True)
 
 
-def _by_name(net: Layer, tree: Any) -> list[tuple[str, tuple[Layer, Any]]]:
-    return list(zip(name_layers(net), unstack(net, tree), strict=True))
-
-
 def _check_agreement(
     method: Method, before: State, block: Block, first: int, found: np.ndarray, steps_before: int, run: "Run | None"
 ) -> None:
     limit = SUSPICIOUS * jnp.finfo(method.compute or jax.tree.leaves(before.params)[0].dtype).eps
     for i in np.flatnonzero(~(found <= limit)):
-        state, batch = _before(method, before, block, first, int(i))
-        key = jax.random.fold_in(state.key, state.step)
-        params, X = cast((state.params, batch[0]), method.compute) if method.compute else (state.params, batch[0])
-        verdict = compare(method.net, method.loss, params, X, *batch[1:], key=key, cost_seconds=0)
+        state, problem = _before(method, before, block, first, int(i))
+        verdict = compare(*problem, cost_seconds=0)
         if verdict.exit_status == Status.FAILED:
             step = steps_before + int(i) + 1
-            replay = None if run is None else run.keep(method, state, batch, "the two gradients disagree")
+            replay = None if run is None else run.keep(problem, step, "the two gradients disagree")
             error = Disagreed(
                 f"the hand-written and the automatic gradient must agree, got a relative difference of {found[i]:.2g} "
                 f"in step {step}{_advise(replay)}; mend the layer that the judges name"
@@ -199,13 +187,17 @@ def _check_agreement(
             raise error
 
 
-def _before(method: Method, before: State, block: Block, first: int, count: int) -> tuple[State, Batch]:
-    """The state after so many steps, and the batch of the next one."""
+def _before(method: Method, before: State, block: Block, first: int, count: int) -> tuple[State, Problem]:
+    """The state after so many steps, and the next step."""
     state, _ = run_steps(method, None, before, block, first, count)
     rows = block.rows[first + count]
     X, Y = jax.tree.map(lambda x: x[rows], (block.X, block.Y))
     weights = (np.arange(len(rows)) < block.counts[first + count]).astype(np.float32)
-    return state, (to_floats(method.net, state.params, X), Y, jnp.asarray(weights))
+    params, X = state.params, to_floats(method.net, state.params, X)
+    if method.compute is not None:
+        params, X = cast((params, X), method.compute)
+    key = jax.random.fold_in(state.key, state.step)
+    return state, Problem(method.net, method.loss, params, X, Y, jnp.asarray(weights), key)
 
 
 def _advise(replay: Path | None) -> str:

@@ -20,7 +20,7 @@ import jax
 
 from fbp.description import describe, list_differences
 from fbp.errors import FbpError
-from fbp.files import replacing
+from fbp.files import remove_leftovers, replacing
 from fbp.losses import Loss
 from fbp.report.write import device, versions
 from fbp.serialize import plain, to_json
@@ -29,13 +29,14 @@ from fbp.training.checkpoints import Progress, list_checkpoints, read_newest, re
 from fbp.training.feed import Feed
 from fbp.training.fitted_many import FittedMany
 from fbp.training.history import History
+from fbp.training.replay import Problem, Replay, save_replay
 from fbp.training.step import Method, State
-from fbp.typing import Activations, Layer, Params, Targets, Weights
+from fbp.typing import Layer, Params
 
 SAVE_SECONDS = 10.0
 """A crash loses no more than so much training."""
 CHECKPOINTS, WEIGHTS, HISTORY, MANIFEST = "checkpoints", "weights.safetensors", "history.csv", "manifest.json"
-SCHEMA, WEIGHTS_SCHEMA, REPLAY_SCHEMA, VERSION = "fbp.run", "fbp.weights", "fbp.replay", 1
+SCHEMA, WEIGHTS_SCHEMA, VERSION = "fbp.run", "fbp.weights", 1
 _LOCK = ".lock"
 Seeds: TypeAlias = int | tuple[int, ...]
 Folder: TypeAlias = str | os.PathLike[str]
@@ -76,6 +77,7 @@ class Run:
                 ) from error
             if not resume:
                 check_new(folder)
+            remove_leftovers(folder)
             yield cls(folder, _facts(method, feed, seed))
 
     def load(self, like: State) -> tuple[State, Progress] | None:
@@ -160,31 +162,18 @@ class Run:
             }
             _write(self.folder / MANIFEST, to_json(manifest) + "\n")
 
-    def keep(
-        self, method: Method, state: State, batch: tuple[Activations, Targets, Weights], reason: str
-    ) -> Path | None:
+    def keep(self, problem: Problem, step: int, reason: str) -> Path | None:
         """Write a step that went wrong to a file that `fbp verify` opens; None where the disk does not take it.
 
         Args:
-            method: how a step computes.
-            state: before the step.
-            batch: X, Y and weights of the step.
+            problem: the loss at the batch of the step, with the parameters before it.
+            step: its number.
             reason: what went wrong.
         """
-        X, Y, weights = batch
-        key = jax.random.fold_in(state.key, state.step)
-        arrays = name_leaves({"params": state.params, "X": X, "Y": Y, "weights": weights, "key": key})
-        facts = {
-            "schema": REPLAY_SCHEMA,
-            "schema_version": VERSION,
-            "network": self.facts["network"],
-            "loss": self.facts["loss"],
-            "step": int(state.step),
-            "reason": reason,
-        }
-        path = self.folder / f"replay-{int(state.step):012d}.safetensors"
+        path = self.folder / f"replay-{step:012d}.safetensors"
+        described = {name: self.facts[name] for name in ("network", "loss")}
         try:
-            save_tensors(path, arrays, facts)
+            save_replay(path, Replay(problem, step, reason), described)
         except OSError:
             # The failure itself is the news.
             return None

@@ -101,7 +101,7 @@ def open_run(folder: str | os.PathLike[str], net: Layer | None = None, run: int 
         )
     shape = _as_shape(facts.get("shape"))
     like = jax.eval_shape(lambda: own.init(jax.random.key(0), shape)[0])
-    params = restore_leaves(like, arrays, prefix)
+    params = restore_leaves(like, arrays, prefix, any_dtype=True)
     loss = construct(facts["loss"]) if facts.get("loss") is not None else None
     return Saved(own, params, loss, shape)
 
