@@ -113,7 +113,7 @@ def restore_checkpoint(found: Tensors, like: State) -> tuple[State, Progress]:
     told = found.facts["progress"]
     progress = Progress(**{name: told[name] for name in _NUMBERS})
     progress.best = float(told["best"])
-    progress.history = list(_epochs(found.facts["history"]))
+    progress.history = list(read_epochs(found.facts["history"]))
     for name in _LISTS:
         setattr(progress, name, found.arrays[f"epoch.{name}"].tolist())
     progress.readings = {name: found.arrays[f"readings.{name}"].tolist() for name in found.facts["readings"]}
@@ -151,10 +151,12 @@ def read_newest(folder: Path) -> Tensors | None:
 
 def history_of(found: Tensors) -> History:
     """The history in a checkpoint."""
-    return History(tuple(_epochs(found.facts["history"])))
+    return History(tuple(read_epochs(found.facts["history"])))
 
 
-def _epochs(rows: list[dict[str, Any]]) -> list[Epoch]:
+def read_epochs(rows: list[dict[str, Any]]) -> list[Epoch]:
+    """Records of epochs from JSON, where infinities and NaN are words."""
+
     def number(value: Any) -> Any:
         # JSON has no NaN; see `fbp.serialize`.
         return float(value) if isinstance(value, str) else value

@@ -133,7 +133,7 @@ class FittedMany(Sequence[Fitted]):
         return found if self.learning_rates is None else found.reshape(-1, len(self.seeds), found.shape[1])
 
     def mean(self, name: str) -> Float[np.ndarray, "*rates epochs"]:
-        """The mean of a column over the seeds, without what is infinite or NaN.
+        """The mean of a column over the seeds, without the runs that diverged and what is infinite or NaN.
 
         Args:
             name: of a column, as for `values`.
@@ -141,7 +141,7 @@ class FittedMany(Sequence[Fitted]):
         Raises:
             FbpError: there is no such column.
         """
-        return _mean(self.values(name))
+        return _mean(self._sound_values(name))
 
     def spread(self, name: str) -> Float[np.ndarray, "*rates epochs"]:
         """The standard deviation of a column over the seeds, likewise; NaN where fewer than two values are finite.
@@ -152,7 +152,11 @@ class FittedMany(Sequence[Fitted]):
         Raises:
             FbpError: there is no such column.
         """
-        return _spread(self.values(name))
+        return _spread(self._sound_values(name))
+
+    def _sound_values(self, name: str) -> np.ndarray:
+        """A column, with NaN where the loss of the run is not finite: an accuracy then means nothing."""
+        return np.where(np.isfinite(self.values("loss")), self.values(name), np.nan)
 
     def to_csv(self) -> str:
         """All columns of all runs; the first ones are the number of the run, its seed and its learning rate."""
@@ -176,13 +180,14 @@ class FittedMany(Sequence[Fitted]):
 
 def _describe(records: Sequence[Epoch]) -> str:
     """The mean and the spread of what one epoch of some runs measured."""
+    sound = [record for record in records if math.isfinite(record.loss)]
     names = {"loss": "loss ", "accuracy": "accuracy ", "validation_loss": "validation ", "validation_accuracy": ""}
     parts = []
     for name, label in names.items():
-        values = [getattr(record, name) for record in records]
+        values = [getattr(record, name) for record in sound or records[:1]]
         if None not in values:
             parts.append(label + format_spread(values, is_fraction=name.endswith("accuracy")))
-    lost = sum(not math.isfinite(record.loss) for record in records)
+    lost = len(records) - len(sound)
     return "  ".join([*parts, *([f"{lost} of {len(records)} diverged"] if lost else [])])
 
 
