@@ -14,88 +14,90 @@ import fbp.script
 # through the signs of W (Liao, Leibo & Poggio 2016), direct feedback alignment sends the output's error straight to
 # every layer (Nøkland 2016).
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from papers_rows.learning import descend, median_curve
+import optax
+from papers_rows.learning import median_curve, watch
 
 import fbp
 from fbp.report import Figure, Table, Text, curves, panels
 from fbp.studies import Draft, study
 
 BATCH = 32
+
+
+@dataclass(frozen=True)
+class FedBack(fbp.Dense):
+    """A dense layer that holds random matrices, which are never trained: B, like W, and E, from the output's error."""
+
+    def init(self, key, shape):
+        params, out = super().init(key, shape)
+        of_B, of_E = jax.random.split(jax.random.fold_in(key, 1))
+        B = super().init(of_B, shape)[0]["W"]
+        return params | {"B": B, "E": jax.random.normal(of_E, (10, *shape)) / 10**0.5}, out
+
+    def backward(self, params, cache, dA_out):
+        d_params, dA = super().backward(params, cache, dA_out)
+        return d_params | {name: jnp.zeros_like(params[name]) for name in ("B", "E")}, dA
+
+
 SHALLOW = fbp.Serial(
-    *(fbp.Dense(30, "glorot_normal"), fbp.Activation("sigmoid")),
-    *(fbp.Dense(10, "glorot_normal"), fbp.Activation("sigmoid")),
+    *(FedBack(30, "glorot_normal"), fbp.Activation("sigmoid")),
+    *(FedBack(10, "glorot_normal"), fbp.Activation("sigmoid")),
     shape=(784,),
 )
-DEEP = fbp.mlp((784, 64, 64, 64, 10), "tanh", "lecun_normal")
+DEEP = fbp.tree.rebuild(
+    fbp.mlp((784, 64, 64, 64, 10), "tanh", "lecun_normal"),
+    lambda layer: FedBack(layer.width, layer.initializer) if isinstance(layer, fbp.Dense) else layer,
+)
 RULES = ("gradient", "raw error")
 DEEP_RULES = ("gradient", "sign-symmetric", "feedback alignment", "direct feedback alignment")
 LOSS, ERROR, COSINE_W1 = range(3)
 """What the last axis of a run begins with; the cosines of further layers follow."""
 
 
-def draw(net, seed):
-    """Parameters, and for each dense layer the random matrices B, like W, and E, from the output's error."""
-    key, other = jax.random.key(seed), jax.random.key(1000 + seed)
-    feedback = [
-        b and b | {"E": jax.random.normal(jax.random.fold_in(other, l), (10, len(b["W"]))) / 10**0.5}
-        for l, b in enumerate(net.init(other)[0])
-    ]
-    return net.init(key)[0], tuple(feedback)
-
-
-def backward(net, loss, rule, params, feedback, X, Y):
-    """d_params by a rule; rules differ in what a dense layer sends back."""
+def backward(rule, net, loss, params, X, Y, weights=None, key=None):
+    """(loss, output, d_params) by a rule; rules differ in what a dense layer sends back."""
     A, caches = X, []
     for layer, p in zip(net.layers, params, strict=True):
         A, cache = layer.forward(p, A)
         caches.append(cache)
-    _, error = loss.value_and_dZ(A, Y)
+    value, error = loss.value_and_dZ(A, Y, weights)
     last = max(l for l, p in enumerate(params) if p)
     d_params, dA = [], error
     for l, layer in reversed(list(enumerate(net.layers))):
-        dZ = dA
-        d, dA = layer.backward(params[l], caches[l], dZ)
+        dZ, p = dA, params[l]
+        d, dA = layer.backward(p, caches[l], dZ)
         d_params.insert(0, d)
         if d:
-            W = params[l]["W"]
             if rule == "raw error" and l == last:
-                dA = error @ W.T
+                dA = error @ p["W"].T
             elif rule == "sign-symmetric":
-                dA = dZ @ jnp.sign(W).T * jnp.mean(jnp.abs(W))
+                dA = dZ @ jnp.sign(p["W"]).T * jnp.mean(jnp.abs(p["W"]))
             elif rule == "feedback alignment":
-                dA = dZ @ feedback[l]["W"].T
+                dA = dZ @ p["B"].T
             elif rule == "direct feedback alignment":
-                dA = error @ feedback[l]["E"]
-    return tuple(d_params)
+                dA = error @ p["E"]
+    return value, A, tuple(d_params)
 
 
 def train(draft, net, loss, rule, rates, epochs, seeds, X, Y, labels):
     """Plain descent by a rule, every rate and seed at once: by rate, (seeds, epochs + 1, 2 + dense layers)."""
     draft.progress(f"training by {rule}")
-    gradient = fbp.value_and_grad(net, loss)
+    step = partial(backward, rule)
 
-    def epoch(state, order, rate):
-        params, feedback = state
-
-        def update(params, batch):
-            d_params = backward(net, loss, rule, params, feedback, X[batch], Y[batch])
-            return jax.tree.map(lambda p, d: p - rate * d, params, d_params), None
-
-        return jax.lax.scan(update, params, order)[0], feedback
-
-    def observe(state):
-        params, feedback = state
-        value, true = gradient(params, X, Y)
-        d_params = backward(net, loss, rule, params, feedback, X, Y)
+    def observe(params):
+        _, true = fbp.value_and_grad(net, loss)(params, X, Y)
+        value, output, d_params = step(net, loss, params, X, Y)
         cosines = [cosine(a["W"], b["W"]) for a, b in zip(d_params, true, strict=True) if a]
-        return value, jnp.mean(jnp.argmax(net.forward(params, X)[0], axis=-1) != labels), *cosines
+        return value, jnp.mean(jnp.argmax(output, axis=-1) != labels), *cosines
 
-    observed = np.stack(descend(partial(draw, net), epoch, observe, rates, seeds, epochs, len(X), BATCH), axis=-1)
+    options = {"optimizer": optax.sgd, "gradient": step}
+    observed = np.stack(watch(net, loss, (X, Y), observe, rates, seeds, epochs, BATCH, **options), axis=-1)
     draft.records += [
         {"layers": len(cosines), "rule": rule, "rate": rate, "seed": seed, "epoch": t, "loss": value, "error": error}
         | {f"cosine_W{l}": x for l, x in enumerate(cosines, start=1)}

@@ -9,11 +9,10 @@ import fbp.script
 # isort: split
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from papers_rows.learning import descend, median_curve
+from papers_rows.learning import median_curve, watch
 
 import fbp
 from fbp.report import Curve, Figure, Table, Text, curves, panels, plain
@@ -46,27 +45,13 @@ def train(options, epochs, X, Y, seeds):
         norms of dW, (rates, seeds, epochs + 1, L).
     """
     net = fbp.mlp((784, *[WIDTH] * (DEPTH - 1), 10), repeat=True, **options)
-    step, norms = fbp.value_and_grad(net, LOSS), fbp.log10_gradient_norms(net, LOSS)
+    norms = fbp.log10_gradient_norms(net, LOSS)
 
-    def start(seed):
-        params, _ = net.init(jax.random.key(seed))
-        return params, optax.adam(1.0).init(params)
-
-    def epoch(state, order, rate):
-        def update(carry, rows):
-            params, state = carry
-            _, d = step(params, X[rows], Y[rows])
-            change, state = optax.adam(rate).update(d, state, params)
-            return (optax.apply_updates(params, change), state), None
-
-        return jax.lax.scan(update, state, order)[0]
-
-    def observe(state):
-        params, _ = state
+    def observe(params):
         Z, _ = net.forward(params, X)
         return LOSS.value(Z, Y), jnp.mean(jnp.argmax(Z, axis=-1) != Y), norms(params, X[:BATCH], Y[:BATCH]).dW
 
-    return descend(start, epoch, observe, RATES, seeds, epochs, len(X), BATCH)
+    return watch(net, LOSS, (X, Y), observe, RATES, seeds, epochs, BATCH, optimizer=optax.adam)
 
 
 @study

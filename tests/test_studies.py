@@ -17,6 +17,7 @@ SMALLER = {
     "activation": {"WIDTH": 24, "FAMILIES": {"bounded": ("tanh",), "rectified": ("relu",)}},
     "complexity": {"BATCHES": (64,)},
     "depth": {"WIDTH": 24, "NETWORKS": (("tanh", "glorot_normal"),)},
+    "grokking": {"MODULUS": 11, "WIDTH": 16, "HEADS": 2, "BATCH": 16},
     "initialization": {"WIDTH": 24, "INITIALIZERS": ("lecun_normal", "he_normal")},
     "normalization": {"WIDTH": 24},
     "phase_diagram": {"WIDTH": 24},

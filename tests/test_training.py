@@ -136,7 +136,7 @@ def test_every_example_counts_once_an_epoch():
 
 
 def test_the_last_batch_is_filled_with_examples_of_weight_zero():
-    feed = Resident(jnp.zeros((5, 2)), jnp.zeros(5), 2, (0,))
+    feed = Resident(jnp.zeros((5, 2)), jnp.zeros(5), 2, 0)
     (block,) = feed.blocks(1, 0)
     assert sorted(block.rows.reshape(-1)[:5]) == list(range(5))
     assert block.rows[2, 1] == block.rows[0, 0]

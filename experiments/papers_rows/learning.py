@@ -19,33 +19,31 @@ CLASSES = 10
 LOSS = fbp.SoftmaxCrossEntropy(reduction="sum")
 
 
-def descend(start, epoch, look, rates, seeds: int, epochs: int, examples: int, batch: int) -> list[np.ndarray]:
-    """Runs at every rate from every seed, all at once: what is seen before every epoch and after the last.
+def watch(net, loss, data, observe, rates, seeds: int, epochs: int, batch: int, **options) -> list[np.ndarray]:
+    """Runs at every rate from every seed, all at once: what is seen before training and after every epoch.
 
     Args:
-        start: seed -> state.
-        epoch: (state, order, rate) -> state, for an order of examples (steps, batch).
-        look: state -> a tuple of arrays.
+        net: a network.
+        loss: its loss.
+        data: (X, Y).
+        observe: parameters -> a tuple of arrays.
         rates: the learning rates.
-        seeds: how many; a seed is that of the state and of the order.
+        seeds: how many; a seed is that of the parameters and of the orders.
         epochs: how many.
-        examples: how many there are.
         batch: the size of a batch.
+        options: others of `fbp.training.fit_many`.
 
     Returns:
-        What `look` gives, each with the axes (rates, seeds, epochs + 1) in front.
+        What `observe` gives, each with the axes (rates, seeds, epochs + 1) in front.
     """
-    each_rate, each_seed = np.repeat(rates, seeds), np.tile(np.arange(seeds), len(rates))
-    states = jax.vmap(start)(jnp.asarray(each_seed))
-    epoch, look = jax.jit(jax.vmap(epoch)), jax.jit(jax.vmap(look))
-    draws = [np.random.default_rng(seed) for seed in each_seed]
-    found = [look(states)]
-    for _ in range(epochs):
-        orders = [rng.permutation(examples)[: examples // batch * batch].reshape(-1, batch) for rng in draws]
-        states = epoch(states, jnp.asarray(np.array(orders)), jnp.asarray(each_rate))
-        found.append(look(states))
-    seen = (np.stack(x, axis=1) for x in zip(*found, strict=True))
-    return [x.reshape(len(rates), seeds, *x.shape[1:]) for x in seen]
+    look = jax.jit(jax.vmap(observe))
+    start = jax.jit(jax.vmap(lambda seed: net.init(jax.random.key(seed))[0]))(jnp.arange(seeds))
+    seen = [look(jax.tree.map(lambda x: jnp.concatenate([x] * len(rates)), start))]
+    options |= {"learning_rates": rates, "seeds": seeds, "epochs": epochs, "batch_size": batch}
+    on_epoch = lambda _, state: seen.append(look(state.params))
+    fbp.training.fit_many(net, loss, start, data, on_epoch=on_epoch, **options)
+    found = (np.stack(x, axis=1) for x in zip(*seen, strict=True))
+    return [x.reshape(len(rates), seeds, *x.shape[1:]) for x in found]
 
 
 def median_curve(label: str, values: np.ndarray) -> Curve:

@@ -23,7 +23,7 @@ def keep_programs() -> None:
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir is not None:
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     folder = cache_folder() / "programs"
     try:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fbp.cli.data import load_fitting
-from fbp.config import TRAINING, NetworkConfig, TrainingConfig, TransformerConfig, check_unused
+from fbp.config import TRAINING, Demand, NetworkConfig, TrainingConfig, TransformerConfig, check_unused
 from fbp.errors import FbpError, check_seed
 
 if TYPE_CHECKING:
@@ -36,7 +36,12 @@ class Subject(NamedTuple):
 
 
 def make_subject(
-    kind: str, source: str, mlp: NetworkConfig, transformer: TransformerConfig, training: TrainingConfig
+    kind: str,
+    source: str,
+    mlp: NetworkConfig,
+    transformer: TransformerConfig,
+    training: TrainingConfig,
+    runs: int = 1,
 ) -> Subject:
     """Load the data and make the network.
 
@@ -46,12 +51,13 @@ def make_subject(
         mlp: options of a multilayer perceptron, and those that all networks share.
         transformer: of a transformer.
         training: how it is trained.
+        runs: how many networks are trained at once.
 
     Raises:
         FbpError: options do not fit each other, the data or the memory.
     """
     make = _make_mlp if kind == "mlp" else _make_gpt
-    return make(source, mlp, transformer, training)
+    return make(source, mlp, transformer, training, Demand(*(runs * bytes for bytes in TRAINING)))
 
 
 def arrange(data: "Dataset", net: "Layer", loss: "Loss") -> tuple[tuple[Any, Any], tuple[Any, Any]]:
@@ -99,9 +105,11 @@ def _cut(X: Any, Y: Any, net: "Layer") -> tuple[Any, Any]:
     return windows(np.concatenate([X, Y[-1:]]), net.shape[0])
 
 
-def _make_mlp(source: str, mlp: NetworkConfig, transformer: TransformerConfig, training: TrainingConfig) -> Subject:
+def _make_mlp(
+    source: str, mlp: NetworkConfig, transformer: TransformerConfig, training: TrainingConfig, demand: Demand
+) -> Subject:
     check_unused("mlp", transformer)
-    data = load_fitting(source, mlp, TRAINING, training.batch_size, scaled=False)
+    data = load_fitting(source, mlp, demand, training.batch_size, scaled=False)
     import jax
 
     net, loss = mlp.network(), mlp.objective()
@@ -112,7 +120,9 @@ def _make_mlp(source: str, mlp: NetworkConfig, transformer: TransformerConfig, t
     return Subject(net, loss, params, *train, *test, data)
 
 
-def _make_gpt(source: str, mlp: NetworkConfig, transformer: TransformerConfig, training: TrainingConfig) -> Subject:
+def _make_gpt(
+    source: str, mlp: NetworkConfig, transformer: TransformerConfig, training: TrainingConfig, demand: Demand
+) -> Subject:
     check_unused("gpt", mlp, shared=("seed", "dropout"))
     check_seed(mlp.seed)
     transformer.network(mlp.dropout)
@@ -129,7 +139,7 @@ def _make_gpt(source: str, mlp: NetworkConfig, transformer: TransformerConfig, t
         if typed not in (getattr(TransformerConfig, name), size):
             raise FbpError(f"--{name} must be that of the data, {size}, got {typed}; leave it out")
     transformer = replace(transformer, **sizes)
-    transformer.check_memory(TRAINING, training.batch_size)
+    transformer.check_memory(demand, training.batch_size)
     import jax
 
     from fbp.losses import SoftmaxCrossEntropy

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from fbp.cli.cache import keep_programs
+from fbp.cli.many import ManyConfig, print_tests, train_many, warn_of_loss
 from fbp.cli.options import CONFIG, options_of, read_options, write_options
+from fbp.cli.rule import make_rule
 from fbp.cli.subject import Subject, arrange, make_subject
 from fbp.config import Integer, NetworkConfig, TrainingConfig, TransformerConfig
 from fbp.errors import FbpError, check_count, check_seed
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 Network = Annotated[NetworkConfig, Parameter(name="*", group=Group("Network", sort_key=1))]
 Transformer = Annotated[TransformerConfig, Parameter(name="*", group=Group("Transformer, --network gpt", sort_key=2))]
 Training = Annotated[TrainingConfig, Parameter(name="*", group=Group("Training", sort_key=3))]
-_NETWORK, _TRANSFORMER, _TRAINING = NetworkConfig(), TransformerConfig(), TrainingConfig()
+Many = Annotated[ManyConfig, Parameter(name="*", group=Group("Many runs at once", sort_key=4))]
+Number = Annotated[Integer | None, Parameter(name="--run")]
+_NETWORK, _TRANSFORMER, _TRAINING, _MANY = NetworkConfig(), TransformerConfig(), TrainingConfig(), ManyConfig()
 RUNS, DATA = Path("runs"), "data.json"
 _SHARED = ("seed", "dropout")
 
@@ -33,6 +37,7 @@ def train(
     mlp: Network = _NETWORK,
     transformer: Transformer = _TRANSFORMER,
     training: Training = _TRAINING,
+    many: Many = _MANY,
     data: str = "digits",
     out: Path | None = None,
     resume: Path | None = None,
@@ -71,9 +76,10 @@ def train(
     training.check()
     if cache:
         keep_programs()
+    many.check(training, mlp.seed, resume)
     if out is not None and resume is None:
         _check_new(out)
-    subject = make_subject(network, data, mlp, transformer, training)
+    subject = make_subject(network, data, mlp, transformer, training, many.count)
     folder = resume or out or _next_folder(subject.data.name)
     from fbp.terminal import explain_interruption
     from fbp.training import evaluate, open_run, show_progress
@@ -82,11 +88,20 @@ def train(
         _check_new(folder)
     with reserve_stdout(json):
         hint = lambda: f"what was trained is kept; go on with: fbp train --resume {folder}"
+        if many.is_asked:
+            warn_of_loss(folder, quiet or json)
+            hint = lambda: f"what was trained is kept in {folder}; many runs do not go on"
+        runs = None
         with explain_interruption(hint), show_progress(training.epochs, quiet=quiet, json=json) as shown:
-            _keep_options(folder, network, data, mlp, transformer, training)
+            _keep_options(folder, network, data, mlp, transformer, training, many)
             _keep_facts(folder, subject.data)
-            options = {"callbacks": [shown.on_epoch], "on_steps": shown.on_steps, "resume": resume is not None}
-            _fit(subject, training, mlp.seed, out=folder, **options)
+            if many.is_asked:
+                runs = train_many(many, subject, mlp if network == "mlp" else None, training, mlp.seed, folder, shown)
+            else:
+                options = {"callbacks": [shown.on_epoch], "on_steps": shown.on_steps, "resume": resume is not None}
+                _fit(subject, training, mlp.seed, out=folder, **options)
+        if runs is not None:
+            return print_tests(runs, subject, folder, json)
         saved = open_run(folder)
         tested = evaluate(saved.net, subject.loss, saved.params, subject.test_X, subject.test_Y)
         _print_test(tested, folder, json)
@@ -95,13 +110,15 @@ def train(
     return 0
 
 
-def evaluate(run: Path, /, *, data: str | None = None, json: bool = False) -> int:
+def evaluate(run: Path, /, *, number: Number = None, data: str | None = None, json: bool = False) -> int:
     """Evaluate the network of a run on the test part of data.
 
     Parameters
     ----------
     run
         The folder of a run.
+    number
+        Which one, in a folder of many runs, from 0.
     data
         A name, a file or a folder; what it was trained on without it.
     json
@@ -110,7 +127,7 @@ def evaluate(run: Path, /, *, data: str | None = None, json: bool = False) -> in
     from fbp.data import load
     from fbp.training import evaluate, open_run
 
-    saved = open_run(run)
+    saved = open_run(run, run=number)
     loss = _loss_of(saved, run)
     source = data or _source_of(run)
     (_, _), (X, Y) = arrange(load(source, scaled=False), saved.net, loss)
@@ -119,7 +136,7 @@ def evaluate(run: Path, /, *, data: str | None = None, json: bool = False) -> in
     return 0
 
 
-def predict(run: Path, /, *images: Path, invert: bool | None = None, json: bool = False) -> int:
+def predict(run: Path, /, *images: Path, number: Number = None, invert: bool | None = None, json: bool = False) -> int:
     """Say which class a network of a run sees in images.
 
     Parameters
@@ -128,6 +145,8 @@ def predict(run: Path, /, *images: Path, invert: bool | None = None, json: bool 
         The folder of a run.
     images
         Image files; they are made grey and as large as the network's inputs.
+    number
+        Which one, in a folder of many runs, from 0.
     invert
         Turn light into dark; without it an image with a bright border is turned, because digits are light on dark.
     json
@@ -140,7 +159,7 @@ def predict(run: Path, /, *images: Path, invert: bool | None = None, json: bool 
     from fbp.data import read_image
     from fbp.training import open_run
 
-    saved = open_run(run)
+    saved = open_run(run, run=number)
     facts = _data_facts(run)
     side = facts.get("shape") or ()
     if len(side) != 2:
@@ -168,6 +187,7 @@ def sample(
     run: Path,
     /,
     *,
+    number: Number = None,
     prompt: str | None = None,
     length: Integer = 500,
     temperature: float = 1.0,
@@ -179,6 +199,8 @@ def sample(
     ----------
     run
         The folder of a run.
+    number
+        Which one, in a folder of many runs, from 0.
     prompt
         What to go on from; the first character that was learnt without it.
     length
@@ -195,7 +217,7 @@ def sample(
     from fbp.data import decode, encode
     from fbp.training import open_run, sample
 
-    saved = open_run(run)
+    saved = open_run(run, run=number)
     characters = _data_facts(run).get("class_names")
     if not saved.net.takes_integers or not characters:
         raise FbpError(f"sample must have a network of characters, got a run of features in {run}; use another run")
@@ -213,19 +235,21 @@ def sample(
     return 0
 
 
-def summary(run: Path, /, *, json: bool = False) -> int:
+def summary(run: Path, /, *, number: Number = None, json: bool = False) -> int:
     """Say what a run is: the network layer by layer, the data, the training, what it reached.
 
     Parameters
     ----------
     run
         The folder of a run.
+    number
+        Which one, in a folder of many runs, from 0.
     json
         Print JSON.
     """
     from fbp.training import describe_run
 
-    found = describe_run(run)
+    found = describe_run(run, run=number)
     print_result(to_json(found.to_dict()) if json else str(found))
     return 0
 
@@ -240,20 +264,9 @@ def _write_page(folder: Path, saved: "Saved", subject: Subject, is_quiet: bool) 
 
 
 def _fit(subject: Subject, training: TrainingConfig, seed: int, **options: Any) -> "Fitted":
-    from fbp.training import fit, optimizer, schedule
+    from fbp.training import fit
 
-    m = len(subject.Y)
-    kept = m - round(training.validation_split * m)
-    steps = training.epochs * -(-kept // min(training.batch_size, kept))
-    steps = steps if training.steps is None else min(steps, training.steps)
-    drops = {} if training.drop_every is None else {"every": training.drop_every}
-    rule = optimizer(
-        training.optimizer,
-        schedule(training.schedule, training.learning_rate, steps, warmup=training.warmup, **drops),
-        clip_norm=training.clip_norm,
-        weight_decay=training.weight_decay,
-        accumulate=training.accumulate,
-    )
+    rule = make_rule(training, len(subject.Y))
     data = subject.X, subject.Y
     return fit(
         subject.net, subject.loss, subject.params, data, optimizer=rule, seed=seed, **training.options(), **options
@@ -275,12 +288,19 @@ def _next_folder(name: str) -> Path:
 
 
 def _keep_options(
-    folder: Path, network: str, data: str, mlp: NetworkConfig, transformer: TransformerConfig, training: TrainingConfig
+    folder: Path,
+    network: str,
+    data: str,
+    mlp: NetworkConfig,
+    transformer: TransformerConfig,
+    training: TrainingConfig,
+    many: ManyConfig,
 ) -> None:
     source = str(Path(data).resolve()) if Path(data).exists() else data
     own = options_of(mlp) if network == "mlp" else options_of(mlp, _SHARED) | options_of(transformer)
     folder.mkdir(parents=True, exist_ok=True)
     tables = {"run": {"network": network, "data": source}, "network": own, "training": options_of(training)}
+    tables["many"] = options_of(many)
     write_options(folder / CONFIG, tables)
 
 

@@ -8,8 +8,11 @@ from fbp.training.failure import Disagreed as Disagreed
 from fbp.training.failure import Diverged as Diverged
 from fbp.training.failure import find_nonfinite as find_nonfinite
 from fbp.training.fit import fit as fit
+from fbp.training.fitted_many import EpochOfRuns as EpochOfRuns
+from fbp.training.fitted_many import FittedMany as FittedMany
 from fbp.training.history import Epoch as Epoch
 from fbp.training.history import History as History
+from fbp.training.many import fit_many as fit_many
 from fbp.training.optimizers import find_decayed as find_decayed
 from fbp.training.optimizers import optimizer as optimizer
 from fbp.training.progress import Shown as Shown

@@ -115,7 +115,7 @@ def restore_checkpoint(found: Tensors, like: State) -> tuple[State, Progress]:
     progress.best = float(told["best"])
     # Whether it has ended is for the limits of now to say.
     progress.stopped = None
-    progress.history = list(_epochs(found.facts["history"]))
+    progress.history = list(read_epochs(found.facts["history"]))
     for name in _LISTS:
         setattr(progress, name, found.arrays[f"epoch.{name}"].tolist())
     progress.readings = {name: found.arrays[f"readings.{name}"].tolist() for name in found.facts["readings"]}
@@ -153,10 +153,12 @@ def read_newest(folder: Path) -> Tensors | None:
 
 def history_of(found: Tensors) -> History:
     """The history in a checkpoint."""
-    return History(tuple(_epochs(found.facts["history"])))
+    return History(tuple(read_epochs(found.facts["history"])))
 
 
-def _epochs(rows: list[dict[str, Any]]) -> list[Epoch]:
+def read_epochs(rows: list[dict[str, Any]]) -> list[Epoch]:
+    """Records of epochs from JSON, where infinities and NaN are words."""
+
     def number(value: Any) -> Any:
         # JSON has no NaN; see `fbp.serialize`.
         return float(value) if isinstance(value, str) else value

@@ -142,16 +142,27 @@ def _check_data(
 
 
 @jax.jit(static_argnames=("net", "loss", "batch_size"))
-def sum_examples(params: Params, X: Activations, Y: Targets, *, net: Layer, loss: Loss, batch_size: int) -> Totals:
-    """The compiled part of `evaluate`."""
+def sum_examples(
+    params: Params,
+    X: Activations,
+    Y: Targets,
+    index: Int[Array, " m"] | None = None,
+    *,
+    net: Layer,
+    loss: Loss,
+    batch_size: int,
+) -> Totals:
+    """The compiled part of `evaluate`, over all rows or those of an index."""
+    m = Y.shape[0] if index is None else index.shape[0]
 
     def measure(batch: tuple[Int[Array, " b"], Float[Array, " b"]]) -> Metrics:
         rows, weights = batch
+        rows = rows if index is None else index[rows]
         own_X, own_Y = jax.tree.map(lambda x: x[rows], (X, Y))
         Z, _ = net.forward(params, to_floats(net, params, own_X))
         return measure_batch(loss.value(Z, own_Y, weights), Z, own_Y, weights)
 
-    metrics = jax.lax.map(measure, _make_batches(Y.shape[0], batch_size))
+    metrics = jax.lax.map(measure, _make_batches(m, batch_size))
     per_batch = metrics.loss * metrics.examples if loss.reduction == "mean" else metrics.loss
     return Totals(jnp.sum(per_batch), None if metrics.correct is None else jnp.sum(metrics.correct))
 

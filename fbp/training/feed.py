@@ -8,7 +8,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -94,18 +94,20 @@ class Resident:
         X: inputs, (m, ...).
         Y: targets.
         batch_size: examples a step.
-        seeds: of the order of the examples, one for each run.
+        seed: of the order of the examples.
+        index: the rows that are used; None for all.
     """
 
     X: Activations
     Y: Targets
     batch_size: int
-    seeds: tuple[int, ...]
+    seed: int
+    index: np.ndarray | None = None
 
     @property
     def examples(self) -> int:
         """m."""
-        return self.Y.shape[0]
+        return self.Y.shape[0] if self.index is None else len(self.index)
 
     @property
     def steps(self) -> int:
@@ -119,8 +121,8 @@ class Resident:
 
     def blocks(self, epoch: int, first: int) -> Iterator[Block]:
         """Rows of all data."""
-        orders = [_batches(draw_order(self.examples, seed, epoch), self.batch_size) for seed in self.seeds]
-        rows = orders[0] if len(orders) == 1 else np.stack(orders, 1)
+        order = draw_order(self.examples, self.seed, epoch)
+        rows = _batches(order if self.index is None else self.index[order].astype(np.int32), self.batch_size)
         for start in range(first, self.steps, self.block_steps):
             counts = _counts(self, start)
             yield Block(self.X, self.Y, _fill_up(rows[start : start + len(counts)], self.block_steps), counts)
@@ -128,6 +130,46 @@ class Resident:
     def fingerprint(self) -> str | None:
         """Of some rows."""
         return _fingerprint(self.X, self.Y)
+
+
+@dataclass(frozen=True, eq=False)
+class Together:
+    """The same arrays for several runs, each with rows and an order of its own, step by step together.
+
+    Attributes:
+        feeds: of the runs, all as long.
+    """
+
+    feeds: tuple[Resident, ...]
+
+    @property
+    def steps(self) -> int:
+        """Those of each run."""
+        return self.feeds[0].steps
+
+    @property
+    def examples(self) -> int:
+        """Those of each run."""
+        return self.feeds[0].examples
+
+    @property
+    def block_steps(self) -> int:
+        """That of each run."""
+        return self.feeds[0].block_steps
+
+    @property
+    def batch_size(self) -> int:
+        """That of each run."""
+        return self.feeds[0].batch_size
+
+    def blocks(self, epoch: int, first: int) -> Iterator[Block]:
+        """Rows of all data, (steps, runs, batch)."""
+        for each in zip(*(feed.blocks(epoch, first) for feed in self.feeds), strict=True):
+            yield each[0]._replace(rows=np.stack([block.rows for block in each], 1))
+
+    def fingerprint(self) -> str | None:
+        """Of some rows."""
+        return self.feeds[0].fingerprint()
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,12 +287,6 @@ class Made:
 def on_device(X: Any, Y: Any) -> tuple[Activations, Targets]:
     """Arrays as they are, on the device."""
     return jax.tree.map(jnp.asarray, X), jnp.asarray(Y)
-
-
-def with_seeds(feed: Feed, seeds: tuple[int, ...]) -> Feed:
-    """The same data in the orders of several runs."""
-    assert isinstance(feed, Resident)
-    return replace(feed, seeds=seeds)
 
 
 def _fingerprint(*trees: Any) -> str:

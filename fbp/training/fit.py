@@ -18,16 +18,17 @@ from fbp.errors import FbpError, check_count, check_seed
 from fbp.interrupts import postpone_interruptions
 from fbp.losses import Loss
 from fbp.training.checkpoints import Progress
+from fbp.training.counting import average_steps, close_epoch, count_steps
 from fbp.training.evaluation import Evaluation, sum_examples, take_means
 from fbp.training.failure import Diverged, check_steps
 from fbp.training.feed import Block, Feed
 from fbp.training.history import Epoch, History
 from fbp.training.inputs import Data, Held, as_array, check_statistics, prepare_feed, prepare_validation, to_floats
-from fbp.training.loop import run_steps
-from fbp.training.monitor import Detail, Monitor, average_readings, name_readings
+from fbp.training.loop import Taken, run_steps
+from fbp.training.monitor import Detail, Monitor
 from fbp.training.results import Fitted, Moment
 from fbp.training.run import Run
-from fbp.training.step import Gradient, Method, State, initial_state
+from fbp.training.step import Gradient, Method, Rule, State, initial_state
 from fbp.typing import Layer, Params
 
 CHUNK_SECONDS = 0.3
@@ -92,7 +93,7 @@ def fit(
     target_loss: float | None = None,
     patience: int | None = None,
     max_seconds: float | None = None,
-    gradient: Gradient = "manual",
+    gradient: Gradient | Rule = "manual",
     trained: Only = None,
     compute: str | None = None,
     clip_examples: float | None = None,
@@ -128,7 +129,8 @@ def fit(
         patience: stop after so many epochs without a smaller one, and return the parameters of the best epoch.
         max_seconds: stop after so much training time.
         gradient: "manual" for the hand-written backward pass, "autodiff", or "both", which compares them in every step
-            and stops where they disagree.
+            and stops where they disagree; or a rule of your own, a function (net, loss, params, X, Y, weights, key) ->
+            (value, Z, d_params), as in `Method`.
         trained: the parameters that are trained, by patterns of their names such as "blocks.*", or a function of the
             name; None for all.
         compute: the dtype of the forward and backward pass, e.g. "bfloat16", for parameters that stay in theirs.
@@ -164,8 +166,7 @@ def fit(
     feed, held_out = prepare_feed(
         method, params, data, validation_split, batch_size=batch_size, seed=seed, steps_per_epoch=steps_per_epoch
     )
-    if epochs is not None and epochs * feed.steps >= MOST_STEPS:
-        raise FbpError(f"epochs must be of fewer than {MOST_STEPS} steps in all, got {epochs * feed.steps}; use fewer")
+    check_length(epochs, feed)
     held_out = prepare_validation(method, params, validation, held_out)
     if held_out is not None or out is not None:
         check_statistics(method, params, feed)
@@ -173,10 +174,20 @@ def fit(
     begin = jax.jit(lambda params, seed: initial_state(params, optimizer, jax.random.key(seed), method.trained))
     state = begin(params, jnp.uint32(seed))
     with nullcontext() if out is None else Run.open(out, method, feed, seed, resume) as run:
-        return _Training(method, watched, feed, held_out, limits, tuple(callbacks), on_steps, run, state).finish()
+        return Training(method, watched, feed, held_out, limits, tuple(callbacks), on_steps, run, state).finish()
 
 
-class _Training:
+def check_length(epochs: int | None, feed: Feed) -> None:
+    """Refuse more steps than can be counted.
+
+    Raises:
+        FbpError: there are.
+    """
+    if epochs is not None and epochs * feed.steps >= MOST_STEPS:
+        raise FbpError(f"epochs must be of fewer than {MOST_STEPS} steps in all, got {epochs * feed.steps}; use fewer")
+
+
+class Training:
     """A training under way: what `fit` changes while it runs."""
 
     def __init__(
@@ -198,17 +209,22 @@ class _Training:
         if run is not None and (found := run.load(state)) is not None:
             self.state, self.progress = found
 
-    def finish(self) -> Fitted:
-        """Train to the end."""
-        progress = self.progress
+    def train(self) -> str:
+        """Train to the end, and say why it ended."""
         try:
             self._compile()
             while (stopped := self._reason()) is None:
                 self._run_epoch()
-            progress.stopped = stopped
+            self.progress.stopped = stopped
         except BaseException as error:
             self._save_after(error)
             raise
+        return stopped
+
+    def finish(self) -> Fitted:
+        """Train to the end, and keep the result."""
+        stopped = self.train()
+        progress = self.progress
         best = progress.best_params if self.limits.patience is not None else None
         fitted = Fitted(
             self.state.params if best is None else best, History(tuple(progress.history)), self.state, stopped
@@ -273,11 +289,15 @@ class _Training:
                 first += self._run_chunk(block, first, min(length - first, self._room()))
         with postpone_interruptions():
             self._end_epoch()
-        answers = [callback(progress.history[-1], self.state) for callback in self.callbacks]
-        if any(answer is True for answer in answers):
+        if self._ask_callbacks():
             progress.stopped = "callback"
         if self.run is not None:
             self.run.save_if_due(self.state, progress)
+
+    def _ask_callbacks(self) -> bool:
+        """Whether one of them stops the training."""
+        answers = [callback(self.progress.history[-1], self.state) for callback in self.callbacks]
+        return any(answer is True for answer in answers)
 
     def _room(self) -> int:
         """The number of steps for the next chunk."""
@@ -290,18 +310,10 @@ class _Training:
             start = time.perf_counter()
             state, taken = run_steps(self.method, self.monitor, self.state, block, first, count)
             seconds = time.perf_counter() - start
-            check_steps(self.method, self.state, block, first, count, taken, self.steps_taken, self.run)
+            self._check(block, first, taken)
             self.state = state
-            progress.taken += count
-            progress.seconds += seconds
-            progress.total_seconds += seconds
-            progress.losses += taken.metrics.loss.tolist()
-            progress.examples += taken.metrics.examples.tolist()
-            if taken.metrics.correct is not None:
-                progress.correct += taken.metrics.correct.tolist()
-            if taken.readings is not None:
-                for name, values in name_readings(self.method.net, taken.readings).items():
-                    progress.readings.setdefault(name, []).extend(values.tolist())
+            for own, part in self._divide(taken):
+                count_steps(own, self.method.net, part, seconds)
             # A chunk grows slowly: the first ones are too short for their time to mean much.
             self.chunk = max(1, min(4 * count, int(CHUNK_SECONDS / max(seconds / count, 1e-9))))
             if self.run is not None:
@@ -311,38 +323,24 @@ class _Training:
             self.on_steps(Moment(progress.epoch, progress.taken, self.feed.steps, *self._means(), rate))
         return count
 
+    def _check(self, block: Block, first: int, taken: Taken) -> None:
+        """Refuse steps that went wrong."""
+        count = len(taken.metrics.loss)
+        check_steps(self.method, self.state, block, first, count, taken, self.steps_taken, self.run)
+
+    def _divide(self, taken: Taken) -> list[tuple[Progress, Taken]]:
+        """What was measured, and where it is counted."""
+        return [(self.progress, taken)]
+
     def _means(self) -> tuple[float, float | None]:
-        """The loss and the accuracy over the steps of the running epoch; sums are exact, however steps were cut."""
-        progress = self.progress
-        total = math.fsum(progress.examples)
-        is_mean = self.method.loss.reduction == "mean"
-        weights = progress.examples if is_mean else [1.0] * len(progress.losses)
-        value = math.fsum(x * w for x, w in zip(progress.losses, weights, strict=True)) / total
-        return value, math.fsum(progress.correct) / total if progress.correct else None
+        """The loss and the accuracy so far in the running epoch."""
+        return average_steps(self.progress, self.method.loss)
 
     def _end_epoch(self) -> None:
-        progress, feed = self.progress, self.feed
-        held = self._validate()
-        seconds = max(progress.seconds, 1e-9)
-        record = Epoch(
-            progress.epoch,
-            progress.epoch * feed.steps,
-            *self._means(),
-            *((None, None) if held is None else held),
-            progress.seconds,
-            feed.examples / seconds,
-            average_readings(progress.readings),
-        )
-        progress.history.append(record)
-        if record.watched_loss < progress.best:
-            progress.best, progress.waited = record.watched_loss, 0
-            if self.limits.patience is not None:
-                progress.best_params = self.state.params
-        else:
-            progress.waited += 1
-        progress.epoch += 1
-        progress.taken, progress.seconds, progress.readings = 0, 0.0, {}
-        progress.losses, progress.examples, progress.correct = [], [], []
+        progress = self.progress
+        close_epoch(progress, self.method.loss, self.feed, self._validate())
+        if self.limits.patience is not None and progress.waited == 0:
+            progress.best_params = self.state.params
 
     def _validate(self) -> Evaluation | None:
         if self.held_out is None:

@@ -119,14 +119,7 @@ class History(Sequence[Epoch]):
 
     def to_csv(self) -> str:
         """All columns, with a header; numbers as they are, so that reading them gives the same bits."""
-        readings = [name for name in self.names() if name not in COLUMNS]
-        text = io.StringIO(newline="")
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow([*COLUMNS, *readings])
-        for epoch in self.epochs:
-            own = [*(getattr(epoch, name) for name in COLUMNS), *(epoch.readings.get(name) for name in readings)]
-            table.writerow(["" if value is None else value for value in own])
-        return text.getvalue()
+        return to_csv([({}, epoch) for epoch in self.epochs])
 
     def plot(self, name: str = "loss") -> "Figure":
         """A figure of matplotlib: a column over the epochs, beside that of validation where there is one.
@@ -168,6 +161,23 @@ class History(Sequence[Epoch]):
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.epochs))
+
+
+def to_csv(rows: Sequence[tuple[Mapping[str, Any], Epoch]]) -> str:
+    """Epochs as CSV, with a header; numbers as they are, so that reading them gives the same bits.
+
+    Args:
+        rows: of each epoch, the columns in front and the record.
+    """
+    front = list(rows[0][0]) if rows else []
+    readings = list(dict.fromkeys(name for _, epoch in rows for name in epoch.readings))
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([*front, *COLUMNS, *readings])
+    for before, epoch in rows:
+        own = [*(getattr(epoch, name) for name in COLUMNS), *(epoch.readings.get(name) for name in readings)]
+        table.writerow(["" if value is None else value for value in (*before.values(), *own)])
+    return text.getvalue()
 
 
 def _format(name: str, value: Any) -> str:

@@ -55,7 +55,7 @@ def prepare_feed(
         raise FbpError(
             f"steps_per_epoch must come with a function of batches, got {steps_per_epoch} with arrays; leave it out"
         )
-    X, Y = (data.train_X, data.train_Y) if isinstance(data, Dataset) else _pair(data)
+    X, Y = arrays_of(data)
     held_out, rows = None, None
     is_large = isinstance(X, np.ndarray) and X.nbytes > RESIDENT_BYTES
     if validation_split:
@@ -70,7 +70,16 @@ def prepare_feed(
     if rows is not None:
         X, Y = jax.tree.map(lambda x: x[rows], X), np.asarray(Y)[rows]
     X, Y = prepare_data(method.net, method.loss, params, X, Y)
-    return Resident(X, Y, min(int(batch_size), Y.shape[0]), (seed,)), held_out
+    return Resident(X, Y, min(int(batch_size), Y.shape[0]), seed), held_out
+
+
+def arrays_of(data: Any) -> Held:
+    """The arrays that are trained on.
+
+    Raises:
+        FbpError: there are none.
+    """
+    return (data.train_X, data.train_Y) if isinstance(data, Dataset) else _pair(data)
 
 
 def _prepare_made(
@@ -188,9 +197,10 @@ def _convert(net: Layer, params: Params, X: Any, Y: ArrayLike) -> tuple[Activati
         # Converted where it is: on the device each shape would be a program to compile.
         return jax.device_put(x.astype(dtype) if x.dtype != dtype else x)
 
-    X, Y = (jax.tree.map(as_array, X) if isinstance(X, dict | tuple) else as_array(X)), as_array(Y)
-    labels = jnp.int32 if jnp.issubdtype(Y.dtype, jnp.integer) else Y.dtype
-    return jax.tree.map(convert, X) if isinstance(X, dict | tuple) else convert(X), put(Y, labels)
+    targets = as_array(Y)
+    labels = jnp.int32 if jnp.issubdtype(targets.dtype, jnp.integer) else targets.dtype
+    inputs = jax.tree.map(lambda x: convert(as_array(x)), X) if isinstance(X, dict | tuple) else convert(as_array(X))
+    return inputs, put(targets, labels)
 
 
 def as_array(x: Any) -> Any:

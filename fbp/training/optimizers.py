@@ -8,6 +8,7 @@ from typing import Any, get_args, get_origin
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from fbp.errors import FbpError, check_count, unknown_name
 from fbp.precision import widen
@@ -142,7 +143,7 @@ def _clip_by_global_norm(clip_norm: float) -> optax.GradientTransformation:
 def _per_update(rate: float | optax.Schedule, accumulate: int) -> float | optax.Schedule:
     """The learning rate by the number of the update, from that by the number of the step."""
     if not callable(rate):
-        return float(rate)
+        return rate if isinstance(rate, Tracer) else float(rate)
     return rate if accumulate == 1 else lambda count: rate(count * accumulate)
 
 

@@ -6,6 +6,7 @@ from typing import IO, TYPE_CHECKING
 
 from fbp.serialize import to_json_line
 from fbp.streams import print_result
+from fbp.training.fitted_many import EpochOfRuns
 from fbp.training.history import Epoch
 from fbp.training.results import Moment
 from fbp.training.step import State
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class Shown:
     """Two callbacks for `fit`: callbacks=[shown.on_epoch], on_steps=shown.on_steps. This one shows nothing."""
 
-    def on_epoch(self, record: Epoch, state: State) -> None:
+    def on_epoch(self, record: Epoch | EpochOfRuns, state: State) -> None:
         """Called after every epoch."""
 
     def on_steps(self, moment: Moment) -> None:
@@ -59,7 +60,7 @@ def show_progress(epochs: int | None, *, quiet: bool = False, json: bool = False
 
 
 class _Json(Shown):
-    def on_epoch(self, record: Epoch, state: State) -> None:
+    def on_epoch(self, record: Epoch | EpochOfRuns, state: State) -> None:
         print_result(to_json_line(record._asdict()))
 
 
@@ -67,7 +68,7 @@ class _Lines(Shown):
     def __init__(self, file: IO[str]):
         self._file = file
 
-    def on_epoch(self, record: Epoch, state: State) -> None:
+    def on_epoch(self, record: Epoch | EpochOfRuns, state: State) -> None:
         # A plain print: rich would wrap the line at 80 columns.
         print(record, file=self._file, flush=True)
 
@@ -78,7 +79,7 @@ class _Bars(Shown):
         self._epochs = bars.add_task(f"epoch 1{self._of}", total=epochs, more="")
         self._steps = bars.add_task("compiling", total=None, more="")
 
-    def on_epoch(self, record: Epoch, state: State) -> None:
+    def on_epoch(self, record: Epoch | EpochOfRuns, state: State) -> None:
         self._bars.console.print(str(record), highlight=False, overflow="ellipsis", no_wrap=True)
         self._bars.update(self._epochs, completed=record.epoch, description=f"epoch {record.epoch + 1}{self._of}")
 

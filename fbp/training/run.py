@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 
@@ -27,6 +27,7 @@ from fbp.serialize import plain, to_json
 from fbp.tensors import name_leaves, save_tensors
 from fbp.training.checkpoints import Progress, list_checkpoints, read_newest, restore_checkpoint, save_checkpoint
 from fbp.training.feed import Feed
+from fbp.training.fitted_many import FittedMany
 from fbp.training.history import History
 from fbp.training.replay import Problem, Replay, save_replay
 from fbp.training.step import Method, State
@@ -37,6 +38,8 @@ SAVE_SECONDS = 10.0
 CHECKPOINTS, WEIGHTS, HISTORY, MANIFEST = "checkpoints", "weights.safetensors", "history.csv", "manifest.json"
 SCHEMA, WEIGHTS_SCHEMA, VERSION = "fbp.run", "fbp.weights", 1
 _LOCK = ".lock"
+Seeds: TypeAlias = int | tuple[int, ...]
+Folder: TypeAlias = str | os.PathLike[str]
 
 
 class Run:
@@ -48,14 +51,16 @@ class Run:
 
     @classmethod
     @contextmanager
-    def open(cls, out: str | os.PathLike[str], method: Method, feed: Feed, seed: int, resume: bool) -> "Iterator[Run]":
+    def open(
+        cls, out: str | os.PathLike[str], method: Method, feed: Feed, seed: Seeds, resume: bool
+    ) -> "Iterator[Run]":
         """Take a folder for a training, for as long as the body runs.
 
         Args:
             out: the folder; made if it is missing.
             method: how a step computes.
             feed: the data.
-            seed: of the training.
+            seed: of the training, or those of many runs.
             resume: whether to go on with what lies there.
 
         Raises:
@@ -120,17 +125,38 @@ class Run:
         Raises:
             FbpError: the disk does not take it.
         """
+        last = history[-1]._asdict() if history else None
+        self._write_result(net, params, {}, {"stopped": stopped, "epochs": len(history), "last": last})
+
+    def finish_many(self, net: Layer, params: Params, fitted: FittedMany) -> None:
+        """Write what many runs leave: the history has a column `run`, the weights have a leading axis of runs.
+
+        Args:
+            net: the network for use, with population statistics.
+            params: its parameters, with the axis of runs.
+            fitted: what was trained.
+
+        Raises:
+            FbpError: the disk does not take it.
+        """
+        with self._explain():
+            _write(self.folder / HISTORY, fitted.to_csv())
+        histories = fitted.histories
+        last = [history[-1]._asdict() if history else None for history in histories]
+        facts = {"stopped": fitted.stopped, "epochs": len(histories[0]), "last": last}
+        self._write_result(net, params, {"runs": fitted.labels}, facts)
+
+    def _write_result(self, net: Layer, params: Params, runs: Mapping[str, Any], ended: Mapping[str, Any]) -> None:
         network = {"network": _describe(net), "loss": self.facts["loss"], "shape": self.facts["shape"]}
         with self._explain():
-            facts = {"schema": WEIGHTS_SCHEMA, "schema_version": VERSION, **network}
+            facts = {"schema": WEIGHTS_SCHEMA, "schema_version": VERSION, **network, **runs}
             save_tensors(self.folder / WEIGHTS, name_leaves(params), facts)
             manifest = {
                 "schema": SCHEMA,
                 "schema_version": VERSION,
                 "training": self.facts,
-                "stopped": stopped,
-                "epochs": len(history),
-                "last": history[-1]._asdict() if history else None,
+                **runs,
+                **ended,
                 "device": device(),
                 "versions": versions(),
             }
@@ -182,17 +208,17 @@ def check_new(folder: Path) -> None:
         )
 
 
-def _facts(method: Method, feed: Feed, seed: int) -> dict[str, Any]:
+def _facts(method: Method, feed: Feed, seed: Seeds) -> dict[str, Any]:
     """What a training must have in common with another to go on from it."""
     trained = method.trained
     return {
         "network": _describe(method.net),
         "loss": _describe(method.loss),
-        "gradient": method.gradient,
+        "gradient": "a function" if callable(method.gradient) else method.gradient,
         "trained": "a function" if callable(trained) else plain(trained),
         "compute": method.compute,
         "clip_examples": method.clip_examples,
-        "seed": int(seed),
+        "seed": list(seed) if isinstance(seed, tuple) else int(seed),
         "batch_size": feed.batch_size,
         "examples": feed.examples,
         "shape": plain(jax.tree.map(lambda x: x.shape[1:], next(iter(feed.blocks(1, 0))).X)),

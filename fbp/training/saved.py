@@ -33,7 +33,7 @@ class Saved(NamedTuple):
     shape: Any
 
 
-def load(folder: str | os.PathLike[str], net: Layer | None = None) -> tuple[Layer, Params]:
+def load(folder: str | os.PathLike[str], net: Layer | None = None, run: int | None = None) -> tuple[Layer, Params]:
     """The network and the parameters that a training has left in a folder.
 
     Networks of fbp's own layers are made again from what the folder says of them. With batch normalization the result
@@ -43,6 +43,7 @@ def load(folder: str | os.PathLike[str], net: Layer | None = None) -> tuple[Laye
     Args:
         folder: of `fbp.fit(..., out=folder)` or `fbp train`.
         net: the network, where it has layers of your own.
+        run: its number, in a folder of many runs (`fbp.training.fit_many`, `fbp train --seeds`).
 
     Returns:
         (net, params).
@@ -61,15 +62,16 @@ def load(folder: str | os.PathLike[str], net: Layer | None = None) -> tuple[Laye
         >>> again == net, bool(jnp.array_equal(loaded[0]["W"], fitted.params[0]["W"]))
         (True, True)
     """
-    return open_run(folder, net)[:2]
+    return open_run(folder, net, run)[:2]
 
 
-def open_run(folder: str | os.PathLike[str], net: Layer | None = None) -> Saved:
+def open_run(folder: str | os.PathLike[str], net: Layer | None = None, run: int | None = None) -> Saved:
     """`load`, with what else there is to know.
 
     Args:
         folder: of the run.
         net: the network, where it has layers of your own.
+        run: its number, in a folder of many runs.
 
     Raises:
         FbpError: as `load`.
@@ -90,6 +92,7 @@ def open_run(folder: str | os.PathLike[str], net: Layer | None = None) -> Saved:
             raise FbpError(f"a run must have weights or a checkpoint, got none in {path}; check the path")
         facts, arrays, prefix, is_final = newest.facts["training"], newest.arrays, "state.params", False
         arrays = {name: array for name, array in arrays.items() if name.startswith(f"{prefix}.")}
+    arrays = _choose(arrays, facts.get("runs"), run, path)
     own = _network(facts.get("network"), net, path)
     if not is_final and own != _for_use(own):
         raise FbpError(
@@ -101,6 +104,20 @@ def open_run(folder: str | os.PathLike[str], net: Layer | None = None) -> Saved:
     params = restore_leaves(like, arrays, prefix, any_dtype=True)
     loss = construct(facts["loss"]) if facts.get("loss") is not None else None
     return Saved(own, params, loss, shape)
+
+
+def _choose(arrays: dict[str, Any], runs: Any, run: int | None, path: Path) -> dict[str, Any]:
+    """The arrays of one run, where there is an axis of runs."""
+    if runs is None:
+        if run is not None:
+            raise FbpError(f"run must be left out for the folder of a single run, got {run!r} for {path}; leave it out")
+        return arrays
+    if not isinstance(run, int) or not 0 <= run < len(runs):
+        raise FbpError(
+            f"one of the {len(runs)} runs in {path} must be chosen, got {run!r}; give run=0 to run={len(runs) - 1}, on "
+            "the command line --run"
+        )
+    return {name: array[run] for name, array in arrays.items()}
 
 
 def _network(description: Any, given: Layer | None, path: Path) -> Layer:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from fbp.errors import FbpError, check_count, unknown_name
@@ -77,11 +78,13 @@ def check_rate(learning_rate: Any) -> None:
     """Raise an error unless the value is a learning rate.
 
     Args:
-        learning_rate: the value that was given.
+        learning_rate: the value that was given; one that is traced is not known, and taken as it is.
 
     Raises:
         FbpError: the value is no number, not finite or negative.
     """
+    if isinstance(learning_rate, Tracer):
+        return
     if not is_number(learning_rate) or learning_rate < 0:
         raise FbpError(
             f"the learning rate must be finite and at least 0, got {learning_rate!r}; 0.001 is usual for adam"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from fbp.backprop import Only, check_arguments, loss_value, output_shape, select
+from fbp.backprop import Only, check_arguments, loss_value, name_of, output_shape, select
 from fbp.chunks import chunk_head
 from fbp.errors import FbpError, unknown_name
 from fbp.losses import Loss
@@ -61,6 +61,18 @@ class Step(Protocol):
     def __call__(self, state: State, X: Activations, Y: Targets, weights: Weights = None) -> tuple[State, Metrics]: ...
 
 
+Computed = tuple[Array, Activations | None, Params]
+"""The loss, the outputs with which the predictions need no second forward pass, and the gradient."""
+
+
+class Rule(Protocol):
+    """What `Method.gradient` may be."""
+
+    def __call__(
+        self, net: Layer, loss: Loss, params: Params, X: Activations, Y: Targets, weights: Weights, key: Key, /
+    ) -> Computed: ...
+
+
 @dataclass(frozen=True)
 class Method:
     """How a step computes: all that its compiled program depends on beside shapes.
@@ -70,7 +82,10 @@ class Method:
         loss: a loss of its output.
         optimizer: an optax gradient transformation.
         gradient: "manual" for the hand-written backward pass, "autodiff" for `jax.value_and_grad` of the same forward
-            pass with the same randomness, "both" to take the first and compare them.
+            pass with the same randomness, "both" to take the first and compare them; or a rule of your own, such as
+            feedback alignment: a pure function (net, loss, params, X, Y, weights, key) -> (value, Z, d_params). Its Z
+            is the network's output, from which the accuracy is taken, or None; its d_params has the structure of the
+            parameters.
         trained: the parameters that are trained, by patterns of their names or a function of the name; None for all.
         compute: the dtype of the forward and backward pass, such as "bfloat16"; None is that of the parameters, which
             in any case keep theirs.
@@ -83,13 +98,13 @@ class Method:
     net: Layer
     loss: Loss
     optimizer: optax.GradientTransformation
-    gradient: Gradient = "manual"
+    gradient: Gradient | Rule = "manual"
     trained: Only = None
     compute: str | None = None
     clip_examples: float | None = None
 
     def __post_init__(self) -> None:
-        if self.gradient not in GRADIENTS:
+        if not callable(self.gradient) and self.gradient not in GRADIENTS:
             raise unknown_name("gradient", self.gradient, GRADIENTS)
         if self.clip_examples is not None and self.gradient != "manual":
             raise FbpError(
@@ -174,6 +189,8 @@ def measure_gradient(
     batch = params, X, Y, weights, key
     if method.clip_examples is not None:
         value, Z, d_params = _clip(method, *batch)
+    elif callable(method.gradient):
+        value, Z, d_params = _by_rule(method, method.gradient, *batch)
     elif method.gradient == "autodiff":
         value, Z, d_params = _by_autodiff(method, *batch)
     else:
@@ -206,10 +223,6 @@ def are_labels(Y: Targets, Z: Activations | jax.ShapeDtypeStruct) -> bool:
     return Y.shape == Z.shape[:-1] and jnp.issubdtype(Y.dtype, jnp.integer)
 
 
-Computed = tuple[Array, Activations | None, Params]
-"""The loss, the outputs with which the predictions need no second forward pass, and the gradient."""
-
-
 def _by_hand(method: Method, params: Params, X: Activations, Y: Targets, weights: Weights, key: Key) -> Computed:
     net, loss = method.net, method.loss
     check_arguments(net, params, X, Y)
@@ -229,6 +242,25 @@ def _by_autodiff(method: Method, params: Params, X: Activations, Y: Targets, wei
 
     (value, Z), d_params = jax.value_and_grad(forward, has_aux=True)(select(params, method.trained))
     return value, Z, d_params
+
+
+def _by_rule(
+    method: Method, rule: Rule, params: Params, X: Activations, Y: Targets, weights: Weights, key: Key
+) -> Computed:
+    check_arguments(method.net, params, X, Y)
+    value, Z, d_params = rule(method.net, method.loss, params, X, Y, weights, key)
+    own, received = (
+        {name_of(path): x.shape for path, x in jax.tree.leaves_with_path(tree)} for tree in (params, d_params)
+    )
+    for name in own | received:
+        if own.get(name) != received.get(name):
+            raise FbpError(
+                f"a rule must return a gradient with the shapes of the parameters, got {received.get(name)} for "
+                f"{name}, which has {own.get(name)}; give zeros for what it does not train"
+            )
+    # A list in place of a tuple is no mistake.
+    d_params = jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(d_params))
+    return value, Z, select(d_params, method.trained)
 
 
 def _clip(method: Method, params: Params, X: Activations, Y: Targets, weights: Weights, key: Key) -> Computed:

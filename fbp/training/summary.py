@@ -1,5 +1,6 @@
 """A run at a glance: the network layer by layer, the data, how it was trained and what it reached."""
 
+import json
 import math
 import os
 from dataclasses import asdict, dataclass
@@ -10,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fbp.errors import FbpError, describe_exception
 from fbp.layers.axes import is_shape
-from fbp.training.checkpoints import history_of, read_newest
+from fbp.training.checkpoints import history_of, read_epochs, read_newest
 from fbp.training.history import History
-from fbp.training.run import CHECKPOINTS
+from fbp.training.run import CHECKPOINTS, MANIFEST
 from fbp.training.saved import open_run
 from fbp.tree import list_layers, name_layers, observe_layers, unstack
 from fbp.typing import Layer, Params
@@ -76,22 +78,41 @@ class RunSummary:
         return "\n".join([*(line.rstrip() for line in lines), "", facts, *reached])
 
 
-def describe_run(folder: str | os.PathLike[str], net: Layer | None = None) -> RunSummary:
+def describe_run(folder: str | os.PathLike[str], net: Layer | None = None, run: int | None = None) -> RunSummary:
     """Sum up a run.
 
     Args:
         folder: of the run.
         net: the network, where it has layers of your own.
+        run: its number, in a folder of many runs.
 
     Raises:
         FbpError: there is no run, or it is damaged.
     """
-    saved = open_run(folder, net)
-    newest = read_newest(Path(folder) / CHECKPOINTS)
-    training = {} if newest is None else dict(newest.facts["training"])
-    history = History() if newest is None else history_of(newest)
+    saved = open_run(folder, net, run)
+    training, history = _read_manifest(Path(folder), run) if run is not None else _read_checkpoint(Path(folder))
     layers = tuple(list_layer_summaries(saved.net, saved.params, saved.shape))
     return RunSummary(str(folder), layers, _count(saved.params), training, history)
+
+
+def _read_checkpoint(folder: Path) -> tuple[dict[str, Any], History]:
+    """What a run was begun with, and its epochs."""
+    newest = read_newest(folder / CHECKPOINTS)
+    return ({}, History()) if newest is None else (dict(newest.facts["training"]), history_of(newest))
+
+
+def _read_manifest(folder: Path, run: int) -> tuple[dict[str, Any], History]:
+    """What one of many runs was begun with, and its last epoch."""
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        label, last = found["runs"][run], found["last"][run]
+        history = History(tuple(read_epochs([last]))) if last else History()
+        return {**found["training"], "seed": label["seed"]}, history
+    except (OSError, ValueError, RecursionError, LookupError, TypeError) as error:
+        raise FbpError(
+            f"a run must have a manifest that is whole, got {describe_exception(error)} in {folder / MANIFEST}; "
+            "take it from a copy"
+        ) from error
 
 
 def list_layer_summaries(net: Layer, params: Params, shape: Any) -> list[LayerSummary]:
