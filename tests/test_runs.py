@@ -157,7 +157,7 @@ def test_images_are_read_by_a_run(run, tiny):
 
 
 def test_a_transformer_learns_a_text_and_goes_on_with_it(run):
-    Path("text.txt").write_text("the cat sat on the mat. " * 60)
+    Path("text.txt").write_text("the cat sat on the mats. " * 60)
     words = ("--network", "gpt", "--width", "16", "--depth", "1", "--heads", "2", "--length", "12")
     options = ("--learning-rate", "0.01", "--epochs", "50", "--batch-size", "8", "--no-page", "--no-cache")
     status, out, _ = run("train", *words, *options, "--data", "text.txt", "--out", "mine")
@@ -165,7 +165,7 @@ def test_a_transformer_learns_a_text_and_goes_on_with_it(run):
     assert "accuracy" in out
     status, out, _ = run("sample", "mine", "--prompt", "the cat", "--length", "40", "--temperature", "0")
     assert status == 0
-    assert out.startswith("the cat sat on the mat. the")
+    assert out.startswith("the cat sat on the mats. the")
     assert "must be of the" in run("sample", "mine", "--prompt", "THE")[2]
     assert "64x16" not in run("summary", "mine")[1]
 

@@ -96,10 +96,10 @@ def train(
             _keep_options(folder, network, data, mlp, transformer, training, many)
             _keep_facts(folder, subject.data)
             if many.is_asked:
-                runs = train_many(many, subject, mlp if network == "mlp" else None, training, mlp.seed, folder, shown)
+                runs = train_many(many, subject, mlp if network == "mlp" else None, mlp.seed, folder, shown)
             else:
                 options = {"callbacks": [shown.on_epoch], "on_steps": shown.on_steps, "resume": resume is not None}
-                _fit(subject, training, mlp.seed, out=folder, **options)
+                _fit(subject, mlp.seed, out=folder, **options)
         if runs is not None:
             return print_tests(runs, subject, folder, json)
         saved = open_run(folder)
@@ -263,14 +263,13 @@ def _write_page(folder: Path, saved: "Saved", subject: Subject, is_quiet: bool) 
         print_result(f"page: {folder / PAGE / 'report.html'}")
 
 
-def _fit(subject: Subject, training: TrainingConfig, seed: int, **options: Any) -> "Fitted":
+def _fit(subject: Subject, seed: int, **options: Any) -> "Fitted":
     from fbp.training import fit
 
-    rule = make_rule(training, len(subject.Y))
-    data = subject.X, subject.Y
-    return fit(
-        subject.net, subject.loss, subject.params, data, optimizer=rule, seed=seed, **training.options(), **options
-    )
+    training = subject.training
+    rule, data = make_rule(training, len(subject.Y)), (subject.X, subject.Y)
+    options |= {"optimizer": rule, "seed": seed, "validation": subject.validation, **training.options()}
+    return fit(subject.net, subject.loss, subject.params, data, **options)
 
 
 def _check_new(folder: Path) -> None:
