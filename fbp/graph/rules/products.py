@@ -50,8 +50,8 @@ def _T(x: Array) -> Array:
     return jnp.swapaxes(x, -1, -2)
 
 
-def _H(x: Array) -> Array:
-    return lax.conj(_T(x)) if jnp.iscomplexobj(x) else _T(x)
+def _matmul(x: Array, z: Array) -> Array:
+    return jnp.matmul(x, z, precision="highest")
 
 
 def _low_half(x: Array) -> Array:
@@ -64,7 +64,9 @@ def _solve_triangular(a: Array, b: Array, **params: Any) -> Array:
 
 
 def _cholesky(dy: Array, y: Array, x: Array, **_: Any) -> Array:
-    inner = _low_half(jnp.matmul(_T(y), jnp.tril(dy), precision="highest"))
+    # What stands above the diagonal of the primitive's output is not part of L.
+    y = jnp.tril(y)
+    inner = _low_half(_matmul(_T(y), jnp.tril(dy)))
     left = _solve_triangular(y, inner, left_side=True, lower=True, transpose_a=True)
     return _solve_triangular(y, left, left_side=False, lower=True)
 
@@ -79,10 +81,7 @@ def _triangular_solve(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -
     db = lax.conj(db) if p["conjugate_a"] else db
     if not wanted[0]:
         return [None, db]
-    left, right = (db, y) if p["left_side"] else (y, db)
-    product = jnp.matmul(left, _T(right), precision="highest") if p["left_side"] else jnp.matmul(
-        _T(left), right, precision="highest"
-    )
+    product = _matmul(db, _T(y)) if p["left_side"] else _matmul(_T(y), db)
     da = -(_T(product) if p["transpose_a"] else product)
     da = jnp.tril(da, -1 if p["unit_diagonal"] else 0) if p["lower"] else jnp.triu(da, 1 if p["unit_diagonal"] else 0)
     return [lax.conj(da) if p["conjugate_a"] else da, db if wanted[1] else None]
@@ -96,10 +95,6 @@ def _eigh(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents
     inverse = (1 / (gap + eye) - eye).astype(v.dtype)
     inner = _matmul(_T(v), dv) * inverse + eye.astype(v.dtype) * dw[..., None, :].astype(v.dtype)
     return [_matmul(lax.conj(v) if jnp.iscomplexobj(v) else v, _matmul(inner, _T(v)))]
-
-
-def _matmul(x: Array, z: Array) -> Array:
-    return jnp.matmul(x, z, precision="highest")
 
 
 def _svd(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:

@@ -54,7 +54,8 @@ def _sum_tiles(dy: Array, y: Array, x: Array, *, reps: Sequence[int], **_: Any) 
 
 
 def _convert(dy: Array, y: Array, x: Array, **_: Any) -> Array:
-    return lax.convert_element_type(dy, x.dtype)
+    real = jnp.iscomplexobj(dy) and not jnp.iscomplexobj(x)
+    return lax.convert_element_type(lax.real(dy) if real else dy, x.dtype)
 
 
 def _same(dy: Array, y: Array, x: Array, **_: Any) -> Array:
@@ -94,9 +95,9 @@ RULES: tuple[Rule, ...] = (
     per_input("conj", "y = conj x:  dx = conj dy", lambda dy, y, x, **_: _conj(dy, x)),
     *(
         per_input(name, "y = x:  dx = dy", _same)
-        for name in ("copy", "copy_p", "name", "device_put", "sharding_constraint", "layout_constraint", "pvary")
+        for name in ("copy", "copy_p", "name", "sharding_constraint", "layout_constraint", "pvary")
     ),
-    Rule("optimization_barrier", "y = x:  dx = dy", _pass_all),
+    *(Rule(name, "y = x:  dx = dy", _pass_all) for name in ("optimization_barrier", "device_put")),
     *constant("stop_gradient", formula="y = x, held constant:  dx = 0"),
     *constant("iota", "bitcast_convert_type", formula="no inputs to differentiate by:  dx = 0"),
     *constant(
