@@ -3,6 +3,7 @@ from . import cost as cost
 from . import data as data
 from . import flow as flow
 from . import functional as functional
+from . import graph as graph
 from . import initializers as initializers
 from . import layers as layers
 from . import losses as losses

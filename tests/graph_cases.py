@@ -34,6 +34,7 @@ M, N, S = Arg((3, 4)), Arg((3, 4)), Arg(())
 POSITIVE, UNIT, OPEN = Arg((3, 4), 0.3, 2.0), Arg((3, 4), -0.9, 0.9), Arg((3, 4), 0.1, 0.9)
 LARGE = Arg((3, 4), 1.2, 3.0)
 ALONE = jax.sharding.NamedSharding(jax.make_mesh((1,), ("m",)), jax.sharding.PartitionSpec())
+ONE = np.int32(1)
 IDX = np.array([[0], [2], [1], [2]], np.int32)
 
 
@@ -261,7 +262,11 @@ INDEXING = [
     ("slice", lambda x: x[1:3, 1:4:2], [Arg((4, 5))]),
     ("slice", lambda x: lax.slice(x, (0, 4), (4, 4)), [Arg((4, 5))]),
     ("dynamic_slice", lambda x, i: lax.dynamic_slice(x, (i, np.int32(1)), (2, 3)), [Arg((4, 5)), np.int32(3)]),
-    ("dynamic_update_slice", lambda x, u, i: lax.dynamic_update_slice(x, u, (i, np.int32(1))), [Arg((4, 5)), M, np.int32(0)]),
+    (
+        "dynamic_update_slice",
+        lambda x, u, i: lax.dynamic_update_slice(x, u, (i, ONE)),
+        [Arg((4, 5)), M, np.int32(0)],
+    ),
     ("gather", lambda x: take(x, IDX), [M]),
     ("gather", lambda x: take(x, np.array([[0], [7], [-1]], np.int32), "fill", fill_value=0), [M]),
     ("gather", lambda x: x[np.array([0, 2, 0]), np.array([1, 1, 3])], [M]),

@@ -55,7 +55,9 @@ def test_rule_equals_vjp(primitive, f, args, x64):
 
 
 NARROW = [
-    case for case in [*ELEMENTWISE, *REDUCTIONS, *SHAPES, *WINDOWS, *INDEXING] if all(isinstance(a, Arg) for a in case[2])
+    case
+    for case in [*ELEMENTWISE, *REDUCTIONS, *SHAPES, *WINDOWS, *INDEXING]
+    if all(isinstance(a, Arg) for a in case[2])
 ]
 IN_64 = ("polygamma", "igamma", "igammac", "fft", "real", "imag", "conj", "complex")
 
@@ -73,7 +75,9 @@ def test_rounding_is_that_of_the_dtype(dtype):
             assert dtype == jnp.bfloat16, primitive
             continue
         with jax.enable_x64(True):
-            exact = jax.jit(jax.grad(as_loss(f, drawn), tuple(range(len(drawn)))))(*(x.astype("float64") for x in drawn))
+            exact = jax.jit(jax.grad(as_loss(f, drawn), tuple(range(len(drawn)))))(
+                *(x.astype("float64") for x in drawn)
+            )
         eps = float(jnp.finfo(dtype).eps)
         for a, b, e in zip(ours[1], theirs[1], exact, strict=True):
             assert (a.shape, a.dtype) == (b.shape, b.dtype), primitive
@@ -83,7 +87,7 @@ def test_rounding_is_that_of_the_dtype(dtype):
 
 def test_every_rule_is_compared():
     compared = {primitive for primitive, _, _ in CASES}
-    for primitive, f, args in CASES:
+    for _, f, args in CASES:
         with jax.enable_x64(True):
             drawn = draw(args, np.float64)
             compared |= set(primitives(jax.make_jaxpr(as_loss(f, drawn))(*drawn).jaxpr))

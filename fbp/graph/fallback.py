@@ -32,7 +32,7 @@ def run_by_autodiff(eqn: Any, inputs: Sequence[Any], wanted: Flags) -> tuple[lis
         inexact = jnp.issubdtype(y.dtype, jnp.inexact)
         return jnp.zeros_like(y) if inexact else np.zeros(y.shape, jax.dtypes.float0)
 
-    def pullback(d: Cotangents) -> Cotangents:
+    def pullback(d: Cotangents, /) -> Cotangents:
         found = iter(back([zeros(y) if g is None else g for g, y in zip(d, outputs, strict=True)]))
         return [next(found) if want else None for want in wanted]
 

@@ -1,5 +1,6 @@
 """The value and the gradient of any JAX function by the table of local rules: `jax.value_and_grad`, by hand."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -70,12 +71,13 @@ def value_and_grad(
     """
 
     def compute(*args: Any, **kwargs: Any) -> Any:
-        single = isinstance(argnums, int)
-        numbers = [n % len(args) if -len(args) <= n < 0 else n for n in ([argnums] if single else argnums)]
+        asked = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+        numbers = [n % len(args) if -len(args) <= n < 0 else n for n in asked]
         for n in numbers:
             if not 0 <= n < len(args):
                 raise FbpError(
-                    f"argnums must name one of the {len(args)} positional arguments, got {n}; give the argument by position"
+                    f"argnums must name one of the {len(args)} positional arguments, got {n}; give the argument by "
+                    "position"
                 )
         leaves, tree = jax.tree.flatten([args[n] for n in numbers])
         check_real(leaves)
@@ -99,9 +101,26 @@ def value_and_grad(
             [jnp.zeros_like(x) if g is None else g for g, x in zip(d_leaves, leaves, strict=True)]
         )
         value = staged.tree.unflatten(outputs)
-        return value, gradient[0] if single else tuple(gradient)
+        return value, gradient[0] if isinstance(argnums, int) else tuple(gradient)
 
     return compute
+
+
+def split_arguments(
+    f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[list[Any], Callable[..., Any]]:
+    """The arrays among the arguments, and the function of them; what is no array stays as it is."""
+    leaves, tree = jax.tree.flatten((args, kwargs))
+    is_array = [isinstance(x, (int, float, complex)) or hasattr(x, "dtype") for x in leaves]
+    is_array = [yes and not isinstance(x, bool) for yes, x in zip(is_array, leaves, strict=True)]
+
+    @functools.wraps(f, updated=())
+    def call(*some: Any) -> Any:
+        given = iter(some)
+        args, kwargs = tree.unflatten([next(given) if yes else x for yes, x in zip(is_array, leaves, strict=True)])
+        return f(*args, **kwargs)
+
+    return [x for yes, x in zip(is_array, leaves, strict=True) if yes], call
 
 
 def check_real(leaves: Sequence[Any]) -> None:
@@ -111,16 +130,18 @@ def check_real(leaves: Sequence[Any]) -> None:
         if not (isinstance(dtype, jnp.dtype) and jnp.issubdtype(dtype, jnp.floating)):
             name = dtype.name if isinstance(dtype, jnp.dtype) else dtype.__name__
             raise FbpError(
-                f"an argument to differentiate by must be real floating point, got {name}; convert it, or leave it out of "
-                "argnums"
+                f"an argument to differentiate by must be real floating point, got {name}; convert it, or leave it out "
+                "of argnums"
             )
 
 
 def check_scalar(staged: Staged, has_aux: bool = False) -> None:
     """Raise an error unless the first result is one real number, and the only one."""
     outvars, tree = staged.program.jaxpr.outvars, staged.tree
-    alone = jax.tree_util.treedef_is_leaf(tree) if not has_aux else (
-        len(tree.children()) == 2 and jax.tree_util.treedef_is_leaf(tree.children()[0])
+    alone = (
+        jax.tree_util.treedef_is_leaf(tree)
+        if not has_aux
+        else (len(tree.children()) == 2 and jax.tree_util.treedef_is_leaf(tree.children()[0]))
     )
     if not alone:
         wanted = "(one real number, aux)" if has_aux else "one real number"

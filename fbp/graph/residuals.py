@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import jax
+
 from fbp.graph.versions import evaluate_equations, is_var, read
 
 CHEAP = frozenset(
@@ -34,7 +36,7 @@ class Halves:
         kept: what the second part reads of the first, by variable.
         known: the equations of the first part.
         late: the equations of the second part.
-        n_known: the number of outputs of the first part; the others are those of the second.
+        shapes: of the results of the first part and of the second, pytrees.
     """
 
     jaxpr: Any
@@ -42,77 +44,80 @@ class Halves:
     kept: tuple[Any, ...]
     known: tuple[Any, ...]
     late: tuple[Any, ...]
-    n_known: int
+    shapes: tuple[Any, Any]
 
     @classmethod
-    def split(
+    def cut(
         cls,
-        closed: Any,
-        is_known: Sequence[bool],
-        n_known: int,
+        f: Callable[[Any, Any], tuple[Any, Any]],
+        inputs: Any,
+        late_inputs: Any,
         free: Sequence[bool] = (),
-        free_outputs: Sequence[bool] = (),
+        free_from: int | None = None,
         saveable: Saveable | None = None,
     ) -> "Halves":
-        """Cut a program.
+        """Trace a function and cut its program.
 
         Args:
-            closed: the program.
-            is_known: for each input whether the forward pass has it.
-            n_known: the number of its outputs that the forward pass makes.
+            f: (inputs, late inputs) -> (results of the first part, results of the second).
+            inputs: shapes and dtypes of what the forward pass has, a list.
+            late_inputs: those of what arrives later, a pytree.
             free: for each input whether it is at hand later without being kept; no more of them, none.
-            free_outputs: the same for the outputs of the forward pass.
+            free_from: from which result of the first part on they are at hand later as well.
             saveable: whether the outputs of an equation may be kept; None where that is decided by size.
         """
+        closed, shapes = jax.make_jaxpr(f, return_shape=True)(inputs, late_inputs)
         jaxpr = closed.jaxpr
-        unknown = {v for v, yes in zip(jaxpr.invars, is_known, strict=True) if not yes}
+        unknown = set(jaxpr.invars[len(inputs) :])
         known, late, maker = [], [], {}
         for eqn in jaxpr.eqns:
             waits = any(is_var(v) and v in unknown for v in eqn.invars)
             (late if waits else known).append(eqn)
             maker.update(dict.fromkeys(eqn.outvars, eqn))
             unknown.update(eqn.outvars if waits else ())
+        n_known = len(jax.tree.leaves(shapes[0]))
         first, second = jaxpr.outvars[:n_known], jaxpr.outvars[n_known:]
         late = _needed(late, second)
         wanted = _reads(late, second) - unknown
-        at_hand = {v for v, yes in zip(jaxpr.invars, free, strict=False) if yes} | set(jaxpr.constvars)
-        at_hand |= {v for v, yes in zip(first, free_outputs, strict=False) if yes and is_var(v)}
         if saveable is None:
+            at_hand = {v for v, yes in zip(jaxpr.invars, free, strict=False) if yes} | set(jaxpr.constvars)
+            at_hand |= {v for v in first[n_known if free_from is None else free_from :] if is_var(v)}
             again = _choose_by_size(wanted, at_hand, maker)
         else:
-            again = _choose_by_policy(wanted, set(jaxpr.invars) | set(jaxpr.constvars), maker, saveable)
-        order = {id(eqn): i for i, eqn in enumerate(jaxpr.eqns)}
-        late = sorted([*late, *again], key=lambda eqn: order[id(eqn)])
+            again = _choose_by_policy(wanted, {*jaxpr.invars, *jaxpr.constvars}, maker, saveable)
+        order = {v: i for i, v in enumerate([*jaxpr.invars, *(v for eqn in jaxpr.eqns for v in eqn.outvars)])}
+        late = sorted([*late, *again], key=lambda eqn: order[eqn.outvars[0]])
         made = {v for eqn in late for v in eqn.outvars}
-        kept = _reads(late, second) - made - set(jaxpr.constvars)
-        place = {v: i for i, v in enumerate([*jaxpr.invars, *(v for eqn in jaxpr.eqns for v in eqn.outvars)])}
-        ordered = sorted((v for v in kept if v not in unknown), key=place.__getitem__)
-        first_eqns = _needed(known, [*first, *ordered])
-        return cls(jaxpr, closed.consts, tuple(ordered), tuple(first_eqns), tuple(late), n_known)
+        kept = sorted(_reads(late, second) - made - set(jaxpr.constvars) - unknown, key=order.__getitem__)
+        return cls(jaxpr, closed.consts, tuple(kept), tuple(_needed(known, [*first, *kept])), tuple(late), shapes)
 
-    def forward(self, inputs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """The outputs of the first part, and what is kept.
+    @property
+    def outputs(self) -> Sequence[Any]:
+        """The variables and literals that are the results of the first part."""
+        return self.jaxpr.outvars[: len(jax.tree.leaves(self.shapes[0]))]
 
-        Args:
-            inputs: those that are known, in order.
-        """
+    def forward(self, inputs: Sequence[Any]) -> tuple[Any, list[Any]]:
+        """The results of the first part, and what is kept."""
         values = dict(zip(self.jaxpr.constvars, self.consts, strict=True))
         values |= dict(zip(self.jaxpr.invars, inputs, strict=False))
         evaluate_equations(self.known, values)
-        return [read(v, values) for v in self.jaxpr.outvars[: self.n_known]], [values[v] for v in self.kept]
+        results = jax.tree.unflatten(jax.tree.structure(self.shapes[0]), [read(v, values) for v in self.outputs])
+        return results, [values[v] for v in self.kept]
 
-    def backward(self, kept: Sequence[Any], late: Sequence[Any]) -> list[Any]:
-        """The outputs of the second part.
+    def backward(self, kept: Sequence[Any], late: Any) -> Any:
+        """The results of the second part.
 
         Args:
             kept: what the first part gave.
-            late: the inputs that were not known, the last ones of the program.
+            late: the inputs that arrived later.
         """
+        arrived = jax.tree.leaves(late)
         values = dict(zip(self.jaxpr.constvars, self.consts, strict=True))
-        values |= dict(zip(self.jaxpr.invars[len(self.jaxpr.invars) - len(late) :], late, strict=True))
+        values |= dict(zip(self.jaxpr.invars[len(self.jaxpr.invars) - len(arrived) :], arrived, strict=True))
         values |= dict(zip(self.kept, kept, strict=True))
         evaluate_equations(self.late, values)
-        return [read(v, values) for v in self.jaxpr.outvars[self.n_known :]]
+        results = [read(v, values) for v in self.jaxpr.outvars[len(self.outputs) :]]
+        return jax.tree.unflatten(jax.tree.structure(self.shapes[1]), results)
 
     def evaluate_fixed(self, varying: Sequence[Any], inputs: Sequence[Any]) -> dict[Any, Any]:
         """Of what is kept, by variable, all that depends on none of the varying inputs.

@@ -72,7 +72,7 @@ class Reverse:
             self.record.keep_values(here, outputs)
             values.update(zip(eqn.outvars, outputs, strict=True))
 
-        def pull(d: Cotangents) -> Cotangents:
+        def pull(d: Cotangents, /) -> Cotangents:
             totals: dict[Any, Array] = {}
             _add(totals, ((v, g) for v, g in zip(jaxpr.outvars, d, strict=True) if is_var(v) and v in carrying))
             for eqn, needs, pullback, here in reversed(tape):

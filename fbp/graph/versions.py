@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax._src import source_info_util
 from jax.extend.core import Literal
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "call", "custom_vmap_call", "eval_jaxpr", "composite")
 """Primitives that run one program on their inputs."""
 REMATS = ("remat2", "remat", "checkpoint")
+CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 PROGRAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call")
 """The names under which a call holds its program."""
 
@@ -71,6 +73,49 @@ def bind(eqn: Any, inputs: Sequence[Any]) -> list[Any]:
     """The outputs of an equation."""
     outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
     return list(outputs) if eqn.primitive.multiple_results else [outputs]
+
+
+def programs_in(eqn: Any) -> list[Program]:
+    """The programs that an equation holds and that its values pass through: of a loop its step, of a choice all."""
+    name, p = eqn.primitive.name, eqn.params
+    if name == "cond":
+        return [Program.of(branch) for branch in p["branches"]]
+    if name == "while":
+        return [Program.of(p["body_jaxpr"])]
+    if name == "scan":
+        return [scan_of(eqn).program]
+    return [program_of(eqn)] if name in (*CALLS, *REMATS, *CUSTOM) else []
+
+
+def name_of(eqn: Any) -> str:
+    """What an equation is called: by `checkpoint_name`, by the function that it calls, by its primitive."""
+    name, p = eqn.primitive.name, eqn.params
+    if name == "name" or (name in ("jit", "pjit", "composite") and p.get("name")):
+        return p["name"]
+    if name in (*CUSTOM, *REMATS):
+        return str(program_of(eqn).jaxpr.debug_info.func_name).rsplit(".", 1)[-1].strip("<>")
+    return name
+
+
+def user_frame(eqn: Any) -> Any:
+    """The innermost frame outside of JAX in which an equation was made; None where that is not known."""
+    return source_info_util.user_frame(eqn.source_info.traceback)
+
+
+def open_constants(program: Program) -> tuple[Program, list[Any]]:
+    """The program with its constants as first inputs, and their values."""
+    jaxpr = program.jaxpr
+    opened = Equations((), [*jaxpr.constvars, *jaxpr.invars], jaxpr.outvars, jaxpr.eqns)
+    return Program(opened, ()), list(program.consts)
+
+
+class Equations(NamedTuple):
+    """What this package reads of a jaxpr."""
+
+    constvars: Sequence[Any]
+    invars: Sequence[Any]
+    outvars: Sequence[Any]
+    eqns: Sequence[Any]
 
 
 def is_inexact(atom: Any) -> bool:

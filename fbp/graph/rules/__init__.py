@@ -6,7 +6,7 @@ from fbp.graph.rules.branches import Cond
 from fbp.graph.rules.calls import Call, CustomJvp, CustomVjp, LinearSolve, Remat
 from fbp.graph.rules.engine import Structure
 from fbp.graph.rules.loops import Scan, While
-from fbp.graph.versions import CALLS, REMATS
+from fbp.graph.versions import CALLS, CUSTOM, REMATS
 
 RULES: dict[str, Rule] = {
     rule.primitive: rule
@@ -18,7 +18,7 @@ RULES: dict[str, Rule] = {
 STRUCTURES: dict[str, Structure] = {
     **dict.fromkeys(CALLS, Call()),
     **dict.fromkeys(REMATS, Remat()),
-    **dict.fromkeys(("custom_vjp_call", "custom_vjp_call_jaxpr"), CustomVjp()),
+    **dict.fromkeys(CUSTOM, CustomVjp()),
     "custom_jvp_call": CustomJvp(),
     "custom_linear_solve": LinearSolve(),
     "cond": Cond(),
@@ -26,3 +26,10 @@ STRUCTURES: dict[str, Structure] = {
     "while": While(),
 }
 """Primitives that hold programs, by name; the first line of each class is its formula."""
+
+
+def formula(primitive: str) -> str:
+    """The local rule of a primitive in one line; "" where there is none."""
+    if primitive in RULES:
+        return RULES[primitive].formula
+    return (STRUCTURES[primitive].__doc__ or "").splitlines()[0] if primitive in STRUCTURES else ""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from fbp.graph.rules.base import Applied, Cotangents, Rule, at_equal, constant, elementwise, sum_to
+from fbp.graph.rules.base import Applied, Cotangents, Rule, at_equal, constant, elementwise, single, sum_to
 
 
 def _power_slope(dy: Array, x: Array, z: Any) -> Array:
@@ -24,15 +24,13 @@ def _safe_log(x: Array) -> Array:
 
 
 def _integer_power(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:
-    n, (x,), (dy,) = applied.params["y"], applied.x, d
-    assert dy is not None
+    n, (x,), dy = applied.params["y"], applied.x, single(d)
     return [jnp.zeros_like(dy) if n == 0 else dy * (n * lax.integer_pow(x, n - 1))]
 
 
 def _select(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:
     """Each case gets the gradient where it was chosen."""
-    (which, *cases), (dy,) = applied.x, d
-    assert dy is not None
+    (which, *cases), dy = applied.x, single(d)
     zeros = jnp.zeros_like(dy)
     if which.dtype == jnp.bool_:
         chosen = [lambda: lax.select(which, zeros, dy), lambda: lax.select(which, dy, zeros)]
@@ -43,8 +41,7 @@ def _select(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangen
 
 
 def _clamp(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:
-    (low, x, high), (dy,) = applied.x, d
-    assert dy is not None
+    (low, x, high), dy = applied.x, single(d)
     zeros = jnp.zeros_like(dy)
     keep = lambda where: jnp.where(where, dy, zeros)
     below, above = low > x, high < x

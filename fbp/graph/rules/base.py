@@ -113,9 +113,26 @@ def sum_to(d: Array, x: Any) -> Array:
     return jnp.sum(d, axes, keepdims=True, dtype=d.dtype)
 
 
+def single(d: Cotangents) -> Array:
+    """The cotangent of the first output, where only that one can have any."""
+    assert d[0] is not None
+    return d[0]
+
+
 def fill_zeros(d: Cotangents, like: Sequence[Any]) -> list[Array]:
     """The cotangents with zeros in place of None."""
     return [jnp.zeros_like(x) if dx is None else dx for dx, x in zip(d, like, strict=True)]
+
+
+def fill_where(flags: Sequence[bool], d: Cotangents, like: Sequence[Any]) -> list[Any]:
+    """The cotangents that are marked, zeros in place of None; None for the others."""
+    filled = zip(flags, d, like, strict=True)
+    return [(jnp.zeros_like(x) if dx is None else dx) if yes else None for yes, dx, x in filled]
+
+
+def pick(flags: Sequence[bool], some: Sequence[Any]) -> list[Any]:
+    """Those that are marked, None for the others."""
+    return [x if yes else None for yes, x in zip(flags, some, strict=True)]
 
 
 def at_equal(x: Array, z: Array, y: Array) -> Array:

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 from fbp.graph.record import Path
 from fbp.graph.residuals import Halves
-from fbp.graph.rules.base import Cotangents
+from fbp.graph.rules.base import Cotangents, fill_where, pick
 from fbp.graph.rules.engine import Engine, Flags, Pullback
 from fbp.graph.versions import Program
 
@@ -35,28 +36,21 @@ class Cond:
     ) -> tuple[list[Any], Pullback]:
         """As `Structure.run`."""
         (index, *operands), branches = inputs, self._branches(eqn)
-        if not isinstance(index, jax.core.Tracer):
+        if not isinstance(index, Tracer):
             k = int(jnp.clip(index, 0, len(branches) - 1))
-            outputs, pullback = engine.run(branches[k], operands, wanted[1:], reached, (*path, k))
-            return outputs, lambda d: [None, *pullback(d)]
-        each = [
-            _Branch(engine, branch, wanted[1:], reached, (*path, k)) for k, branch in enumerate(branches)
-        ]
+            outputs, pull_one = engine.run(branches[k], operands, wanted[1:], reached, (*path, k))
+            return outputs, lambda d: [None, *pull_one(d)]
+        each = [_Branch(engine, branch, wanted[1:], reached, (*path, k)) for k, branch in enumerate(branches)]
         slots = _share_slots([branch.saved for branch in each])
         values = _merge([branch.values for branch in each])
-        outs, saved, found = lax.switch(
-            index, [branch.forward(slot, slots.avals, values) for branch, slot in zip(each, slots.places, strict=True)], operands
-        )
+        ways = [branch.forward(own, slots.avals, values) for branch, own in zip(each, slots.places, strict=True)]
+        outs, saved, found = lax.switch(index, ways, operands)
         engine.record.values.update(found)
 
-        def pullback(d: Cotangents) -> Cotangents:
-            filled = [
-                (jnp.zeros_like(y) if g is None else g) if yes else None
-                for yes, g, y in zip(reached, d, outs, strict=True)
-            ]
+        def pullback(d: Cotangents, /) -> Cotangents:
             gradients = _merge([branch.gradients for branch in each])
-            ways = [branch.backward(slot, gradients) for branch, slot in zip(each, slots.places, strict=True)]
-            dx, found = lax.switch(index, ways, operands, saved, filled)
+            ways = [branch.backward(own, gradients) for branch, own in zip(each, slots.places, strict=True)]
+            dx, found = lax.switch(index, ways, operands, saved, fill_where(reached, d, outs))
             engine.record.gradients.update(found)
             return [None, *dx]
 
@@ -73,23 +67,15 @@ class _Branch:
     """
 
     def __init__(self, engine: Engine, program: Program, wanted: Flags, reached: Flags, path: Path) -> None:
-        avals = [v.aval for v in program.jaxpr.invars]
-
         def both(args: list[Any], d: list[Any]) -> Any:
             inner = engine.inner()
             outs, pullback = inner.run(program, args, wanted, reached, path)
-            dx = [
-                (jnp.zeros_like(x) if g is None else g) if yes else None
-                for yes, g, x in zip(wanted, pullback(d), args, strict=True)
-            ]
-            return (outs, inner.record.values), (dx, inner.record.gradients)
+            return (outs, inner.record.values), (fill_where(wanted, pullback(d), args), inner.record.gradients)
 
-        d = [v.aval if yes else None for yes, v in zip(reached, program.jaxpr.outvars, strict=True)]
-        closed, (known, late) = jax.make_jaxpr(both, return_shape=True)(avals, d)
-        self._known, self._late = jax.tree.structure(known), jax.tree.structure(late)
-        self.values, self.gradients = known[1], late[1]
-        is_known = [i < len(avals) for i in range(len(closed.jaxpr.invars))]
-        self._halves = Halves.split(closed, is_known, self._known.num_leaves, [True] * len(avals))
+        avals = [v.aval for v in program.jaxpr.invars]
+        d_avals = pick(reached, [v.aval for v in program.jaxpr.outvars])
+        self._halves = Halves.cut(both, avals, d_avals, [True] * len(avals))
+        self.values, self.gradients = (shape[1] for shape in self._halves.shapes)
         self._inputs = {v: i for i, v in enumerate(self._halves.jaxpr.invars)}
         self.saved = [v for v in self._halves.kept if v not in self._inputs]
 
@@ -97,8 +83,7 @@ class _Branch:
         """The function operands -> (outputs, slots, record), the same shapes for every branch."""
 
         def compute(operands: list[Any]) -> Any:
-            known, kept = self._halves.forward(operands)
-            outs, values = jax.tree.unflatten(self._known, known)
+            (outs, values), kept = self._halves.forward(operands)
             by_var = dict(zip(self._halves.kept, kept, strict=True))
             slots = [jnp.zeros(aval.shape, aval.dtype) for aval in avals]
             for place, v in zip(places, self.saved, strict=True):
@@ -113,8 +98,7 @@ class _Branch:
         def compute(operands: list[Any], slots: list[Any], d: list[Any]) -> Any:
             at = {v: slots[place] for place, v in zip(places, self.saved, strict=True)}
             kept = [operands[self._inputs[v]] if v in self._inputs else at[v] for v in self._halves.kept]
-            late = self._halves.backward(kept, jax.tree.leaves(d))
-            dx, gradients = jax.tree.unflatten(self._late, late)
+            dx, gradients = self._halves.backward(kept, d)
             return dx, _zeros(record) | gradients
 
         return compute

@@ -11,7 +11,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from fbp.graph.record import Path
 from fbp.graph.residuals import Halves
-from fbp.graph.rules.base import Cotangents, fill_zeros
+from fbp.graph.rules.base import Cotangents, fill_where, fill_zeros, pick
 from fbp.graph.rules.engine import Engine, Flags, Pullback
 from fbp.graph.versions import Program, bind, evaluate, is_inexact, program_of
 
@@ -42,28 +42,22 @@ class Remat(Call):
     ) -> tuple[list[Any], Pullback]:
         """As `Structure.run`."""
         program = program_of(eqn)
-        avals = [v.aval for v in program.jaxpr.invars]
-        d_avals = [v.aval if yes else None for yes, v in zip(reached, program.jaxpr.outvars, strict=True)]
 
         def both(args: list[Any], d: list[Any]) -> Any:
             inner = engine.inner()
             outs, pullback = inner.run(program, args, wanted, reached, (*path, 0))
             return (outs, inner.record.values), (list(pullback(d)), inner.record.gradients)
 
-        closed, (known_shape, late_shape) = jax.make_jaxpr(both, return_shape=True)(avals, d_avals)
-        known_tree, late_tree = jax.tree.structure(known_shape), jax.tree.structure(late_shape)
-        is_known = [i < len(avals) for i in range(len(closed.jaxpr.invars))]
+        avals = [v.aval for v in program.jaxpr.invars]
+        d_avals = pick(reached, [v.aval for v in program.jaxpr.outvars])
         policy = eqn.params.get("policy")
-        halves = Halves.split(closed, is_known, known_tree.num_leaves, saveable=lambda e: _may_keep(policy, e))
-        known, kept = halves.forward(inputs)
-        outs, values = jax.tree.unflatten(known_tree, known)
+        halves = Halves.cut(both, avals, d_avals, saveable=lambda inner: _may_keep(policy, inner))
+        (outs, values), kept = halves.forward(inputs)
         engine.record.values.update(values)
 
-        def pullback(d: Cotangents) -> Cotangents:
-            filled = [g if yes else None for yes, g in zip(reached, _fill_where(reached, d, outs), strict=True)]
+        def pullback(d: Cotangents, /) -> Cotangents:
             # The barrier keeps the compiler from finding that this was computed before.
-            late = halves.backward(*lax.optimization_barrier((kept, jax.tree.leaves(filled))))
-            dx, gradients = jax.tree.unflatten(late_tree, late)
+            dx, gradients = halves.backward(*lax.optimization_barrier((kept, fill_where(reached, d, outs))))
             engine.record.gradients.update(gradients)
             return dx
 
@@ -75,12 +69,6 @@ def _may_keep(policy: Any, eqn: Any) -> bool:
         return False
     answer = policy(eqn.primitive, *(v.aval for v in eqn.invars), **eqn.params)
     return answer if isinstance(answer, bool) else "Recompute" not in repr(answer)
-
-
-def _fill_where(flags: Flags, d: Cotangents, like: Sequence[Any]) -> list[Any]:
-    return [
-        (jnp.zeros_like(y) if g is None else g) if yes else None for yes, g, y in zip(flags, d, like, strict=True)
-    ]
 
 
 class _Whole:
@@ -124,20 +112,23 @@ class CustomJvp(_Whole):
 
         avals = [v.aval for v in eqn.invars]
         closed, (_, t_shapes) = jax.make_jaxpr(tangents, return_shape=True)(avals, [avals[i] for i in moving])
-        arrives = iter([yes for yes, t in zip(reached, t_shapes, strict=True) if t is not None])
         has_tangent = [t is not None for t in t_shapes]
+        arrives = [yes for yes, has in zip(reached, has_tangent, strict=True) if has]
         n_out, n_in = len(eqn.outvars), len(inputs)
-        flags = [*[False] * n_out, *arrives]
         zeros = [jnp.zeros(avals[i].shape, avals[i].dtype) for i in moving]
         # The map of tangents is linear: its derivative is the same everywhere, so it is taken at zero.
         outs, pullback = engine.inner(silent=True).run(
-            Program.of(closed), [*inputs, *zeros], [*[False] * n_in, *[True] * len(moving)], flags, (*path, 1)
+            Program.of(closed),
+            [*inputs, *zeros],
+            [*[False] * n_in, *[True] * len(moving)],
+            [*[False] * n_out, *arrives],
+            (*path, 1),
         )
 
-        def pull(d: Cotangents) -> Cotangents:
-            dt = pullback([*[None] * n_out, *(g for g, has in zip(d, has_tangent, strict=True) if has)])[n_in:]
+        def pull(d: Cotangents, /) -> Cotangents:
+            dt = pullback([*[None] * n_out, *(g for g, has in zip(d, has_tangent, strict=True) if has)])
             dx: list[Any] = [None] * n_in
-            for i, g in zip(moving, dt, strict=True):
+            for i, g in zip(moving, dt[n_in:], strict=True):
                 dx[i] = g
             return dx
 
@@ -174,7 +165,7 @@ class CustomVjp(_Whole):
         made, outs = iter(flat[:n_kept]), list(flat[n_kept:])
         kept = [next(made) if source is None else inputs[source] for source in sources]
 
-        def pullback(d: Cotangents) -> Cotangents:
+        def pullback(d: Cotangents, /) -> Cotangents:
             if eqn.params["symbolic_zeros"]:
                 zero = lambda y: SymbolicZero(jax.typeof(y).to_tangent_aval())
                 filled = [zero(y) if g is None else g for g, y in zip(d, outs, strict=True)]
@@ -196,24 +187,19 @@ class LinearSolve(_Whole):
     ) -> tuple[list[Any], Pullback]:
         """As `Structure.run`."""
         outs = bind(eqn, inputs)
-        counts, programs = eqn.params["const_lengths"], eqn.params["jaxprs"]
-        sizes = list(counts)
-        ends = np.cumsum(sizes)
-        matvec_consts = list(inputs[: ends[0]])
-        solve_consts = list(inputs[ends[2] : ends[3]])
-        n_b = len(inputs) - int(ends[3])
-        matvec = Program.of(programs.matvec)
+        programs, ends = eqn.params["jaxprs"], [int(end) for end in np.cumsum(eqn.params["const_lengths"])]
+        matvec, transposed = Program.of(programs.matvec), Program.of(programs.transpose_solve)
+        n_b = len(inputs) - ends[3]
 
-        def pullback(d: Cotangents) -> Cotangents:
-            db = evaluate(Program.of(programs.transpose_solve), [*solve_consts, *fill_zeros(d[:n_b], outs[:n_b])])[:n_b]
-            flags = list(wanted[: ends[0]])
-            d_consts: Cotangents = [None] * int(ends[0])
-            if any(flags):
-                _, back = engine.inner(silent=True).run(
-                    matvec, [*matvec_consts, *outs[:n_b]], [*flags, *[False] * n_b], [True] * n_b, (*path, 0)
-                )
-                d_consts = back([-g for g in db])[: int(ends[0])]
-            rest = [None] * int(ends[3] - ends[0])
-            return [*d_consts, *rest, *(g if w else None for g, w in zip(db, wanted[ends[3] :], strict=True))]
+        def pullback(d: Cotangents, /) -> Cotangents:
+            filled = fill_zeros(d[:n_b], outs[:n_b])
+            db = evaluate(transposed, [*inputs[ends[2] : ends[3]], *filled])[:n_b]
+            d_consts: Cotangents = [None] * ends[0]
+            if any(wanted[: ends[0]]):
+                flags = [*wanted[: ends[0]], *[False] * n_b]
+                arguments = [*inputs[: ends[0]], *outs[:n_b]]
+                _, back = engine.inner(silent=True).run(matvec, arguments, flags, [True] * n_b, (*path, 0))
+                d_consts = back([-g for g in db])[: ends[0]]
+            return [*d_consts, *[None] * (ends[3] - ends[0]), *pick(wanted[ends[3] :], db)]
 
         return outs, pullback

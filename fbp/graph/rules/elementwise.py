@@ -75,9 +75,7 @@ RULES: tuple[Rule, ...] = (
     ),
     elementwise("lgamma", "y = log Γ(x):  dx = dy ψ(x)", lambda dy, y, x: dy * digamma(x)),
     elementwise("digamma", "y = ψ(x):  dx = dy ψ′(x)", lambda dy, y, x: dy * polygamma(1, x)),
-    elementwise(
-        "polygamma", "y = ψ⁽ᵐ⁾(x):  dx = dy ψ⁽ᵐ⁺¹⁾(x)", None, lambda dy, y, m, x: dy * lax.polygamma(m + 1, x)
-    ),
+    elementwise("polygamma", "y = ψ⁽ᵐ⁾(x):  dx = dy ψ⁽ᵐ⁺¹⁾(x)", None, lambda dy, y, m, x: dy * lax.polygamma(m + 1, x)),
     elementwise(
         "igamma",
         "y = P(a, x):  dx = dy xᵃ⁻¹ e⁻ˣ / Γ(a),  da = dy ∂P/∂a",
@@ -90,9 +88,7 @@ RULES: tuple[Rule, ...] = (
         lambda dy, y, a, x: -(dy * lax.igamma_grad_a(a, x)),
         lambda dy, y, a, x: -(dy * _gamma_density(a, x)),
     ),
-    elementwise(
-        "random_gamma_grad", "no derivative of second order", None, None
-    ),
+    elementwise("random_gamma_grad", "no derivative of second order", None, None),
     elementwise(
         "regularized_incomplete_beta",
         "y = I_x(a, b):  dx = dy xᵃ⁻¹ (1 - x)ᵇ⁻¹ / B(a, b)",
@@ -101,7 +97,9 @@ RULES: tuple[Rule, ...] = (
         lambda dy, y, a, b, x: dy * _beta_density(a, b, x),
     ),
     elementwise(
-        "bessel_i0e", "y = e⁻|ˣ| I₀(x):  dx = dy (I₁e - y sign x)", lambda dy, y, x: dy * (lax.bessel_i1e(x) - lax.sign(x) * y)
+        "bessel_i0e",
+        "y = e⁻|ˣ| I₀(x):  dx = dy (I₁e - y sign x)",
+        lambda dy, y, x: dy * (lax.bessel_i1e(x) - lax.sign(x) * y),
     ),
     elementwise(
         "bessel_i1e", "y = e⁻|ˣ| I₁(x):  dx = dy (I₀e - y (sign x + 1/x))", lambda dy, y, x: dy * _i1e_slope(x, y)

@@ -20,8 +20,10 @@ class Engine(Protocol):
         concrete: whether loops of unknown length may be counted by running them.
     """
 
-    record: Record
-    concrete: bool
+    @property
+    def record(self) -> Record: ...
+    @property
+    def concrete(self) -> bool: ...
 
     def inner(self, silent: bool = False) -> "Engine":
         """The same with an empty record, for a program that is compiled by itself; a silent one keeps nothing."""

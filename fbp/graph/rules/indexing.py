@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array
 
 from fbp.errors import FbpError
-from fbp.graph.rules.base import Applied, Cotangents, Rule, per_input
+from fbp.graph.rules.base import Applied, Cotangents, Rule, per_input, single
 
 
 def _unslice(dy: Array, y: Array, x: Array, *, start_indices: Any, limit_indices: Any, strides: Any, **_: Any) -> Array:
@@ -21,13 +21,11 @@ def _unslice(dy: Array, y: Array, x: Array, *, start_indices: Any, limit_indices
 
 def _dynamic_slice(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:
     x, *starts = applied.x
-    assert d[0] is not None
-    return [lax.dynamic_update_slice(jnp.zeros_like(x), d[0], starts), *[None] * len(starts)]
+    return [lax.dynamic_update_slice(jnp.zeros_like(x), single(d), starts), *[None] * len(starts)]
 
 
 def _dynamic_update_slice(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:
-    (_, update, *starts), (dy,) = applied.x, d
-    assert dy is not None
+    (_, update, *starts), dy = applied.x, single(d)
     dx = lax.dynamic_update_slice(dy, jnp.zeros_like(update), starts) if wanted[0] else None
     return [dx, lax.dynamic_slice(dy, starts, update.shape) if wanted[1] else None, *[None] * len(starts)]
 
@@ -83,20 +81,17 @@ def _write(applied: Applied, scatter: Any, onto: Array, updates: Array) -> Array
 
 
 def _scatter_add(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:
-    (dy,) = d
-    assert dy is not None
+    dy = single(d)
     return [dy, None, _read(applied, dy) if wanted[2] else None]
 
 
 def _scatter_sub(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:
-    (dy,) = d
-    assert dy is not None
+    dy = single(d)
     return [dy, None, -_read(applied, dy) if wanted[2] else None]
 
 
 def _scatter(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:
-    (x, _, updates), (dy,) = applied.x, d
-    assert dy is not None
+    (x, _, updates), dy = applied.x, single(d)
     dx = _write(applied, lax.scatter, dy, jnp.zeros_like(updates)) if wanted[0] else None
     if not wanted[2]:
         return [dx, None, None]
@@ -110,8 +105,7 @@ def _scatter(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotange
 
 
 def _scatter_mul(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:
-    (x, _, updates), (dy,) = applied.x, d
-    assert dy is not None
+    (x, _, updates), dy = applied.x, single(d)
     if wanted[2] and not applied.params["unique_indices"]:
         raise FbpError(
             "indices of scatter-mul must be unique where the factors get a gradient, got indices that may repeat; "
@@ -123,8 +117,7 @@ def _scatter_mul(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cot
 
 def _scatter_extreme(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:
     """Operand and updates that equal the result share its gradient."""
-    (x, _, updates), (y,), (dy,) = applied.x, applied.y, d
-    assert dy is not None
+    (x, _, updates), (y,), dy = applied.x, applied.y, single(d)
     kept = lax.convert_element_type(x == y, y.dtype)
     found = lax.convert_element_type(updates == _read(applied, y), y.dtype)
     share = dy / jnp.maximum(_write(applied, lax.scatter_add, kept, found), jnp.ones_like(y))
@@ -142,8 +135,7 @@ def _sort(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents
 
 
 def _top_k(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:
-    (x,), (_, places), dy = applied.x, applied.y, d[0]
-    assert dy is not None
+    (x,), (_, places), dy = applied.x, applied.y, single(d)
     axis = applied.params.get("axis", x.ndim - 1)
     return [jnp.put_along_axis(jnp.zeros_like(x), places, dy, axis, inplace=False)]
 

@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 from fbp.errors import FbpError
 from fbp.graph.record import Path
 from fbp.graph.residuals import Halves
-from fbp.graph.rules.base import Cotangents
+from fbp.graph.rules.base import Cotangents, fill_where, pick
 from fbp.graph.rules.engine import Engine, Flags, Pullback
 from fbp.graph.versions import Loop, Program, bind, evaluate, is_var, scan_of
 
@@ -74,62 +75,43 @@ def run_loop(
         inner = engine.inner()
         outs, pullback = inner.run(loop.program, args, flow.active, [*flow.carry, *d_ys_reached], path)
         d = pullback([*d_carry, *d_ys])
-        keep = lambda flags, some, like: [
-            (jnp.zeros_like(x) if g is None else g) if yes else None
-            for yes, g, x in zip(flags, some, like, strict=True)
-        ]
-        sums = [
-            total if total is None or g is None else total + g for total, g in zip(d_consts, d[:n], strict=True)
-        ]
-        back = sums, keep(flow.carry, d[n:m], args[n:m]), keep(d_x_wanted, d[m:], args[m:]), inner.record.gradients
-        return (outs[: loop.n_carry], outs[loop.n_carry :], inner.record.values), back
+        sums = [total if total is None or g is None else total + g for total, g in zip(d_consts, d[:n], strict=True)]
+        d_before, d_x = fill_where(flow.carry, d[n:m], args[n:m]), fill_where(d_x_wanted, d[m:], args[m:])
+        known = (outs[: loop.n_carry], outs[loop.n_carry :], inner.record.values)
+        return known, (sums, d_before, d_x, inner.record.gradients)
 
     jaxpr = loop.program.jaxpr
     avals, out_avals = [v.aval for v in jaxpr.invars], [v.aval for v in jaxpr.outvars]
-    pick = lambda flags, some: [v if yes else None for yes, v in zip(flags, some, strict=True)]
     ds = pick(grows, avals[:n]), pick(flow.carry, avals[n:m]), pick(d_ys_reached, out_avals[loop.n_carry :])
-    closed, (known_shape, late_shape) = jax.make_jaxpr(step, return_shape=True)(avals, ds)
-    known_tree, late_tree = jax.tree.structure(known_shape), jax.tree.structure(late_shape)
-    is_known = [i < len(avals) for i in range(len(closed.jaxpr.invars))]
-    fixed = [not n <= i < m for i in range(len(avals))]
-    outputs_kept = [i >= loop.n_carry for i in range(known_tree.num_leaves)]
-    halves = Halves.split(closed, is_known, known_tree.num_leaves, fixed, outputs_kept)
+    halves = Halves.cut(step, avals, ds, [not n <= i < m for i in range(len(avals))], loop.n_carry)
 
-    x_vars, carry_vars = halves.jaxpr.invars[m : len(avals)], halves.jaxpr.invars[n:m]
-    stack_vars = {v: i for i, v in enumerate(halves.jaxpr.outvars[loop.n_carry : halves.n_known]) if is_var(v)}
-    constants = halves.evaluate_fixed([*carry_vars, *x_vars], inputs)
+    x_vars, stack_vars = halves.jaxpr.invars[m : len(avals)], halves.outputs[loop.n_carry :]
+    constants = halves.evaluate_fixed(halves.jaxpr.invars[n : len(avals)], inputs)
     slices = {v: i for i, v in enumerate(x_vars) if v in halves.kept}
-    stacked = {v: i for v, i in stack_vars.items() if v in halves.kept}
+    stacked = {v: i for i, v in enumerate(stack_vars) if is_var(v) and v in halves.kept}
     saved = [v for v in halves.kept if v not in constants and v not in slices and v not in stacked]
     consts, xs = list(inputs[:n]), list(inputs[m:])
 
     def forward(carry: Any, x: Any) -> Any:
-        known, kept = halves.forward([*consts, *carry, *x])
+        (carry, ys, values), kept = halves.forward([*consts, *carry, *x])
         by_var = dict(zip(halves.kept, kept, strict=True))
-        return known[: loop.n_carry], (known[loop.n_carry :], [by_var[v] for v in saved])
+        return carry, ((ys, values), [by_var[v] for v in saved])
 
-    carry, (stacks, residuals) = lax.scan(
+    carry, ((ys, values), residuals) = lax.scan(
         forward, list(inputs[n:m]), xs, loop.length, reverse=loop.reverse, unroll=loop.unroll
     )
-    _, ys, values = jax.tree.unflatten(known_tree, [*carry, *stacks])
     engine.record.values.update(values)
+    stacks = jax.tree.leaves((ys, values))
 
-    def pullback(d: Cotangents) -> Cotangents:
-        d_carry = [
-            (jnp.zeros_like(v) if g is None else g) if yes else None
-            for yes, g, v in zip(flow.carry, d[: loop.n_carry], carry, strict=True)
-        ]
-        d_ys = [
-            (jnp.zeros_like(y) if g is None else g) if yes else None
-            for yes, g, y in zip(d_ys_reached, d[loop.n_carry :], ys, strict=True)
-        ]
+    def pullback(d: Cotangents, /) -> Cotangents:
+        d_carry = fill_where(flow.carry, d[: loop.n_carry], carry)
+        d_ys = fill_where(d_ys_reached, d[loop.n_carry :], ys)
         d_consts = [jnp.zeros_like(v) if yes else None for yes, v in zip(grows, consts, strict=True)]
 
         def backward(state: Any, step: Any) -> Any:
             kept, dy = step
             at = dict(zip((*slices, *stacked, *saved), kept, strict=True)) | constants
-            late = halves.backward([at[v] for v in halves.kept], jax.tree.leaves((*state, dy)))
-            d_sums, d_before, d_x, gradients = jax.tree.unflatten(late_tree, late)
+            d_sums, d_before, d_x, gradients = halves.backward([at[v] for v in halves.kept], (*state, dy))
             return (d_sums, d_before), (d_x, gradients)
 
         at_hand = [*(xs[i] for i in slices.values()), *(stacks[i] for i in stacked.values()), *residuals]
@@ -137,7 +119,7 @@ def run_loop(
             backward, (d_consts, d_carry), (at_hand, d_ys), loop.length, reverse=not loop.reverse, unroll=loop.unroll
         )
         engine.record.gradients.update(gradients)
-        return [*d_consts, *(g if yes else None for yes, g in zip(wanted[n:m], d_first, strict=True)), *d_xs]
+        return [*d_consts, *pick(wanted[n:m], d_first), *d_xs]
 
     return [*carry, *ys], pullback
 
@@ -188,15 +170,15 @@ class While:
     ) -> tuple[list[Any], Pullback]:
         """As `Structure.run`."""
         n = eqn.params["cond_nconsts"]
-        if engine.concrete and not any(isinstance(x, jax.core.Tracer) for x in inputs):
+        if engine.concrete and not any(isinstance(x, Tracer) for x in inputs):
             loop = self._loop(eqn, _count_steps(eqn, inputs))
             outputs, pullback = run_loop(engine, loop, inputs[n:], wanted[n:], reached, (*path, 0))
             return outputs, lambda d: [*[None] * n, *pullback(d)]
 
-        def refuse(d: Cotangents) -> Cotangents:
+        def refuse(d: Cotangents, /) -> Cotangents:
             raise FbpError(
-                "a while loop must have a fixed number of steps to be differentiated in reverse, got one that ends on a "
-                "condition; use jax.lax.scan or a fori_loop with constant bounds"
+                "a while loop must have a fixed number of steps to be differentiated in reverse, got one that ends on "
+                "a condition; use jax.lax.scan or a fori_loop with constant bounds"
             )
 
         return bind(eqn, inputs), refuse

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from fbp.graph.rules.base import Applied, Cotangents, Rule, fill_zeros, per_input
+from fbp.graph.rules.base import Applied, Cotangents, Rule, fill_zeros, per_input, single
 
 
 def _rest(ndim: int, *taken: Sequence[int]) -> list[int]:
@@ -72,8 +72,7 @@ def _cholesky(dy: Array, y: Array, x: Array, **_: Any) -> Array:
 
 
 def _triangular_solve(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:
-    (a, _), (y,), (dy,), p = applied.x, applied.y, d, applied.params
-    assert dy is not None
+    (a, _), (y,), dy, p = applied.x, applied.y, single(d), applied.params
     back = dict(p, transpose_a=not p["transpose_a"])
     if p["conjugate_a"]:
         dy = lax.conj(dy)
@@ -134,8 +133,7 @@ def _qr(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:
 
 def _lu(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:
     """x = Pᵀ L U, square:  dx = Pᵀ L⁻ᵀ (tril(Lᵀ dL, -1) + triu(dU Uᵀ)) U⁻ᵀ."""
-    (lu, _, permutation), dlu = applied.y, d[0]
-    assert dlu is not None
+    (lu, _, permutation), dlu = applied.y, single(d)
     lower = jnp.tril(lu, -1) + jnp.eye(lu.shape[-1], dtype=lu.dtype)[(None,) * (lu.ndim - 2)]
     upper = jnp.triu(lu)
     inner = jnp.tril(_matmul(_T(lower), jnp.tril(dlu, -1)), -1) + jnp.triu(_matmul(jnp.triu(dlu), _T(upper)))

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from fbp.graph.rules.base import Applied, Cotangents, Rule, constant, fill_zeros, per_input
+from fbp.graph.rules.base import Applied, Cotangents, Rule, constant, fill_zeros, per_input, single
 
 
 def _sum_broadcast(dy: Array, y: Array, x: Array, *_: Any, broadcast_dimensions: Sequence[int], **__: Any) -> Array:
@@ -18,8 +18,7 @@ def _sum_broadcast(dy: Array, y: Array, x: Array, *_: Any, broadcast_dimensions:
 
 
 def _concatenate(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:
-    axis, dy = applied.params["dimension"], d[0]
-    assert dy is not None
+    axis, dy = applied.params["dimension"], single(d)
     ends = np.cumsum([x.shape[axis] for x in applied.x])
     cut = lambda x, end: lax.slice_in_dim(dy, end - x.shape[axis], end, axis=axis)
     return [cut(x, int(end)) if want else None for x, end, want in zip(applied.x, ends, wanted, strict=True)]
@@ -30,8 +29,7 @@ def _split(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangent
 
 
 def _stack(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:
-    axis, dy = applied.params["axis"], d[0]
-    assert dy is not None
+    axis, dy = applied.params["axis"], single(d)
     return [lax.index_in_dim(dy, i, axis, keepdims=False) if want else None for i, want in enumerate(wanted)]
 
 
