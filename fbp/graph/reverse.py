@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
@@ -54,7 +55,7 @@ class Reverse:
         """As `Engine.run`."""
         jaxpr = program.jaxpr
         carrying = self._carrying(jaxpr, wanted, reached, path)
-        values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*program.consts, *inputs), strict=True))
+        values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*map(jnp.asarray, program.consts), *inputs), strict=True))
         self.record.keep_values(path, inputs)
         tape = []
         for i, eqn in enumerate(jaxpr.eqns):

@@ -7,7 +7,7 @@ from jax import lax
 from jax.scipy.special import betaln, digamma, polygamma
 from jaxtyping import Array
 
-from fbp.graph.rules.base import Rule, elementwise
+from fbp.graph.rules.base import Rule, elementwise, per_input
 
 
 def _beta_density(a: Array, b: Array, x: Array) -> Array:
@@ -16,6 +16,13 @@ def _beta_density(a: Array, b: Array, x: Array) -> Array:
 
 def _gamma_density(a: Array, x: Array) -> Array:
     return lax.exp((a - 1) * lax.log(x) - x - lax.lgamma(a))
+
+
+def _sample_slope(dy: Array, y: Array, key: Array, a: Array, *, log_space: bool) -> Array:
+    if not log_space:
+        return dy * lax.random_gamma_grad(a, y)
+    sample = jnp.maximum(lax.exp(y), jnp.finfo(y.dtype).tiny)
+    return dy * (lax.random_gamma_grad(a, sample) / sample)
 
 
 def _atan2_factor(v: Array, x: Array, z: Array) -> Array:
@@ -88,7 +95,7 @@ RULES: tuple[Rule, ...] = (
         lambda dy, y, a, x: -(dy * lax.igamma_grad_a(a, x)),
         lambda dy, y, a, x: -(dy * _gamma_density(a, x)),
     ),
-    elementwise("random_gamma_grad", "no derivative of second order", None, None),
+    per_input("random_gamma", "F_a(y) = u, u drawn:  da = -dy ∂F/∂a / (∂F/∂y)", None, _sample_slope),
     elementwise(
         "regularized_incomplete_beta",
         "y = I_x(a, b):  dx = dy xᵃ⁻¹ (1 - x)ᵇ⁻¹ / B(a, b)",
