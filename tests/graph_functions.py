@@ -88,8 +88,29 @@ NETWORKS = {
     **{
         name: (getattr(nn, name), [X])
         for name in (
-            *("relu", "relu6", "sigmoid", "softplus", "sparse_plus", "sparse_sigmoid", "soft_sign", "silu", "log_sigmoid"),
-            *("leaky_relu", "hard_sigmoid", "hard_silu", "hard_tanh", "elu", "celu", "selu", "gelu", "glu", "squareplus"),
+            *(
+                "relu",
+                "relu6",
+                "sigmoid",
+                "softplus",
+                "sparse_plus",
+                "sparse_sigmoid",
+                "soft_sign",
+                "silu",
+                "log_sigmoid",
+            ),
+            *(
+                "leaky_relu",
+                "hard_sigmoid",
+                "hard_silu",
+                "hard_tanh",
+                "elu",
+                "celu",
+                "selu",
+                "gelu",
+                "glu",
+                "squareplus",
+            ),
             *("mish", "softmax", "log_softmax", "logsumexp", "standardize", "identity"),
         )
         if name != "glu"
@@ -123,8 +144,9 @@ LOSSES = {
     "kl_log": (lambda x, y: optax.losses.kl_divergence_with_log_targets(nn.log_softmax(x), nn.log_softmax(y)), [X, Y]),
     "generalized_kl": (lambda x, y: optax.losses.generalized_kl_divergence(nn.log_softmax(x), nn.softmax(y)), [X, Y]),
     "ctc": (
-        lambda x: optax.losses.ctc_loss(x, jnp.zeros((2, 6), x.dtype), LABELS[None, :3] % 3 + 1 + 0 * LABELS[:2, None],
-                                        jnp.zeros((2, 3), x.dtype)),
+        lambda x: optax.losses.ctc_loss(
+            x, jnp.zeros((2, 6), x.dtype), LABELS[None, :3] % 3 + 1 + 0 * LABELS[:2, None], jnp.zeros((2, 3), x.dtype)
+        ),
         [Arg((2, 6, 4))],
     ),
     "ranking": (lambda x: optax.losses.ranking_softmax_loss(x, ONE_HOT), [X]),

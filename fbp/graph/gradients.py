@@ -81,6 +81,7 @@ def value_and_grad(
                 )
         leaves, tree = jax.tree.flatten([args[n] for n in numbers])
         check_real(leaves)
+        leaves = [jnp.asarray(x) for x in leaves]
 
         def of_leaves(*some: Any) -> Any:
             given = list(args)
@@ -120,7 +121,7 @@ def split_arguments(
         args, kwargs = tree.unflatten([next(given) if yes else x for yes, x in zip(is_array, leaves, strict=True)])
         return f(*args, **kwargs)
 
-    return [x for yes, x in zip(is_array, leaves, strict=True) if yes], call
+    return [jnp.asarray(x) for yes, x in zip(is_array, leaves, strict=True) if yes], call
 
 
 def check_real(leaves: Sequence[Any]) -> None:

@@ -138,12 +138,13 @@ class Reverse:
             gets = [v in carrying for v in eqn.outvars]
             if not any(gets):
                 continue
-            flags = [is_var(v) and v in active for v in eqn.invars]
+            wanted = [is_var(v) and v in active for v in eqn.invars]
+            flags = wanted
             if eqn.primitive.name in STRUCTURES:
-                flags = STRUCTURES[eqn.primitive.name].reached(self, eqn, flags, gets, (*path, i))
+                flags = STRUCTURES[eqn.primitive.name].reached(self, eqn, wanted, gets, (*path, i))
             elif eqn.primitive.name in RULES and RULES[eqn.primitive.name].pull is None:
                 continue
-            carrying.update(v for v, yes in zip(eqn.invars, flags, strict=True) if yes)
+            carrying.update(v for v, want, yes in zip(eqn.invars, wanted, flags, strict=True) if want and yes)
         return carrying
 
 

@@ -88,7 +88,7 @@ RULES: tuple[Rule, ...] = (
     Rule("integer_pow", "y = xⁿ:  dx = dy n xⁿ⁻¹", _integer_power),
     elementwise("square", "y = x²:  dx = dy 2x", lambda dy, y, x: dy * (2 * x)),
     elementwise("one_minus_square", "y = 1 - x²:  dx = -dy 2x", lambda dy, y, x: dy * (-2 * x)),
-    elementwise("abs", "y = |x|:  dx = dy sign x", lambda dy, y, x: dy * _direction(x, y)),
+    elementwise("abs", "y = |x|:  dx = dy where x ≥ 0, else -dy", lambda dy, y, x: _unfold(dy, x, y)),
     Rule("select_n", "y = x_k, k the case:  dx_k = dy [k chosen]", _select),
     Rule("clamp", "y = min(max(x, l), h):  dx = dy [l ≤ x ≤ h],  dl = dy [x < l],  dh = dy [x > h]", _clamp),
     *constant("sign", "floor", "ceil", "round", "is_finite", formula="a step:  dx = 0"),
@@ -101,7 +101,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _direction(x: Array, y: Array) -> Array:
-    if not jnp.issubdtype(x.dtype, jnp.complexfloating):
-        return lax.sign(x)
-    return lax.conj(x) / lax.convert_element_type(jnp.where(y == 0, jnp.ones_like(y), y), x.dtype)
+def _unfold(dy: Array, x: Array, y: Array) -> Array:
+    if not jnp.iscomplexobj(x):
+        return lax.select(x >= 0, dy, -dy)
+    return dy * lax.conj(x) / lax.convert_element_type(jnp.where(y == 0, jnp.ones_like(y), y), x.dtype)
