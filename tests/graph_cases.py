@@ -135,6 +135,7 @@ STEPS = [
     ("iota", lambda x: x * lax.iota(x.dtype, 4), [M]),
     ("is_finite", lambda x: jnp.where(jnp.isfinite(x), x, 0), [M]),
     ("random_bits", lambda x: x * jax.random.normal(jax.random.key(0), x.shape, x.dtype), [M]),
+    ("random_gamma", lambda a: jax.random.gamma(jax.random.key(0), a, dtype=a.dtype), [LARGE]),
     ("and", lambda x: jnp.where((x > 0) & (x < 1), x, 0), [M]),
 ]
 REDUCTIONS = [
@@ -325,6 +326,12 @@ CONTROL = [
     ("custom_linear_solve", lambda x, b: jnp.linalg.solve(spd(x), b), [Arg((4, 4)), Arg((4, 2))]),
     ("custom_linear_solve", lambda x, b: jax.scipy.sparse.linalg.cg(spd(x), b)[0], [Arg((3, 3)), Arg((3,))]),
 ]
+if hasattr(lax, "log2"):
+    ELEMENTWISE += [("log2", lax.log2, [POSITIVE])]
+if hasattr(lax, "one_minus_square"):
+    ELEMENTWISE += [("one_minus_square", lax.one_minus_square, [M])]
+if hasattr(lax, "polynomial"):
+    ELEMENTWISE += [("polynomial", lambda x, c, y: lax.polynomial(x, [c, y, y * 2, c]), [M, S, N])]
 if hasattr(lax, "stack"):
     SHAPES += [("stack", lambda x, y: lax.stack([x, y], 1), [M, N])]
 

@@ -1,4 +1,4 @@
-"""Functions that nobody here wrote: JAX's special functions, distributions, activations, linear algebra, Optax's losses."""
+"""Functions that nobody here wrote: of jax.scipy, jax.nn, jax.numpy and Optax."""
 
 import jax
 import jax.experimental.ode
@@ -84,37 +84,13 @@ STATS = {
     "wrapcauchy": (lambda x: stats.wrapcauchy.logpdf(x, 0.5), [P]),
 }
 nn = jax.nn
+ACTIVATIONS = (
+    *("relu", "relu6", "sigmoid", "softplus", "sparse_plus", "sparse_sigmoid", "soft_sign", "silu", "log_sigmoid"),
+    *("leaky_relu", "hard_sigmoid", "hard_silu", "hard_tanh", "elu", "celu", "selu", "gelu", "squareplus", "mish"),
+    *("softmax", "log_softmax", "logsumexp", "standardize", "identity"),
+)
 NETWORKS = {
-    **{
-        name: (getattr(nn, name), [X])
-        for name in (
-            *(
-                "relu",
-                "relu6",
-                "sigmoid",
-                "softplus",
-                "sparse_plus",
-                "sparse_sigmoid",
-                "soft_sign",
-                "silu",
-                "log_sigmoid",
-            ),
-            *(
-                "leaky_relu",
-                "hard_sigmoid",
-                "hard_silu",
-                "hard_tanh",
-                "elu",
-                "celu",
-                "selu",
-                "gelu",
-                "glu",
-                "squareplus",
-            ),
-            *("mish", "softmax", "log_softmax", "logsumexp", "standardize", "identity"),
-        )
-        if name != "glu"
-    },
+    **{name: (getattr(nn, name), [X]) for name in ACTIVATIONS},
     "glu": (nn.glu, [Arg((4, 6))]),
     "gelu_exact": (lambda x: nn.gelu(x, approximate=False), [X]),
     "attention": (

@@ -1,6 +1,5 @@
 """Gradients by local rules of functions that nobody here wrote, against `jax.grad`."""
 
-import jax
 import numpy as np
 import pytest
 from graph_cases import draw

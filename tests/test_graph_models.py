@@ -29,8 +29,7 @@ def assert_same_gradient(loss, params, *data, rounding=1e-12):
 
 
 def modern_gpt():
-    shape = dict(vocabulary=7, length=5, width=8, depth=2, heads=2)
-    return fbp.gpt(**shape, style="modern", key_value_heads=1)
+    return fbp.gpt(7, 5, width=8, depth=2, heads=2, style="modern", key_value_heads=1)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name in OURS], ids=str)

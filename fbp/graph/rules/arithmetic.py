@@ -49,6 +49,19 @@ def _clamp(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangent
     return [sum_to(pull(), v) if want else None for pull, v, want in zip(pulls, applied.x, wanted, strict=True)]
 
 
+def _polynomial(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:
+    (x, *coefficients), dy = applied.x, single(d)
+    slope = jnp.zeros_like(dy)
+    for k in range(len(coefficients) - 1, 0, -1):
+        slope = slope * x + k * coefficients[k]
+    pulled: list[Any] = [sum_to(dy * slope, x) if wanted[0] else None]
+    power = dy
+    for c, want in zip(coefficients, wanted[1:], strict=True):
+        pulled.append(sum_to(power, c) if want else None)
+        power = power * x
+    return pulled
+
+
 RULES: tuple[Rule, ...] = (
     elementwise("neg", "y = -x:  dx = -dy", lambda dy, y, x: -dy),
     elementwise("add", "y = x + z:  dx = dy,  dz = dy", lambda dy, y, x, z: dy, lambda dy, y, x, z: dy),
@@ -88,6 +101,7 @@ RULES: tuple[Rule, ...] = (
     Rule("integer_pow", "y = xⁿ:  dx = dy n xⁿ⁻¹", _integer_power),
     elementwise("square", "y = x²:  dx = dy 2x", lambda dy, y, x: dy * (2 * x)),
     elementwise("one_minus_square", "y = 1 - x²:  dx = -dy 2x", lambda dy, y, x: dy * (-2 * x)),
+    Rule("polynomial", "y = Σ c_k xᵏ:  dx = dy Σ k c_k xᵏ⁻¹,  dc_k = dy xᵏ", _polynomial),
     elementwise("abs", "y = |x|:  dx = dy where x ≥ 0, else -dy", lambda dy, y, x: _unfold(dy, x, y)),
     Rule("select_n", "y = x_k, k the case:  dx_k = dy [k chosen]", _select),
     Rule("clamp", "y = min(max(x, l), h):  dx = dy [l ≤ x ≤ h],  dl = dy [x < l],  dh = dy [x > h]", _clamp),

@@ -1,6 +1,7 @@
 """Functions of one entry: exponentials, trigonometry, the error function, gamma and Bessel functions, complex parts."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -19,10 +20,12 @@ def _gamma_density(a: Array, x: Array) -> Array:
 
 
 def _sample_slope(dy: Array, y: Array, key: Array, a: Array, *, log_space: bool) -> Array:
+    # Its dtype is filled in by a decorator.
+    slope: Any = lax.random_gamma_grad
     if not log_space:
-        return dy * lax.random_gamma_grad(a, y)
+        return dy * slope(a, y)
     sample = jnp.maximum(lax.exp(y), jnp.finfo(y.dtype).tiny)
-    return dy * (lax.random_gamma_grad(a, sample) / sample)
+    return dy * (slope(a, sample) / sample)
 
 
 def _atan2_factor(v: Array, x: Array, z: Array) -> Array:
