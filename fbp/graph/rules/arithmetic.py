@@ -72,7 +72,7 @@ RULES: tuple[Rule, ...] = (
         "div",
         "y = x / z:  dx = dy / z,  dz = -dy x / z²",
         lambda dy, y, x, z: dy / z,
-        lambda dy, y, x, z: -(dy / z) * (x / z),
+        lambda dy, y, x, z: -(dy * lax.integer_pow(z, -2) * x),
     ),
     elementwise(
         "rem",
