@@ -154,7 +154,7 @@ def _needed(eqns: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
 
 def _choose_by_size(wanted: set[Any], at_hand: set[Any], maker: dict[Any, Any]) -> list[Any]:
     """The equations that are computed again because that keeps less."""
-    kept, again = set(wanted), []
+    kept, again = set(wanted), dict[Any, Any]()
     changed = True
     while changed:
         changed = False
@@ -162,12 +162,12 @@ def _choose_by_size(wanted: set[Any], at_hand: set[Any], maker: dict[Any, Any]) 
             eqn = maker.get(v)
             if eqn is None or eqn.primitive.name not in CHEAP or len(eqn.outvars) != 1 or eqn.effects:
                 continue
-            inputs = {x for x in eqn.invars if is_var(x)}
+            inputs = {x for x in eqn.invars if is_var(x) and x not in again}
             if sum(map(_size, inputs - at_hand - kept)) < _size(v):
                 kept = (kept - {v}) | inputs
-                again.append(eqn)
+                again[v] = eqn
                 changed = True
-    return again
+    return list(again.values())
 
 
 def _choose_by_policy(wanted: set[Any], given: set[Any], maker: dict[Any, Any], saveable: Saveable) -> list[Any]:

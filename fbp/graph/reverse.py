@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
@@ -18,7 +17,7 @@ from fbp.graph.rules import RULES, STRUCTURES
 from fbp.graph.rules.base import Applied, Cotangents
 from fbp.graph.rules.engine import Flags, Pullback
 from fbp.graph.source import Source
-from fbp.graph.versions import Program, bind, is_inexact, is_var, read
+from fbp.graph.versions import Program, as_array, bind, is_inexact, is_var, read, written_at
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Reverse:
         """As `Engine.run`."""
         jaxpr = program.jaxpr
         carrying = self._carrying(jaxpr, wanted, reached, path)
-        values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*map(jnp.asarray, program.consts), *inputs), strict=True))
+        values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*map(as_array, program.consts), *inputs), strict=True))
         self.record.keep_values(path, inputs)
         tape = []
         for i, eqn in enumerate(jaxpr.eqns):
@@ -109,7 +108,12 @@ class Reverse:
         if pull is None or not any(wanted):
             return outputs, lambda d: [None] * len(inputs)
         applied = Applied(name, tuple(inputs), tuple(outputs), eqn.params)
-        return outputs, lambda d: pull(applied, d, wanted)
+
+        def pullback(d: Cotangents, /) -> Cotangents:
+            with written_at(eqn):
+                return pull(applied, d, wanted)
+
+        return outputs, pullback
 
     def _follow(self, jaxpr: Any, inputs: Flags, path: Path) -> set[Any]:
         """The variables that depend differentiably on the inputs that are marked."""

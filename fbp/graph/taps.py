@@ -17,7 +17,7 @@ class Tap(NamedTuple):
     """An intermediate.
 
     Attributes:
-        value: what it is; in a loop of all steps, along a new first axis.
+        value: what it is; in a loop of all steps, along a new first axis; zeros in a branch that was not taken.
         gradient: of the result of the function with respect to it, of the same shape; None for integers, and inside
             of functions that bring a derivative of their own (`jax.custom_jvp`, `jax.custom_vjp`).
     """

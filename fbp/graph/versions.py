@@ -1,6 +1,7 @@
 """What differs between versions of JAX: how programs are held, what their parts are called."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -69,9 +70,18 @@ def scan_of(eqn: Any) -> Loop:
     return Loop(Program.of(p["jaxpr"]), *counts, p["length"], p["reverse"], p["unroll"])
 
 
+@contextlib.contextmanager
+def written_at(eqn: Any) -> Iterator[None]:
+    """Where equations that are made count as written on the line, and in the scopes, of this one."""
+    stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
+    with source_info_util.user_context(eqn.source_info.traceback, name_stack=stack), eqn.ctx.manager:
+        yield
+
+
 def bind(eqn: Any, inputs: Sequence[Any]) -> list[Any]:
     """The outputs of an equation."""
-    outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
+    with written_at(eqn):
+        outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
     return list(outputs) if eqn.primitive.multiple_results else [outputs]
 
 
@@ -135,6 +145,11 @@ def read(atom: Any, values: dict[Any, Any]) -> Any:
         return values[atom]
     # A number of Python has no dtype of its own.
     return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom.val, (bool, int, float)) else atom.val
+
+
+def as_array(x: Any) -> Any:
+    """An array of JAX in place of one of NumPy, which a traced number cannot index."""
+    return jnp.asarray(x) if isinstance(x, np.ndarray) else x
 
 
 def evaluate_equations(eqns: Sequence[Any], values: dict[Any, Any]) -> None:
