@@ -49,6 +49,7 @@ class Node:
     Attributes:
         key: its name, with those of the functions and scopes around it; no other node has it.
         name: the variable that it is assigned to, or the function that it calls, or its primitive.
+        scope: the `jax.named_scope`s around it, "block/attention"; "" for none: nodes of one scope belong together.
         primitive: what JAX calls it.
         source: the expression in the user's code.
         formula: its local rule; "" where it has none.
@@ -63,6 +64,7 @@ class Node:
 
     key: str
     name: str
+    scope: str
     primitive: str
     source: Source
     formula: str
@@ -214,6 +216,7 @@ def _node(
     return Node(
         step.key,
         step.name,
+        step.scope,
         step.primitive,
         step.source,
         step.formula,

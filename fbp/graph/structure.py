@@ -22,6 +22,7 @@ class Step:
         key: its name with those of the steps and scopes around it, `"block/attention/scores"`; no other step has it.
         name: the variable that its result is assigned to in the user's code, or what `checkpoint_name` says, or the
             function that is called, or its primitive.
+        scope: the `jax.named_scope`s around it, "block/attention"; "" for none.
         primitive: what JAX calls it.
         source: the expression that it comes from.
         formula: its local rule; "" where there is none.
@@ -34,6 +35,7 @@ class Step:
     path: Path
     key: str
     name: str
+    scope: str
     primitive: str
     source: Source
     formula: str
@@ -66,7 +68,7 @@ class Part:
         cls,
         program: Program,
         path: Path = (),
-        scope: str = "",
+        around: str = "",
         taken: Counter[str] | None = None,
         inside_rule: bool = False,
     ) -> "Part":
@@ -75,7 +77,7 @@ class Part:
         Args:
             program: the program.
             path: of the program.
-            scope: the key of the step around it.
+            around: the key of the step around it.
             taken: how often each key was given.
             inside_rule: as that of its steps.
         """
@@ -86,7 +88,8 @@ class Part:
             # An expression in several equations has its name from the last one.
             last = i + 1 == len(sources) or sources[i + 1] != source
             name = (source.variable if last and eqn.primitive.name != "name" else "") or name_of(eqn)
-            key = "/".join(filter(None, (scope, str(eqn.source_info.name_stack), name)))
+            named = str(eqn.source_info.name_stack)
+            key = "/".join(filter(None, (around, named, name)))
             taken[key] += 1
             if taken[key] > 1:
                 key = f"{key}_{taken[key] - 1}"
@@ -98,7 +101,7 @@ class Part:
                 cls.of(p, (*here, k), f"{key}/{k}" if len(inner) > 1 else key, taken, own) for k, p in enumerate(inner)
             ]
             rule = formula(primitive)
-            steps.append(Step(here, key, name, primitive, source, rule, eqn, tuple(parts), inside_rule))
+            steps.append(Step(here, key, name, named, primitive, source, rule, eqn, tuple(parts), inside_rule))
         return cls(path, program, tuple(steps))
 
     def walk(self) -> Iterator[Step]:

@@ -170,7 +170,9 @@ class While:
     ) -> tuple[list[Any], Pullback]:
         """As `Structure.run`."""
         n = eqn.params["cond_nconsts"]
-        if engine.concrete and not any(isinstance(x, Tracer) for x in inputs):
+        (ends,) = Program.of(eqn.params["cond_jaxpr"]).jaxpr.outvars
+        # Under vmap each example ends at its own step: their condition is an array.
+        if engine.concrete and not ends.aval.shape and not any(isinstance(x, Tracer) for x in inputs):
             loop = self._loop(eqn, _count_steps(eqn, inputs))
             outputs, pullback = run_loop(engine, loop, inputs[n:], wanted[n:], reached, (*path, 0))
             return outputs, lambda d: [*[None] * n, *pullback(d)]
