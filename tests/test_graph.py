@@ -278,6 +278,11 @@ REFUSED = [
     (lambda: value_and_grad(lambda x: x + 1j)(1.0), "f must return one real number, got complex64"),
     (lambda: taps(jnp.sin, "cosine")(1.0), "unknown step 'cosine': did you mean"),
     (lambda: taps(jnp.sin, lambda step: False)(1.0), "unknown step"),
+    (
+        lambda: taps(lambda x: lax.while_loop(lambda s: s < 9, lambda s: s * 2, x), "*/mul")(1.0),
+        "must not be inside of a loop that ends on a condition, got 'while/mul'",
+    ),
+    (lambda: value_and_grad(lambda k: 1.0)(jax.random.key(0)), "must be real floating point, got key<fry>"),
     (lambda: trace(jnp.sin, 1.0)["y"], "unknown value 'y'"),
     (lambda: trace(recur, W, x).nodes[2].parts[0].backward(), "must be called on the graph of the whole function"),
 ]

@@ -1,5 +1,7 @@
 """Every local rule against `jax.vjp`, over shapes and dtypes."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,18 @@ import pytest
 from graph_cases import CASES, ELEMENTWISE, INDEXING, PRODUCTS, REDUCTIONS, SHAPES, WINDOWS, Arg, draw
 
 import fbp.graph
-from fbp.graph.rules import RULES, STRUCTURES
+from fbp.graph.rules import (
+    RULES,
+    STRUCTURES,
+    arithmetic,
+    elementwise,
+    formula,
+    indexing,
+    products,
+    reductions,
+    shapes,
+    windows,
+)
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -93,6 +106,22 @@ def test_rounding_is_that_of_the_dtype(dtype, at_least):
             assert (a.shape, a.dtype) == (b.shape, b.dtype), primitive
             off = lambda g, e=e: float(np.max(np.abs(np.asarray(g, "float64") - np.asarray(e)), initial=0))
             assert off(a) <= 2 * off(b) + 8 * eps * float(np.max(np.abs(e), initial=0)), (primitive, dtype)
+
+
+def table(pairs):
+    """The rows of the page: primitives with the same rule share one."""
+    rows = {}
+    for primitive, rule in pairs:
+        rows.setdefault(rule, []).append(f"`{primitive}`")
+    return ["| " + ", ".join(names) + " | " + rule.replace("|", r"\|") + " |" for rule, names in rows.items()]
+
+
+def test_the_page_shows_the_table():
+    page = (Path(fbp.__file__).parents[1] / "docs" / "local_derivatives.md").read_text(encoding="utf-8")
+    shown = [line for line in page.splitlines() if line.startswith("| `")]
+    families = [family.RULES for family in (arithmetic, elementwise, reductions, products, windows, shapes, indexing)]
+    expected = [row for family in families for row in table((rule.primitive, rule.formula) for rule in family)]
+    assert shown == [*expected, *table((name, formula(name)) for name in STRUCTURES)]
 
 
 def test_every_rule_is_compared():

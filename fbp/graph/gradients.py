@@ -129,7 +129,7 @@ def check_real(leaves: Sequence[Any]) -> None:
     for x in leaves:
         dtype = jnp.result_type(x) if isinstance(x, (bool, int, float, complex)) or hasattr(x, "dtype") else type(x)
         if not (isinstance(dtype, jnp.dtype) and jnp.issubdtype(dtype, jnp.floating)):
-            name = dtype.name if isinstance(dtype, jnp.dtype) else dtype.__name__
+            name = getattr(dtype, "name", getattr(dtype, "__name__", str(dtype)))
             raise FbpError(
                 f"an argument to differentiate by must be real floating point, got {name}; convert it, or leave it out "
                 "of argnums"
@@ -139,12 +139,8 @@ def check_real(leaves: Sequence[Any]) -> None:
 def check_scalar(staged: Staged, has_aux: bool = False) -> None:
     """Raise an error unless the first result is one real number, and the only one."""
     outvars, tree = staged.program.jaxpr.outvars, staged.tree
-    alone = (
-        jax.tree_util.treedef_is_leaf(tree)
-        if not has_aux
-        else (len(tree.children()) == 2 and jax.tree_util.treedef_is_leaf(tree.children()[0]))
-    )
-    if not alone:
+    parts = tree.children() if has_aux else [tree]
+    if len(parts) != 1 + has_aux or not jax.tree_util.treedef_is_leaf(parts[0]):
         wanted = "(one real number, aux)" if has_aux else "one real number"
         raise FbpError(f"f must return {wanted}, got {tree}; take its sum or mean, or pass has_aux")
     aval = outvars[0].aval

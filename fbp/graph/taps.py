@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from fbp.errors import FbpError
 from fbp.graph.gradients import Staged, check_scalar, split_arguments
 from fbp.graph.record import Record
 from fbp.graph.reverse import Reverse
@@ -54,7 +55,9 @@ def taps(f: Callable[..., Any], select: Select, fallback: bool = False) -> Calla
         leaves, call = split_arguments(f, args, kwargs)
         staged = Staged.of(call, leaves)
         check_scalar(staged)
-        chosen = select_steps(Part.of(staged.program), select)
+        part = Part.of(staged.program)
+        chosen = select_steps(part, select)
+        _refuse_uncounted(part, chosen)
         record = record_of(chosen)
         wanted = [False] * len(leaves)
         outputs, pullback = Reverse(fallback, record=record).run(staged.program, leaves, wanted, [True], ())
@@ -69,6 +72,16 @@ def record_of(steps: list[Step]) -> Record:
     paths = {step.path for step in steps}
     around = {path[:n] for path in paths for n in range(1, len(path))}
     return Record(paths.__contains__, around.__contains__, paths.__contains__)
+
+
+def _refuse_uncounted(part: Part, chosen: list[Step]) -> None:
+    loops = [step.path for step in part.walk() if step.primitive == "while"]
+    for step in chosen:
+        if any(len(path) < len(step.path) and step.path[: len(path)] == path for path in loops):
+            raise FbpError(
+                f"a tapped step must not be inside of a loop that ends on a condition, got {step.key!r}; tap its "
+                "result, or see the steps with fbp.graph.trace"
+            )
 
 
 def _read(step: Step, record: Record) -> list[tuple[str, Tap]]:

@@ -154,10 +154,8 @@ class While:
 
     def active(self, engine: Engine, eqn: Any, inputs: Flags, path: Path) -> list[bool]:
         """As `Structure.active`."""
-        flags = inputs[eqn.params["cond_nconsts"] :]
-        return _follow(engine, self._loop(eqn, 0), flags, [False] * len(eqn.outvars), (*path, 0)).active[
-            eqn.params["body_nconsts"] :
-        ]
+        flags, loop = inputs[eqn.params["cond_nconsts"] :], self._loop(eqn, 0)
+        return _follow(engine, loop, flags, [False] * len(eqn.outvars), (*path, 0)).active[loop.n_consts :]
 
     def reached(self, engine: Engine, eqn: Any, inputs: Flags, outputs: Flags, path: Path) -> list[bool]:
         """As `Structure.reached`."""

@@ -166,7 +166,12 @@ RULES: tuple[Rule, ...] = (
     per_input("cholesky", "x = L Lᵀ:  dx = L⁻ᵀ Φ(Lᵀ dL) L⁻¹, Φ the lower triangle, half the diagonal", _cholesky),
     Rule("triangular_solve", "a y = b:  db = a⁻ᵀ dy,  da = -db yᵀ in the triangle", _triangular_solve),
     Rule("eigh", "x V = V w:  dx = V (diag dw + Vᵀ dV / (w_j - w_i)) Vᵀ", _eigh),
-    Rule("svd", "x = U S Vᵀ:  dx = U (dS + …) Vᵀ", _svd),
+    Rule(
+        "svd",
+        "x = U S Vᵀ:  dx = U (dS + (F∘skew(Uᵀ dU)) S + S (F∘skew(Vᵀ dV))) Vᵀ, F = 1 / (s_j² - s_i²); "
+        "a long x has (dU - U Uᵀ dU) S⁻¹ Vᵀ more, a wide one U S⁻¹ (dV - V Vᵀ dV)ᵀ",
+        _svd,
+    ),
     Rule("qr", "x = Q R:  dx = (dQ + Q copyltu(R dRᵀ - dQᵀ Q)) R⁻ᵀ", _qr),
     Rule("lu", "x = Pᵀ L U:  dx = Pᵀ L⁻ᵀ (tril(Lᵀ dL) + triu(dU Uᵀ)) U⁻ᵀ", _lu),
     per_input("fft", "y = F x:  dx = Fᵀ dy", _fft),
