@@ -46,6 +46,10 @@ def conv(x, w, strides, padding, **kwargs):
     return lax.conv_general_dilated(x, w, strides, padding, **kwargs)
 
 
+def in_bfloat16(*arrays):
+    return [x.astype(jnp.bfloat16) for x in arrays]
+
+
 def window(op, x, size, strides, padding, base=None, dilation=None):
     init = {lax.add: 0.0, lax.max: -np.inf, lax.min: np.inf}[op]
     return lax.reduce_window(x, np.asarray(init, x.dtype), op, size, strides, padding, base, dilation)
@@ -187,6 +191,7 @@ PRODUCTS = [
     ("dot_general", lambda x, y: dot(x, y, ((0, 1), (1, 0))), [M, Arg((4, 3))]),
     ("dot_general", lambda x, y: dot(x, y, ((1,), (0,)), precision="highest"), [M, Arg((4, 5))]),
     ("dot_general", lambda x: x.T @ x, [M]),
+    ("dot_general", lambda x, y: lax.dot(*in_bfloat16(x, y), preferred_element_type=jnp.float32), [M, Arg((4, 5))]),
     ("cholesky", lambda x: jnp.linalg.cholesky(spd(x)), [Arg((4, 4))]),
     ("cholesky", lambda x: lax.linalg.cholesky(x @ x.T + 3 * jnp.eye(4), symmetrize_input=False), [Arg((4, 4))]),
     *[
@@ -242,6 +247,11 @@ WINDOWS = [
         "conv_general_dilated",
         lambda x, w: conv(x, w, (3,), "VALID", batch_group_count=2),
         [Arg((4, 3, 9)), Arg((6, 3, 2))],
+    ),
+    (
+        "conv_general_dilated",
+        lambda x, w: conv(*in_bfloat16(x, w), (1,), "SAME", preferred_element_type=jnp.float32),
+        [Arg((2, 3, 8)), Arg((4, 3, 3))],
     ),
     ("conv_general_dilated", lambda x, w: lax.conv_transpose(x, w, (2,), "SAME"), [Arg((2, 5, 3)), Arg((3, 3, 4))]),
     ("reduce_window_sum", lambda x: window(lax.add, x, (2, 3), (1, 2), "SAME"), [Arg((5, 6))]),
@@ -313,6 +323,9 @@ CONTROL = [
     ("custom_jvp_call", lambda x: lax.scan(lambda s, v: (jax.nn.relu(s + v), s), x[0], x)[0], [M]),
     ("custom_vjp_call", lambda x: _doubled(x, 3) * x, [M]),
     ("custom_vjp_call", lambda x: lax.scan(lambda s, v: (_doubled(s * v, 2), s), x[0], x)[1], [M]),
+    ("custom_vjp_call", lambda x, y: _tracked(x, y)[0], [M, N]),
+    ("custom_vjp_call", lambda x: _tracked(x, jnp.ones_like(x))[0], [M]),
+    ("custom_vjp_call", jax.checkpoint(lambda x: _recomputed(x) * x), [M]),
     ("remat2", jax.checkpoint(lambda x: jnp.sin(jnp.sin(x))), [M]),
     ("remat2", lambda x: lax.scan(jax.checkpoint(lambda s, v: (jnp.sin(s * v), s)), x[0], x)[0], [M]),
     (
@@ -341,6 +354,30 @@ def _doubled(x, n):
     return x * n
 
 
+@jax.custom_vjp
+def _tracked(x, y):
+    return x * y, x
+
+
+def _tracked_forward(x, y):
+    return (x.value * y.value, x.value), (x.value if y.perturbed else None, y.value)
+
+
+def _tracked_backward(kept, d):
+    (x, y), (d_product, d_x) = kept, d
+    assert isinstance(d_x, jax.custom_derivatives.SymbolicZero)
+    return 3 * d_product * y, None if x is None else 5 * d_product * x
+
+
+_tracked.defvjp(_tracked_forward, _tracked_backward, symbolic_zeros=True)
+
+
+@jax.custom_vjp
+def _recomputed(x):
+    return jnp.sin(x)
+
+
+_recomputed.defvjp(lambda x: (jnp.sin(x), x), lambda x, d: (d * 2 * x,), optimize_remat=True)
 _doubled.defvjp(lambda x, n: (x * n, x), lambda n, x, d: (2 * d * n,))
 
 

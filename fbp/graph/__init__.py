@@ -5,6 +5,7 @@ from fbp.graph.graph import Graph as Graph
 from fbp.graph.graph import Node as Node
 from fbp.graph.graph import Value as Value
 from fbp.graph.rules import RULES as RULES
+from fbp.graph.rules import Rule as Rule
 from fbp.graph.source import Source as Source
 from fbp.graph.structure import Step as Step
 from fbp.graph.taps import Tap as Tap

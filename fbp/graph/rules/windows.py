@@ -40,7 +40,7 @@ def _conv_left(dy: Array, y: Array, x: Array, w: Array, *, dimension_numbers: An
         padding.append((reach - low, needed - (reach - low) - _dilate(dy.shape[out[i + 2]], s)))
     dx = lax.conv_general_dilated(
         dy,
-        lax.rev(w, rhs[2:]),
+        lax.convert_element_type(lax.rev(w, rhs[2:]), dy.dtype),
         window_strides=p["lhs_dilation"],
         padding=padding,
         lhs_dilation=p["window_strides"],
@@ -64,7 +64,7 @@ def _conv_right(dy: Array, y: Array, x: Array, w: Array, *, dimension_numbers: A
         seen = _dilate(k, r) + _dilate(dy.shape[out[i + 2]], s) - 1
         padding.append((low, seen - low - _dilate(x.shape[lhs[i + 2]], p["lhs_dilation"][i])))
     dw = lax.conv_general_dilated(
-        x,
+        lax.convert_element_type(x, dy.dtype),
         dy,
         window_strides=p["rhs_dilation"],
         padding=padding,
