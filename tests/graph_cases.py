@@ -269,6 +269,13 @@ WINDOWS = [
         [Arg((4, 6)), Arg((2, 3))],
     ),
 ]
+WINDOWS += [
+    (
+        "select_and_gather_add",
+        lambda x, t: jax.jvp(lambda x: window(lax.max, x, (2, 2), (2, 2), "VALID"), (x,), (t,))[1] ** 2,
+        [Arg((4, 6)), Arg((4, 6))],
+    ),
+]
 INDEXING = [
     ("slice", lambda x: x[1:3, 1:4:2], [Arg((4, 5))]),
     ("slice", lambda x: lax.slice(x, (0, 4), (4, 4)), [Arg((4, 5))]),
@@ -298,6 +305,7 @@ INDEXING = [
     ("sort", lambda x, y: lax.sort((x, y), num_keys=1)[1], [M, N]),
     ("sort", lambda x, y: jnp.sin(lax.sort((x, y), num_keys=2)[0]), [M, N]),
     ("top_k", lambda x: lax.top_k(x, 2)[0], [M]),
+    ("approx_top_k", lambda x: lax.approx_max_k(x, 2)[0], [M]),
 ]
 CONTROL = [
     ("jit", jax.jit(lambda x, y: x * y), [M, N]),

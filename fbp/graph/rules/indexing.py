@@ -136,7 +136,7 @@ def _sort(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents
 
 def _top_k(applied: Applied, d: Cotangents, wanted: Sequence[bool]) -> Cotangents:
     (x,), (_, places), dy = applied.x, applied.y, single(d)
-    axis = applied.params.get("axis", x.ndim - 1)
+    axis = next(applied.params[name] for name in ("axis", "reduction_dimension") if name in applied.params)
     return [jnp.put_along_axis(jnp.zeros_like(x), places, dy, axis, inplace=False)]
 
 
@@ -152,5 +152,5 @@ RULES: tuple[Rule, ...] = (
     Rule("scatter-max", "y = x or z, the larger, at i:  dx, dz = dy, shared among equals", _scatter_extreme),
     Rule("scatter-min", "y = x or z, the smaller, at i:  dx, dz = dy, shared among equals", _scatter_extreme),
     Rule("sort", "y = x[p]:  dx[p] = dy", _sort),
-    Rule("top_k", "y = x[p], the k largest:  dx[p] = dy, else 0", _top_k),
+    *(Rule(name, "y = x[p], the k largest:  dx[p] = dy, else 0", _top_k) for name in ("top_k", "approx_top_k")),
 )

@@ -143,4 +143,10 @@ RULES: tuple[Rule, ...] = (
         _pool_again,
         lambda dy, y, source, x, **_: jnp.zeros_like(x),
     ),
+    per_input(
+        "select_and_gather_add",
+        "y[p] = z at the extreme of x in window p:  dz = dy there,  dx = 0",
+        lambda dy, y, source, x, *, select_prim, **p: _pool(select_prim)(dy, y, x, **p),
+        lambda dy, y, source, x, **_: jnp.zeros_like(x),
+    ),
 )
