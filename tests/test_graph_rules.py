@@ -83,6 +83,20 @@ def differentiable_loss(f, args):
     return as_loss(f, args)
 
 
+def test_rules_promote_nothing():
+    """Under strict promotion of dtypes and ranks they go through wherever the function itself does."""
+    seen = 0
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        for primitive, f, args in CASES:
+            drawn = draw(args, np.float64)
+            loss = differentiable_loss(f, drawn)
+            if loss is not None:
+                floating = tuple(i for i, x in enumerate(drawn) if jnp.issubdtype(x.dtype, jnp.inexact))
+                assert jax.eval_shape(fbp.graph.value_and_grad(loss, floating), *drawn), primitive
+                seen += 1
+    assert seen > 200
+
+
 @pytest.mark.parametrize(("dtype", "at_least"), [(jnp.float32, 110), (jnp.bfloat16, 90)])
 def test_rounding_is_that_of_the_dtype(dtype, at_least):
     """Ours is as near to float64 as that of JAX is, to some roundings."""

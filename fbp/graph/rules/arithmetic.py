@@ -118,4 +118,5 @@ RULES: tuple[Rule, ...] = (
 def _unfold(dy: Array, x: Array, y: Array) -> Array:
     if not jnp.iscomplexobj(x):
         return lax.select(x >= 0, dy, -dy)
-    return dy * lax.conj(x) / lax.convert_element_type(jnp.where(y == 0, jnp.ones_like(y), y), x.dtype)
+    size = lax.convert_element_type(jnp.where(y == 0, jnp.ones_like(y), y), x.dtype)
+    return lax.convert_element_type(dy, x.dtype) * lax.conj(x) / size
