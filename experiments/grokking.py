@@ -129,16 +129,14 @@ def grokking(draft: Draft) -> None:
     data = fbp.data.load(f"modular({MODULUS})")
     draft.data[data.name] = data.sha256
     shown = round(SHOWN * MODULUS**2)
-    parts = [
-        (jnp.asarray(X), jnp.asarray(Y[:, -1]))
-        for X, Y in ((data.train_X[:shown], data.train_Y[:shown]), (data.test_X, data.test_Y))
-    ]
+    taught = jnp.asarray(data.train_X[:shown]), jnp.asarray(data.train_Y[:shown, -1])
+    others = jnp.asarray(data.test_X), jnp.asarray(data.test_Y[:, -1])
     draft.setting = {"network": f"{DEPTH} block of width {WIDTH}, {HEADS} heads", "sums shown": shown}
-    draft.setting |= {"other sums": len(parts[1][1]), "batch": BATCH, "seeds": seeds, "rate": RATE, "decay": decays}
+    draft.setting |= {"other sums": len(others[1]), "batch": BATCH, "seeds": seeds, "rate": RATE, "decay": decays}
     runs = {}
     for decay in decays:
         draft.progress(f"weight decay {decay:g}")
-        runs[decay] = train(build(), *parts, decay, seeds, epochs, every)
+        runs[decay] = train(build(), taught, others, decay, seeds, epochs, every)
         draft.records += list(list_records(decay, runs[decay]))
     report(draft, runs)
 
@@ -243,8 +241,8 @@ def add_figures(draft: Draft, runs: dict[float, Seen], rows, last: int) -> None:
         Text(
             f"A transformer of {DEPTH} block, width {WIDTH} and {HEADS} heads reads a, b and = and is taught the "
             f"sum at the last position, after Power et al. (2022): AdamW with rate {RATE:g}, $β_2$ = {BETA2}, decay of "
-            f"all parameters and batches of {BATCH}. It is shown {SHOWN:.0%} of all sums; half of all, none of which it "
-            "is shown, test it."
+            f"all parameters and batches of {BATCH}. It is shown {SHOWN:.0%} of all sums; half of all, which it is "
+            "not shown, test it."
         ),
         Figure(
             "accuracy",
