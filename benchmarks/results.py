@@ -15,8 +15,8 @@ import jax
 from rich.console import Console
 from rich.markdown import Markdown
 
+from fbp.environment import versions
 from fbp.errors import FbpError
-from fbp.report.write import versions
 from fbp.terminal import Progress, explain_interruption, show_progress
 from fbp.terminal import start as start_program
 

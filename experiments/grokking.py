@@ -217,7 +217,9 @@ def compare_delays(first) -> list[str]:
     if not ratios:
         return []
     told = "; ".join(f"{number(float(np.median(x)), 2)} at decay {decay:g}" for decay, x in ratios.items())
-    return [f"Where every run came to know the others, it needed, in units of the steps for those shown: {told}."]
+    return [
+        f"Steps until the others are known over those for the sums shown, medians where all runs came to it: {told}."
+    ]
 
 
 def add_figures(draft: Draft, runs: dict[float, Seen], rows, last: int) -> None:
@@ -241,8 +243,8 @@ def add_figures(draft: Draft, runs: dict[float, Seen], rows, last: int) -> None:
         Text(
             f"A transformer of {DEPTH} block, width {WIDTH} and {HEADS} heads reads a, b and = and is taught the "
             f"sum at the last position, after Power et al. (2022): AdamW with rate {RATE:g}, $β_2$ = {BETA2}, decay of "
-            f"all parameters and batches of {BATCH}. It is shown {SHOWN:.0%} of all sums; half of all, which it is "
-            "not shown, test it."
+            f"all parameters and batches of {BATCH}. It is shown {SHOWN:.0%} of all sums; half of all, none of which "
+            "it is shown, test it."
         ),
         Figure(
             "accuracy",

@@ -4,6 +4,7 @@ from . import data as data
 from . import description as description
 from . import flow as flow
 from . import functional as functional
+from . import graph as graph
 from . import initializers as initializers
 from . import layers as layers
 from . import losses as losses

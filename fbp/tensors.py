@@ -133,8 +133,8 @@ def restore_leaves(like: Any, arrays: Mapping[str, np.ndarray], prefix: str = ""
     def restore(path: Any, leaf: Any) -> Any:
         array = found[_name(prefix, path)]
         if _is_key(leaf):
-            return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(leaf))
-        return jax.numpy.asarray(array)
+            return jax.random.wrap_key_data(jax.device_put(array), impl=jax.random.key_impl(leaf))
+        return jax.device_put(array)
 
     return jax.tree.map_with_path(restore, like)
 

@@ -203,7 +203,7 @@ def test_train_takes_tables_and_arrays_on_disk(run, tmp_path):
     for source in (tmp_path / "pets.csv", tmp_path):
         status, out, _ = run("train", "--data", source, *options)
         assert status == 0
-        assert json.loads(out)["test"]["accuracy"] > 0.8
+        assert json.loads(out.splitlines()[-1])["test"]["accuracy"] > 0.8
     assert run("compare", "--data", tmp_path, "--layers", "3,8,2")[0] == 0
 
 

@@ -104,6 +104,7 @@ FIRST_CALLS = {
     *("data.load", "training.fit", "training.evaluate", "training.optimizer", "training.schedule"),
     *("compare", "gradient_norms", "verify.gradient", "verify.vjp", "verify.network", "verify.conformance"),
     *("flow.measure", "flow.grid", "theory.mean_field", "theory.propagation"),
+    *("graph.trace", "graph.value_and_grad", "graph.taps"),
 }
 """What a user calls first; each shows a runnable example."""
 

@@ -23,7 +23,7 @@ ORDER = (
     {"paths"},
     {"errors"},
     {"interrupts", "streams", "memory", "files"},
-    {"registry", "precision", "partition", "data", "terminal", "script", "cost", "serialize"},
+    {"registry", "precision", "partition", "data", "terminal", "script", "cost", "serialize", "environment"},
     {"report", "tensors"},
     {"cotangent", "pairs"},
     {"typing"},
@@ -35,7 +35,7 @@ ORDER = (
     {"chunks"},
     {"backprop", "calibration", "leaf_norms"},
     {"functional"},
-    {"tracing", "config", "quantities"},
+    {"tracing", "config", "quantities", "graph"},
     {"verify"},
     {"flow", "training"},
     {"studies"},
@@ -53,6 +53,7 @@ MAY_DIFFERENTIATE = {
     "verify": "the judge",
     "training/step": 'the mode gradient="autodiff"',
     "leaf_norms": "it measures losses that are not ours",
+    "graph/fallback": "a primitive without a local rule, where the caller asks for it",
 }
 
 each_module = pytest.mark.parametrize("name", [name for name in sorted(MODULES) if name != "__init__"])
@@ -160,7 +161,20 @@ def test_the_stub_says_what_is_public():
 
 
 @pytest.mark.parametrize(
-    "name", ["layers", "functional", "training", "verify", "flow", "report", "studies", "data", "combinators", "theory"]
+    "name",
+    [
+        "layers",
+        "functional",
+        "training",
+        "verify",
+        "flow",
+        "report",
+        "studies",
+        "data",
+        "combinators",
+        "theory",
+        "graph",
+    ],
 )
 def test_packages_say_what_they_give(name):
     package = importlib.import_module(f"fbp.{name}")

@@ -91,7 +91,7 @@ def test_a_transformer_learns_modular_addition() -> None:
     net = fbp.gpt(data.vocabulary, 3, width=32, depth=1, heads=2)
     params, _ = net.init(jax.random.key(0))
     options = {"optimizer": optax.adam(3e-3), "epochs": 300, "batch_size": 8, "seed": 0}
-    fitted = fbp.training.fit(net, fbp.SoftmaxCrossEntropy(), params, data.train_X, data.train_Y, **options)
+    fitted = fbp.training.fit(net, fbp.SoftmaxCrossEntropy(), params, data, **options)
     scores = net.forward(fitted.params, jax.numpy.asarray(data.train_X))[0]
     assert (np.asarray(scores[:, -1]).argmax(-1) == data.train_Y[:, -1]).mean() > 0.9
 

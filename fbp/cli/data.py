@@ -9,24 +9,27 @@ if TYPE_CHECKING:
     from fbp.data import Dataset
 
 
-def load_examples(source: str | None) -> "Dataset":
+def load_examples(source: str | None, scaled: bool = True) -> "Dataset":
     """Load examples of features for a multilayer perceptron.
 
     Args:
         source: a name, a file or a folder, as for `fbp.data.load`.
+        scaled: as for `fbp.data.load`.
 
     Raises:
         FbpError: it cannot be loaded, or holds tokens.
     """
     from fbp.data import load
 
-    data = load(source)
+    data = load(source, scaled=scaled)
     if data.vocabulary is not None:
         raise FbpError(f"--data must hold examples of features here, got the tokens of {data.name}; use e.g. digits")
     return data
 
 
-def load_fitting(source: str | None, network: NetworkConfig, demand: Demand, batch_size: int) -> "Dataset":
+def load_fitting(
+    source: str | None, network: NetworkConfig, demand: Demand, batch_size: int, scaled: bool = True
+) -> "Dataset":
     """Load examples once the network is known to be sound: a slip in its words is told before anything is read.
 
     Args:
@@ -34,6 +37,7 @@ def load_fitting(source: str | None, network: NetworkConfig, demand: Demand, bat
         network: what the examples are for.
         demand: what the command holds in memory.
         batch_size: the examples of a batch.
+        scaled: as for `fbp.data.load`.
 
     Raises:
         FbpError: the network is not sound, the data cannot be loaded, or they do not fit each other or the memory.
@@ -43,7 +47,7 @@ def load_fitting(source: str | None, network: NetworkConfig, demand: Demand, bat
     network.check_memory(demand, 1)
     network.network()
     network.objective()
-    data = load_examples(source)
+    data = load_examples(source, scaled)
     network.check(data.train_X.shape[1], data.classes)
     network.check_memory(demand, min(batch_size, len(data.train_X)))
     return data

@@ -88,7 +88,6 @@ def train_many(
     many: ManyConfig,
     subject: Subject,
     mlp: NetworkConfig | None,
-    training: TrainingConfig,
     seed: int,
     folder: Path,
     shown: "Shown",
@@ -99,7 +98,6 @@ def train_many(
         many: which runs.
         subject: the network and the data.
         mlp: its options, where it is a multilayer perceptron.
-        training: how each is trained.
         seed: the first one.
         folder: to keep them in.
         shown: how the training is shown.
@@ -110,6 +108,7 @@ def train_many(
     from fbp.training import fit_many
 
     seeds, rates = range(seed, seed + (many.seeds or 1)), many.rates()
+    training = subject.training
     options = training.options()
     for name in ("patience", "target_loss"):
         del options[name]
@@ -124,6 +123,7 @@ def train_many(
         optimizer=rule,
         seeds=seeds,
         learning_rates=rates,
+        validation=subject.validation,
         on_epoch=shown.on_epoch,
         on_steps=shown.on_steps,
         out=folder,

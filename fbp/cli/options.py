@@ -11,7 +11,7 @@ from fbp.errors import FbpError
 CONFIG = "config.toml"
 LARGEST = 2**20
 """Bytes of a file of options; a longer one is something else."""
-CHANGEABLE = frozenset({"quiet", "json", "page", "epochs", "steps", "patience", "target-loss", "max-seconds"})
+CHANGEABLE = frozenset({"quiet", "json", "page", "cache", "epochs", "steps", "patience", "target-loss", "max-seconds"})
 """What may be said anew of a run that goes on."""
 
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from fbp.losses import Loss
     from fbp.typing import Layer, Params
 
+OVERLAP = 4
+"""Windows of a text to train on begin so many times within one: a token is then seen at as many places."""
+
 
 class Subject(NamedTuple):
     """A network and its data.
@@ -23,6 +26,8 @@ class Subject(NamedTuple):
         X, Y: the training part.
         test_X, test_Y: the test part.
         data: what they were made of.
+        training: how it is trained; what was held out here for validation is not asked for again.
+        validation: (X, Y) held out here; None where the training holds a part of (X, Y) out.
     """
 
     net: "Layer"
@@ -33,6 +38,8 @@ class Subject(NamedTuple):
     test_X: Any
     test_Y: Any
     data: "Dataset"
+    training: TrainingConfig
+    validation: Any = None
 
 
 def make_subject(
@@ -76,7 +83,7 @@ def arrange(data: "Dataset", net: "Layer", loss: "Loss") -> tuple[tuple[Any, Any
         raise FbpError(f"--data must be {takes} for this network, got the {holds} of {data.name}; use other data")
     parts = (data.train_X, data.train_Y), (data.test_X, data.test_Y)
     if net.takes_integers:
-        train, test = (_cut(*part, net) for part in parts)
+        train, test = (_cut(*part, net, stride) for part, stride in zip(parts, (OVERLAP, 1), strict=True))
         return train, test
     from fbp.losses import SoftmaxCrossEntropy
 
@@ -90,8 +97,8 @@ def arrange(data: "Dataset", net: "Layer", loss: "Loss") -> tuple[tuple[Any, Any
     return train, test
 
 
-def _cut(X: Any, Y: Any, net: "Layer") -> tuple[Any, Any]:
-    """Windows of a text, as long as the network takes them; sequences as they are."""
+def _cut(X: Any, Y: Any, net: "Layer", overlap: int) -> tuple[Any, Any]:
+    """Windows of a text, as long as the network takes them, each token in so many of them; sequences as they are."""
     if X.ndim > 1:
         return X, Y
     import numpy as np
@@ -102,14 +109,15 @@ def _cut(X: Any, Y: Any, net: "Layer") -> tuple[Any, Any]:
     if not isinstance(net, Network) or net.shape is None:
         raise FbpError(f"a network for text must know the length of its sequences, got {net!r}; give it a shape")
     # Y holds the tokens of X, one place further on.
-    return windows(np.concatenate([X, Y[-1:]]), net.shape[0])
+    length = net.shape[0]
+    return windows(np.concatenate([X, Y[-1:]]), length, max(1, length // overlap))
 
 
 def _make_mlp(
     source: str, mlp: NetworkConfig, transformer: TransformerConfig, training: TrainingConfig, demand: Demand
 ) -> Subject:
     check_unused("mlp", transformer)
-    data = load_fitting(source, mlp, demand, training.batch_size)
+    data = load_fitting(source, mlp, demand, training.batch_size, scaled=False)
     import jax
 
     net, loss = mlp.network(), mlp.objective()
@@ -117,7 +125,7 @@ def _make_mlp(
     from fbp.data import scale
 
     params = mlp.parameters(jax.numpy.asarray(scale(data.train_X[:1000])))
-    return Subject(net, loss, params, *train, *test, data)
+    return Subject(net, loss, params, *train, *test, data, training)
 
 
 def _make_gpt(
@@ -145,6 +153,13 @@ def _make_gpt(
     from fbp.losses import SoftmaxCrossEntropy
 
     net, loss = transformer.network(mlp.dropout), SoftmaxCrossEntropy()
+    validation = None
+    held = round(training.validation_split * len(data.train_X)) if data.train_X.ndim == 1 else 0
+    if held:
+        # Windows overlap, so that those held out must be of another part of the text.
+        validation = _cut(data.train_X[-held:], data.train_Y[-held:], net, 1)
+        data = replace(data, train_X=data.train_X[:-held], train_Y=data.train_Y[:-held])
+        training = replace(training, validation_split=0.0)
     train, test = arrange(data, net, loss)
     params = jax.jit(lambda key: net.init(key)[0])(jax.random.key(mlp.seed))
-    return Subject(net, loss, params, *train, *test, data)
+    return Subject(net, loss, params, *train, *test, data, training, validation)

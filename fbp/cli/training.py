@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
+from fbp.cli.cache import keep_programs
 from fbp.cli.many import ManyConfig, print_tests, train_many, warn_of_loss
 from fbp.cli.options import CONFIG, options_of, read_options, write_options
 from fbp.cli.rule import make_rule
@@ -42,6 +43,7 @@ def train(
     resume: Path | None = None,
     config: Path | None = None,
     page: Annotated[bool, Parameter(negative="--no-page")] = True,
+    cache: Annotated[bool, Parameter(negative="--no-cache")] = True,
     quiet: bool = False,
     json: bool = False,
 ) -> int:
@@ -63,6 +65,8 @@ def train(
         A TOML file of options; those that are typed come before those in it.
     page
         Write the page of the run, report/report.html in its folder.
+    cache
+        Keep compiled programs in the user's cache folder, so that the next call starts sooner.
     quiet
         Show no progress.
     json
@@ -70,6 +74,8 @@ def train(
     """
     assert config is None, "read by fbp.cli.options"
     training.check()
+    if cache:
+        keep_programs()
     many.check(training, mlp.seed, resume)
     if out is not None and resume is None:
         _check_new(out)
@@ -90,15 +96,17 @@ def train(
             _keep_options(folder, network, data, mlp, transformer, training, many)
             _keep_facts(folder, subject.data)
             if many.is_asked:
-                runs = train_many(many, subject, mlp if network == "mlp" else None, training, mlp.seed, folder, shown)
+                runs = train_many(many, subject, mlp if network == "mlp" else None, mlp.seed, folder, shown)
             else:
                 options = {"callbacks": [shown.on_epoch], "on_steps": shown.on_steps, "resume": resume is not None}
-                _fit(subject, training, mlp.seed, out=folder, **options)
+                _fit(subject, mlp.seed, out=folder, **options)
         if runs is not None:
             return print_tests(runs, subject, folder, json)
         saved = open_run(folder)
         tested = evaluate(saved.net, subject.loss, saved.params, subject.test_X, subject.test_Y)
         _print_test(tested, folder, json)
+        if page:
+            _write_page(folder, saved, subject, quiet or json)
     return 0
 
 
@@ -122,7 +130,7 @@ def evaluate(run: Path, /, *, number: Number = None, data: str | None = None, js
     saved = open_run(run, run=number)
     loss = _loss_of(saved, run)
     source = data or _source_of(run)
-    (_, _), (X, Y) = arrange(load(source), saved.net, loss)
+    (_, _), (X, Y) = arrange(load(source, scaled=False), saved.net, loss)
     with reserve_stdout(json):
         _print_test(evaluate(saved.net, loss, saved.params, X, Y), run, json, saved=False)
     return 0
@@ -246,14 +254,22 @@ def summary(run: Path, /, *, number: Number = None, json: bool = False) -> int:
     return 0
 
 
-def _fit(subject: Subject, training: TrainingConfig, seed: int, **options: Any) -> "Fitted":
+def _write_page(folder: Path, saved: "Saved", subject: Subject, is_quiet: bool) -> None:
+    from fbp.report.write import PAGE, write
+    from fbp.studies.runs import run_report
+
+    write(run_report(folder, saved, subject.test_X, subject.test_Y), folder / PAGE)
+    if not is_quiet:
+        print_result(f"page: {folder / PAGE / 'report.html'}")
+
+
+def _fit(subject: Subject, seed: int, **options: Any) -> "Fitted":
     from fbp.training import fit
 
-    rule = make_rule(training, len(subject.Y))
-    data = subject.X, subject.Y
-    return fit(
-        subject.net, subject.loss, subject.params, data, optimizer=rule, seed=seed, **training.options(), **options
-    )
+    training = subject.training
+    rule, data = make_rule(training, len(subject.Y)), (subject.X, subject.Y)
+    options |= {"optimizer": rule, "seed": seed, "validation": subject.validation, **training.options()}
+    return fit(subject.net, subject.loss, subject.params, data, **options)
 
 
 def _check_new(folder: Path) -> None:

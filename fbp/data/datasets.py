@@ -90,7 +90,7 @@ def scale(X: np.ndarray) -> np.ndarray:
 def assemble(
     name: str, train: Part, test: Part | None = None, *, class_names: tuple[str, ...] | None = None
 ) -> Dataset:
-    """Check parts against each other, hold a test part out where there is none, scale, and make examples rows.
+    """Check parts against each other, hold a test part out where there is none, and make examples rows.
 
     Args:
         name: of the data set.
@@ -122,9 +122,9 @@ def assemble(
     labels = [np.array(Y, np.int32) for Y in arrays[1::2]]
     return Dataset(
         name,
-        as_rows(arrays[0]),
+        _as_rows(arrays[0]),
         labels[0],
-        as_rows(arrays[2]),
+        _as_rows(arrays[2]),
         labels[1],
         classes=len(class_names) if class_names else 1 + max(int(Y.max()) for Y in labels),
         sha256=sha256,
@@ -134,10 +134,8 @@ def assemble(
     )
 
 
-def as_rows(X: np.ndarray) -> np.ndarray:
-    """Make each example one row, scaled unless it is on disk."""
-    rows = X.reshape(len(X), -1)
-    return rows if isinstance(X, np.memmap) else scale(rows)
+def _as_rows(X: np.ndarray) -> np.ndarray:
+    return X.reshape(len(X), -1)
 
 
 def content_hash(*arrays: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 from fbp.report.document import Block as Block
 from fbp.report.document import Figure as Figure
+from fbp.report.document import Listing as Listing
 from fbp.report.document import Report as Report
 from fbp.report.document import Section as Section
 from fbp.report.document import Table as Table
@@ -11,10 +12,15 @@ from fbp.report.format import interval as interval
 from fbp.report.format import number as number
 from fbp.report.inline import mathtext as mathtext
 from fbp.report.inline import plain as plain
+from fbp.report.pictures import confusion as confusion
+from fbp.report.pictures import digits as digits
+from fbp.report.pictures import images as images
+from fbp.report.pictures import shaded_text as shaded_text
 from fbp.report.plots import Curve as Curve
 from fbp.report.plots import curves as curves
-from fbp.report.plots import digits as digits
 from fbp.report.plots import panels as panels
+from fbp.report.plots import ranked_panels as ranked_panels
+from fbp.report.plots import side_by_side as side_by_side
 from fbp.report.rerun import Repetition as Repetition
 from fbp.report.rerun import rerun as rerun
 from fbp.report.style import canvas as canvas

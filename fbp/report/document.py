@@ -77,7 +77,22 @@ class Figure:
             )
 
 
-Block = Text | Table | Figure
+@dataclass(frozen=True)
+class Listing:
+    """Lines as they are, such as a program or a text that a network wrote: nothing in them is a mark.
+
+    Control characters are shown by their pictures.
+
+    Example:
+        >>> fbp.report.Listing("What it wrote.", "to be, or\\nnot to be").text.count("\\n")
+        1
+    """
+
+    caption: str
+    text: str
+
+
+Block = Text | Table | Figure | Listing
 
 
 @dataclass(frozen=True)

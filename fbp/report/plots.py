@@ -1,22 +1,26 @@
-"""The drawings that studies share: curves, small multiples of curves, and digits as images."""
+"""The drawings of lines that studies share: curves, small multiples of curves, and of many lines in order."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from fbp.errors import FbpError
 from fbp.report.inline import mathtext, plain
-from fbp.report.style import FONT, INK, MUTED, WIDTH, WRONG, CurveStyle, canvas, curve_style, darken, style
+from fbp.report.style import FONT, INK, MUTED, WIDTH, CurveStyle, canvas, curve_style, darken, style
 
 _LONGEST_END = 24
+_DEPTHS = colormaps["viridis"]
 _REFERENCE: dict[str, Any] = {"color": MUTED, "linewidth": 1.2, "linestyle": (0, (2, 2))}
 _THEORY: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": "-", "zorder": 2.5}
 
@@ -111,8 +115,7 @@ def panels(
     Raises:
         FbpError: there is no panel.
     """
-    if not panels:
-        raise FbpError("small multiples must have at least one panel, got none; give (title, curves) pairs")
+    _check_panels(panels)
     across = 2 if len(panels) == 4 else min(len(panels), 3)
     down = -(-len(panels) // across)
     with style():
@@ -143,44 +146,97 @@ def panels(
     return figure
 
 
-def digits(images: ArrayLike, labels: ArrayLike, predictions: ArrayLike) -> Figure:
-    """Images of digits with their label and what was read, the wrong ones framed and marked by a cross.
+def side_by_side(panels: Sequence[tuple[str, Sequence[Curve], bool]], xlabel: str, mark: Reference = None) -> Figure:
+    """Different quantities over the same axis, beside each other, with one legend for all.
 
     Args:
-        images: (k, 28, 28), the larger the darker.
-        labels: (k,), the digits that they are.
-        predictions: (k,), the digits that were read.
+        panels: for each the name of its vertical axis with the unit, its curves, and whether it is logarithmic; curves
+            of one label look the same in every panel.
+        xlabel: the horizontal axis, with its unit.
+        mark: a name and a place for a vertical line in every panel.
 
     Returns:
-        The figure, 7 inches wide, eight digits a row.
+        The figure, 7 inches wide.
 
     Raises:
-        FbpError: there is no image, or the shapes do not belong together.
+        FbpError: there is no panel.
+
+    Example:
+        >>> loss = fbp.report.Curve("training", [1, 2, 3], [2.3, 0.9, 0.4])
+        >>> figure = fbp.report.side_by_side([("loss (nats)", [loss], True)], "epoch", ("best", 3))
+        >>> figure.axes[0].get_yscale()
+        'log'
     """
-    pictures, truth, read = np.asarray(images), np.asarray(labels), np.asarray(predictions)
-    if pictures.ndim != 3 or len(pictures) == 0 or not (pictures.shape[:1] == truth.shape == read.shape):
-        raise FbpError(
-            "images (k, 28, 28), labels and predictions must have the same first axis, k > 0, got the shapes "
-            f"{pictures.shape}, {truth.shape} and {read.shape}; use one label and one prediction for each image"
-        )
-    across = min(len(pictures), 8)
-    down = -(-len(pictures) // across)
+    _check_panels(panels)
     with style():
-        figure = canvas(WIDTH, 1.32 * down * max(1.0, 8 / across / 2))
-        grid = figure.subplots(down, across, squeeze=False)
-        for axes in grid.flat[len(pictures) :]:
-            axes.remove()
-        for picture, label, said, axes in zip(pictures, truth, read, grid.flat, strict=False):
-            right = bool(label == said)
-            axes.imshow(picture, cmap="gray_r", vmin=pictures.min(), vmax=pictures.max(), interpolation="none")
-            axes.set(xticks=[], yticks=[])
-            axes.set_title(f"label {label}", loc="center", fontsize=8, fontweight="normal", pad=3)
-            mark, ink, weight = ("", INK, "normal") if right else ("✗ ", WRONG, "bold")
-            axes.set_xlabel(f"{mark}read {said}", fontsize=8, color=ink, fontweight=weight, labelpad=3)
-            frame, thickness = ("#c3c9d0", 0.8) if right else (WRONG, 2.2)
-            for spine in axes.spines.values():
-                spine.set(visible=True, color=frame, linewidth=thickness)
+        figure = canvas(WIDTH, 3.3)
+        grid = figure.subplots(1, len(panels), squeeze=False)
+        styles = _assign_styles(curve for _, own, _ in panels for curve in own)
+        for (ylabel, own, log_y), axes in zip(panels, grid.flat, strict=True):
+            _plot(axes, own, styles, False, log_y, None)
+            axes.set(xlabel=mathtext(xlabel), ylabel=mathtext(ylabel))
+            if mark is not None:
+                axes.axvline(mark[1], zorder=1.5, **_REFERENCE)
+        _add_legend(figure, styles, mark, False)
     return figure
+
+
+def ranked_panels(
+    panels: Sequence[tuple[str, Sequence[ArrayLike]]], x: ArrayLike, xlabel: str, ylabel: str, rank: str
+) -> Figure:
+    """Small multiples of many lines that have an order, such as layers by depth: the later, the lighter.
+
+    Args:
+        panels: a heading for each, and its lines in their order; a single one is drawn in ink.
+        x: of all lines.
+        xlabel: the horizontal axis, with its unit.
+        ylabel: the vertical axis, logarithmic, with its unit.
+        rank: what orders the lines, e.g. "block".
+
+    Returns:
+        The figure, 7 inches wide.
+
+    Raises:
+        FbpError: there is no panel.
+
+    Example:
+        >>> figure = fbp.report.ranked_panels([("W", [[1, 2], [3, 4]])], [1, 2], "epoch", "norm", "block")
+        >>> len(figure.axes[0].lines)
+        2
+    """
+    _check_panels(panels)
+    across = 2 if len(panels) in (2, 4) else min(len(panels), 3)
+    down = -(-len(panels) // across)
+    most = max(len(lines) for _, lines in panels)
+    shades = _DEPTHS(np.linspace(0, 0.86, max(most, 2)))
+    color = ScalarMappable(Normalize(0, max(most - 1, 1)), ListedColormap(shades))
+    with style():
+        figure = canvas(WIDTH, 0.9 + (1.9 if across > 1 else 3.0) * down)
+        grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.remove()
+        for index, ((heading, lines), axes) in enumerate(zip(panels, grid.flat, strict=False)):
+            for i, line in enumerate(lines):
+                ink = INK if len(lines) == 1 else shades[i]
+                axes.plot(np.asarray(x), _visible(line, True), color=ink, linewidth=1.2)
+            axes.set(yscale="log", xmargin=0.02)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+            axes.set_title(mathtext(heading), fontsize=FONT, fontweight="normal")
+            axes.tick_params(labelbottom=index + across >= len(panels))
+        figure.supxlabel(mathtext(xlabel), fontsize=FONT)
+        figure.supylabel(mathtext(ylabel), fontsize=FONT)
+        if most > 1:
+            bar = figure.colorbar(color, ax=list(grid.flat[: len(panels)]), shrink=0.6, aspect=30, pad=0.02)
+            bar.set_label(rank, fontsize=FONT)
+            ticks = np.unique(np.linspace(0, most - 1, min(most, 5)).round()).astype(int).tolist()
+            bar.set_ticks(ticks, labels=list(map(str, ticks)))
+            bar.outline.set_visible(False)
+    return figure
+
+
+def _check_panels(panels: Sequence[Any]) -> None:
+    if not panels:
+        raise FbpError("small multiples must have at least one panel, got none; give (title, curves) pairs")
 
 
 def _assign_styles(curves: Iterable[Curve]) -> dict[str, CurveStyle]:
@@ -196,6 +252,8 @@ def _plot(
     ends = [_draw(axes, curve, styles[curve.label], log_x, log_y) for curve in curves]
     if reference is not None:
         axes.axhline(reference[1], zorder=1.5, **_REFERENCE)
+    if not log_x and all(np.asarray(curve.x).dtype.kind in "iu" for curve in curves):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis, log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
         low, high = axis.get_view_interval()
         if log and low >= 1e-3 and high < 2e4:

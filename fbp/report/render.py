@@ -1,6 +1,7 @@
 """A report as the text of a page: numbers the blocks and fills the templates."""
 
 import base64
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import count
@@ -9,10 +10,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fbp.report import format, inline
-from fbp.report.document import Block, Figure, Report, Table, Text
+from fbp.report.document import Block, Figure, Listing, Report, Table, Text
 from fbp.report.style import Picture
 
 _CONTENTS_FROM = 4
+_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 _TEMPLATES = Environment(
     loader=PackageLoader("fbp.report"),
     autoescape=lambda name: name is not None and name.endswith(".html.j2"),
@@ -64,6 +66,11 @@ def render_pages(
 def _block(block: Block, numbers: Mapping[type, Any], pictures: Mapping[str, Picture]) -> dict[str, Any]:
     if isinstance(block, Text):
         return {"kind": "text", "paragraphs": inline.paragraphs(block.text)}
+    if isinstance(block, Listing):
+        text = block.text.translate(_CONTROLS)
+        # A fence of Markdown ends at the first line of as many backticks.
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+        return {"kind": "listing", "caption": block.caption, "text": text, "fence": fence}
     shared = {"number": next(numbers[type(block)]), "caption": block.caption}
     if isinstance(block, Table):
         columns = format.columns(block)

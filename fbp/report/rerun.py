@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fbp.environment import device, versions
 from fbp.errors import FbpError
-from fbp.report.write import MANIFEST, MANIFEST_SCHEMA, MANIFEST_VERSION, TABLE, device, versions
+from fbp.report.write import MANIFEST, MANIFEST_SCHEMA, MANIFEST_VERSION, PAGE, TABLE
 
 _RESULT = "result.json"
 
@@ -56,6 +57,8 @@ def rerun(folder: Path) -> Repetition:
         again = [*_arguments(then["command"]), "--out", str(out)]
         # In a session of its own, Ctrl-C reaches it by way of this program alone, which ends it and says so.
         done = subprocess.run(again, check=False, stdout=subprocess.PIPE, start_new_session=True)
+        # A training keeps its page inside its own folder.
+        out = out / PAGE if (out / PAGE).is_dir() else out
         if done.returncode or not (out / _RESULT).exists():
             raise FbpError(
                 f"a manifest's command must succeed in the working folder, got {then['command']!r}, which ended with "

@@ -2,11 +2,9 @@
 
 import csv
 import hashlib
-import importlib.metadata
 import io
 import json
 import os
-import platform
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from fbp.environment import device, versions
 from fbp.errors import FbpError
 from fbp.interrupts import postpone_interruptions
 from fbp.report import format, inline
@@ -25,6 +24,8 @@ from fbp.serialize import to_json
 SCHEMA, SCHEMA_VERSION = "fbp.report", 1
 MANIFEST_SCHEMA, MANIFEST_VERSION = "fbp.manifest", 1
 TABLE, MANIFEST = "data.csv", "manifest.json"
+PAGE = "report"
+"""The folder of the report in the folder of a training."""
 _OURS = frozenset({"report.html", "report.md", "figures", TABLE, "result.json", MANIFEST})
 
 
@@ -133,25 +134,6 @@ def read_stamp(file: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that compute, by name."""
-    installed = {"python": platform.python_version()}
-    for name in ("fbp", "jax", "jaxlib", "numpy"):
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            installed[name] = "not installed"
-    return installed
-
-
-def device() -> str:
-    """The accelerator, or the kind of machine whose CPU it is."""
-    import jax
-
-    kind = jax.devices()[0].device_kind
-    return f"{kind} ({platform.machine()}, {os.cpu_count()} cores)" if kind == "cpu" else kind
 
 
 class _Rehearsed(Exception):

@@ -9,3 +9,4 @@ from fbp.studies.flows import theory_rate as theory_rate
 from fbp.studies.frame import Draft as Draft
 from fbp.studies.frame import Study as Study
 from fbp.studies.frame import study as study
+from fbp.studies.runs import run_report as run_report

@@ -75,15 +75,19 @@ class Draft:
         """
         self.sections.append(Section(title, blocks))
 
-    def report(self) -> Report:
-        """The report, with the command that was typed."""
+    def report(self, command: str | None = None) -> Report:
+        """The report.
+
+        Args:
+            command: what remakes it; without it the command that was typed.
+        """
         return Report(
             title=self.title,
             question=self.question,
             findings=tuple(self.findings),
             setting=tuple(self.setting.items()),
             sections=tuple(self.sections),
-            command=typed_command(),
+            command=command or typed_command(),
             records=tuple(self.records),
             results=self.results,
             seed=self.seed,

@@ -1,7 +1,9 @@
 """Training: optimizers and schedules by name, a pure step, whole runs that lose nothing, evaluation, progress."""
 
 from fbp.training.evaluation import Evaluation as Evaluation
+from fbp.training.evaluation import Items as Items
 from fbp.training.evaluation import evaluate as evaluate
+from fbp.training.evaluation import evaluate_items as evaluate_items
 from fbp.training.failure import Disagreed as Disagreed
 from fbp.training.failure import Diverged as Diverged
 from fbp.training.failure import find_nonfinite as find_nonfinite

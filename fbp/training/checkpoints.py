@@ -113,6 +113,8 @@ def restore_checkpoint(found: Tensors, like: State) -> tuple[State, Progress]:
     told = found.facts["progress"]
     progress = Progress(**{name: told[name] for name in _NUMBERS})
     progress.best = float(told["best"])
+    # Whether it has ended is for the limits of now to say.
+    progress.stopped = None
     progress.history = list(read_epochs(found.facts["history"]))
     for name in _LISTS:
         setattr(progress, name, found.arrays[f"epoch.{name}"].tolist())

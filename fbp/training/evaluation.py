@@ -1,17 +1,19 @@
-"""The mean loss and the accuracy of a network over a data set."""
+"""The mean loss and the accuracy of a network over a data set, and what it makes of each item."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from fbp.errors import FbpError, check_count
 from fbp.layers import Affine, BatchNorm
 from fbp.losses import Loss
+from fbp.precision import widen
 from fbp.training.inputs import prepare_data, to_floats
-from fbp.training.step import Metrics, measure_batch
+from fbp.training.step import Metrics, are_labels, measure_batch
 from fbp.tree import rebuild
 from fbp.typing import Activations, Layer, Params, Targets
 
@@ -27,6 +29,22 @@ class Evaluation(NamedTuple):
 
     loss: float
     accuracy: float | None
+
+
+class Items(NamedTuple):
+    """What a network makes of each item of a data set: of each example, or of each position of each sequence.
+
+    Attributes:
+        losses: of the items, (m,) or (m, T).
+        predicted: the class with the largest output; None unless the targets are integer labels.
+        confidence: the output of that class, a probability where the loss makes the outputs probabilities; likewise.
+        outputs: A_L, the predictions of the network, (m, n_L); None where the targets are integer labels.
+    """
+
+    losses: np.ndarray
+    predicted: np.ndarray | None
+    confidence: np.ndarray | None
+    outputs: np.ndarray | None
 
 
 class Totals(NamedTuple):
@@ -73,16 +91,54 @@ def evaluate(
         >>> round(loss, 3)  # ln 10, a guess
         2.303
     """
+    X_device, Y_device = _check_data(net, loss, params, X, Y, batch_size)
+    m = Y_device.shape[0]
+    sums = sum_examples(params, X_device, Y_device, net=net, loss=loss, batch_size=min(int(batch_size), m))
+    return take_means(sums, m)
+
+
+def evaluate_items(
+    net: Layer, loss: Loss, params: Params, X: ArrayLike, Y: ArrayLike, *, batch_size: int = 1000
+) -> Items:
+    """What a network makes of each item, without dropout: which ones it gets wrong, and how sure it is.
+
+    Args:
+        net: a network; batch normalization must have been replaced by population statistics.
+        loss: a loss of its last pre-activation.
+        params: its parameters.
+        X: (m, n_0), any float dtype; the computation runs in that of the parameters.
+        Y: targets, as the loss takes them, one row per example.
+        batch_size: the number of examples computed at a time; it changes memory and speed, not the result.
+
+    Raises:
+        FbpError: as `evaluate`.
+
+    Example:
+        >>> net = fbp.mlp((784, 10), init="zeros")
+        >>> params, _ = net.init(jax.random.key(0))
+        >>> digits = fbp.data.load()
+        >>> part = digits.test_X[:5], digits.test_Y[:5]
+        >>> items = fbp.training.evaluate_items(net, fbp.SoftmaxCrossEntropy(), params, *part)
+        >>> items.losses.shape, round(float(items.confidence[0]), 3)
+        ((5,), 0.1)
+    """
+    X_device, Y_device = _check_data(net, loss, params, X, Y, batch_size)
+    m = Y_device.shape[0]
+    computed = _compute_items(params, X_device, Y_device, net=net, loss=loss, batch_size=min(int(batch_size), m))
+    return Items(*jax.tree.map(lambda x: np.asarray(x)[:m], computed))
+
+
+def _check_data(
+    net: Layer, loss: Loss, params: Params, X: ArrayLike, Y: ArrayLike, batch_size: int
+) -> tuple[Activations, Targets]:
+    """The data on the device, for a network that does not look at its batch."""
     check_count("batch_size", batch_size)
     if rebuild(net, lambda layer: Affine() if isinstance(layer, BatchNorm) else layer) != net:
         raise FbpError(
             "the result must not depend on the batches, got a network with batch normalization; first take "
             "net, params = fbp.with_population_statistics(net, params, X) with the training inputs"
         )
-    X_device, Y_device = prepare_data(net, loss, params, X, Y)
-    m = Y_device.shape[0]
-    sums = sum_examples(params, X_device, Y_device, net=net, loss=loss, batch_size=min(int(batch_size), m))
-    return take_means(sums, m)
+    return prepare_data(net, loss, params, X, Y)
 
 
 @jax.jit(static_argnames=("net", "loss", "batch_size"))
@@ -109,6 +165,24 @@ def sum_examples(
     metrics = jax.lax.map(measure, _make_batches(m, batch_size))
     per_batch = metrics.loss * metrics.examples if loss.reduction == "mean" else metrics.loss
     return Totals(jnp.sum(per_batch), None if metrics.correct is None else jnp.sum(metrics.correct))
+
+
+@jax.jit(static_argnames=("net", "loss", "batch_size"))
+def _compute_items(
+    params: Params, X: Activations, Y: Targets, *, net: Layer, loss: Loss, batch_size: int
+) -> tuple[Array | None, ...]:
+    """The fields of `Items`."""
+
+    def compute(rows: Int[Array, " b"]) -> tuple[Array | None, ...]:
+        own_X, own_Y = jax.tree.map(lambda x: x[rows], (X, Y))
+        Z = widen(net.forward(params, to_floats(net, params, own_X))[0])
+        losses, A = loss.per_example(Z, own_Y), loss.output(Z)
+        if are_labels(own_Y, Z):
+            return losses, jnp.argmax(Z, axis=-1), jnp.max(A, axis=-1), None
+        return losses, None, None, A
+
+    found = jax.lax.map(compute, _make_batches(Y.shape[0], batch_size)[0])
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
 
 def _make_batches(m: int, batch_size: int) -> tuple[Int[Array, "count batch_size"], Float[Array, "count batch_size"]]:

@@ -22,7 +22,6 @@ from fbp.training.results import Fitted
 from fbp.training.step import Method, State
 from fbp.tree import instrument, map_layers, name_layers, run_instrumented, unstack
 from fbp.typing import Activations, Cache, Key, Layer, Params, Targets, Visit, Weights, Wrapper
-from fbp.verify import compare
 
 if TYPE_CHECKING:
     from fbp.training.run import Run
@@ -172,6 +171,9 @@ def _is_finite(tree: Any) -> Array:
 def _check_agreement(
     method: Method, before: State, block: Block, first: int, found: np.ndarray, steps_before: int, run: "Run | None"
 ) -> None:
+    # Imported by those who need it: it takes longer than the rest of training.
+    from fbp.verify import compare
+
     limit = SUSPICIOUS * jnp.finfo(method.compute or jax.tree.leaves(before.params)[0].dtype).eps
     for i in np.flatnonzero(~(found <= limit)):
         state, problem = _before(method, before, block, first, int(i))

@@ -23,7 +23,7 @@ from fbp.training.evaluation import Evaluation, sum_examples, take_means
 from fbp.training.failure import Diverged, check_steps
 from fbp.training.feed import Block, Feed
 from fbp.training.history import Epoch, History
-from fbp.training.inputs import Data, Held, check_statistics, prepare_feed, prepare_validation, to_floats
+from fbp.training.inputs import Data, Held, as_array, check_statistics, prepare_feed, prepare_validation, to_floats
 from fbp.training.loop import Taken, run_steps
 from fbp.training.monitor import Detail, Monitor
 from fbp.training.results import Fitted, Moment
@@ -162,7 +162,7 @@ def fit(
     check_seed(seed)
     method = Method(net, loss, optimizer, gradient, trained, compute, clip_examples)
     watched = Monitor.named(monitor)
-    params = jax.tree.map(jnp.asarray, params)
+    params = jax.tree.map(lambda x: jax.device_put(as_array(x)), params)
     feed, held_out = prepare_feed(
         method, params, data, validation_split, batch_size=batch_size, seed=seed, steps_per_epoch=steps_per_epoch
     )
@@ -170,7 +170,9 @@ def fit(
     held_out = prepare_validation(method, params, validation, held_out)
     if held_out is not None or out is not None:
         check_statistics(method, params, feed)
-    state = initial_state(params, optimizer, jax.random.key(int(seed)), trained)
+    # One compiled program: operation by operation it would be dozens.
+    begin = jax.jit(lambda params, seed: initial_state(params, optimizer, jax.random.key(seed), method.trained))
+    state = begin(params, jnp.uint32(seed))
     with nullcontext() if out is None else Run.open(out, method, feed, seed, resume) as run:
         return Training(method, watched, feed, held_out, limits, tuple(callbacks), on_steps, run, state).finish()
 

@@ -123,8 +123,7 @@ def prepare_validation(
     given = held_out if validation is None else _pair(validation)
     if given is None:
         return None
-    X, Y = prepare_data(method.net, method.loss, params, *given)
-    return to_floats(method.net, params, X), Y
+    return prepare_data(method.net, method.loss, params, *given)
 
 
 def check_statistics(method: Method, params: Params, feed: Feed) -> None:
@@ -190,15 +189,23 @@ def _convert(net: Layer, params: Params, X: Any, Y: ArrayLike) -> tuple[Activati
         validate(np.asarray(X).reshape(len(np.asarray(X)), -1) if net.takes_integers else X, Y)
 
     def convert(x: Any) -> Any:
-        x = jnp.asarray(x)
         if jnp.issubdtype(x.dtype, jnp.floating):
-            return x.astype(_dtype(params, x.dtype))
-        return x.astype(jnp.int32) if net.takes_integers else x
+            return put(x, _dtype(params, x.dtype))
+        return put(x, jnp.int32 if net.takes_integers else x.dtype)
 
-    Y_device = jnp.asarray(Y)
-    if jnp.issubdtype(Y_device.dtype, jnp.integer):
-        Y_device = Y_device.astype(jnp.int32)
-    return jax.tree.map(convert, X) if isinstance(X, dict | tuple) else convert(X), Y_device
+    def put(x: Any, dtype: Any) -> Any:
+        # Converted where it is: on the device each shape would be a program to compile.
+        return jax.device_put(x.astype(dtype) if x.dtype != dtype else x)
+
+    targets = as_array(Y)
+    labels = jnp.int32 if jnp.issubdtype(targets.dtype, jnp.integer) else targets.dtype
+    inputs = jax.tree.map(lambda x: convert(as_array(x)), X) if isinstance(X, dict | tuple) else convert(as_array(X))
+    return inputs, put(targets, labels)
+
+
+def as_array(x: Any) -> Any:
+    """An array of JAX as it is, anything else as one of NumPy."""
+    return x if isinstance(x, jax.Array) else np.asarray(x)
 
 
 def _pair(data: Any) -> Held:
@@ -208,7 +215,6 @@ def _pair(data: Any) -> Held:
             "give fit(net, loss, params, (X, Y), ...)"
         )
     X, Y = data
-    as_array = lambda x: x if isinstance(x, np.ndarray | jax.Array) else np.asarray(x)
     return (jax.tree.map(as_array, X) if isinstance(X, dict | tuple) else as_array(X)), as_array(Y)
 
 

@@ -51,11 +51,6 @@ def run_steps(method: Method, monitor: Monitor | None, state: State, block: Bloc
     return state, Taken(cut(metrics, first, count), cut(readings, 0, int(np.max(slots))), finite)
 
 
-def compile_steps(method: Method, monitor: Monitor | None, state: State, block: Block) -> None:
-    """Compile `run_steps` for such a block, without taking a step."""
-    _run.lower(state, *block, 0, 0, method=method, monitor=monitor).compile()
-
-
 @partial(jax.jit, static_argnames=("method", "monitor"))
 def _run(
     state: State,

@@ -86,12 +86,12 @@ def load_replay(path: str | Path, net: Layer | None = None, loss: Loss | None = 
         )
     own_net: Layer = _own("net", "network", net, found, path)
     own_loss: Loss = _own("loss", "loss", loss, found, path)
-    X = jax.tree.map(jax.numpy.asarray, _as_tree({k: x for k, x in found.arrays.items() if k.split(".")[0] == "X"}))
+    X = jax.tree.map(jax.device_put, _as_tree({k: x for k, x in found.arrays.items() if k.split(".")[0] == "X"}))
     shape = jax.tree.map(lambda x: x.shape[1:], X)
     like = jax.eval_shape(lambda: own_net.init(jax.random.key(0), shape)[0])
     saved = {name: array for name, array in found.arrays.items() if name.startswith("params.")}
     params = restore_leaves(like, saved, "params", any_dtype=True)
-    Y, weights, key = (jax.numpy.asarray(found.arrays[name]) for name in ("Y", "weights", "key"))
+    Y, weights, key = (jax.device_put(found.arrays[name]) for name in ("Y", "weights", "key"))
     problem = Problem(own_net, own_loss, params, X, Y, weights, jax.random.wrap_key_data(key))
     return Replay(problem, int(found.facts["step"]), str(found.facts["reason"]))
 

@@ -19,10 +19,10 @@ from typing import Any, TypeAlias
 import jax
 
 from fbp.description import describe, list_differences
+from fbp.environment import device, versions
 from fbp.errors import FbpError
 from fbp.files import remove_leftovers, replacing
 from fbp.losses import Loss
-from fbp.report.write import device, versions
 from fbp.serialize import plain, to_json
 from fbp.tensors import name_leaves, save_tensors
 from fbp.training.checkpoints import Progress, list_checkpoints, read_newest, restore_checkpoint, save_checkpoint
