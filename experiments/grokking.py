@@ -129,16 +129,14 @@ def grokking(draft: Draft) -> None:
     data = fbp.data.load(f"modular({MODULUS})")
     draft.data[data.name] = data.sha256
     shown = round(SHOWN * MODULUS**2)
-    parts = [
-        (jnp.asarray(X), jnp.asarray(Y[:, -1]))
-        for X, Y in ((data.train_X[:shown], data.train_Y[:shown]), (data.test_X, data.test_Y))
-    ]
+    taught = jnp.asarray(data.train_X[:shown]), jnp.asarray(data.train_Y[:shown, -1])
+    others = jnp.asarray(data.test_X), jnp.asarray(data.test_Y[:, -1])
     draft.setting = {"network": f"{DEPTH} block of width {WIDTH}, {HEADS} heads", "sums shown": shown}
-    draft.setting |= {"other sums": len(parts[1][1]), "batch": BATCH, "seeds": seeds, "rate": RATE, "decay": decays}
+    draft.setting |= {"other sums": len(others[1]), "batch": BATCH, "seeds": seeds, "rate": RATE, "decay": decays}
     runs = {}
     for decay in decays:
         draft.progress(f"weight decay {decay:g}")
-        runs[decay] = train(build(), *parts, decay, seeds, epochs, every)
+        runs[decay] = train(build(), taught, others, decay, seeds, epochs, every)
         draft.records += list(list_records(decay, runs[decay]))
     report(draft, runs)
 
@@ -219,7 +217,9 @@ def compare_delays(first) -> list[str]:
     if not ratios:
         return []
     told = "; ".join(f"{number(float(np.median(x)), 2)} at decay {decay:g}" for decay, x in ratios.items())
-    return [f"Where every run came to know the others, it needed, in units of the steps for those shown: {told}."]
+    return [
+        f"Steps until the others are known over those for the sums shown, medians where all runs came to it: {told}."
+    ]
 
 
 def add_figures(draft: Draft, runs: dict[float, Seen], rows, last: int) -> None:

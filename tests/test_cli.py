@@ -1,5 +1,6 @@
 """The command line: what it prints, its exit status, and that a mistake is one line and leaves nothing behind."""
 
+import csv
 import gzip
 import json
 import re
@@ -122,6 +123,72 @@ def test_train_takes_every_kind_of_network(run, tiny, options):
     status, out, _ = run("train", *SMALL, "--data", tiny, "--epochs", "2", *options)
     assert status == 0
     assert "test loss" in out
+
+
+def test_many_runs_are_those_of_their_seeds(run, tiny):
+    words = ("train", *SMALL, "--data", tiny, "--epochs", "3", "--seed", "4", "--json")
+    status, out, err = run(*words, "--seeds", "2", "--learning-rates", "0.03,0.01", "--out", "many")
+    *history, result = map(json.loads, out.splitlines())
+    assert (status, err) == (0, "")
+    assert [len(epoch["runs"]) for epoch in history] == [4, 4, 4]
+    labels = [(one["run"], one["seed"], one["learning_rate"]) for one in result["tests"]]
+    assert labels == [(0, 4, 0.03), (1, 5, 0.03), (2, 4, 0.01), (3, 5, 0.01)]
+    for number, seed, rate in labels:
+        own = ("train", *SMALL, "--data", tiny, "--epochs", "3", "--seed", seed, "--learning-rate", rate, "--json")
+        *epochs, single = map(json.loads, run(*map(str, own))[1].splitlines())
+        assert single["test"]["loss"] == pytest.approx(result["tests"][number]["loss"], rel=1e-4)
+        assert epochs[-1]["validation_loss"] == pytest.approx(history[-1]["runs"][number]["validation_loss"], rel=1e-4)
+    evaluated = json.loads(run("evaluate", "many", "--run", "2", "--json")[1])
+    assert evaluated["test"]["loss"] == result["tests"][2]["loss"]
+    assert run("summary", "many", "--run", "1")[0] == 0
+    with open("many/history.csv", encoding="utf-8") as file:
+        assert [row["run"] for row in csv.DictReader(file)] == [str(number) for number in range(4) for _ in range(3)]
+    for words, said in (
+        (("evaluate", "many"), "one of the 4 runs in many must be chosen, got None"),
+        (("train", "--resume", "many"), "many runs must be trained in one go, got --resume many"),
+    ):
+        status, _, err = run(*words)
+        assert status == 2
+        assert said in err
+
+
+def test_many_runs_say_what_they_lose_mean_and_spread(run, tiny):
+    words = ("train", "--layers", "784,8,10", "--data", tiny, "--epochs", "2", "--optimizer", "sgd", "--init", "lsuv")
+    status, out, err = run(*words, "--learning-rates", "0.1,1e30", "--seeds", "2", "--out", "many")
+    assert status == 0
+    assert err.startswith(
+        "many runs are saved in many at the end and at Ctrl-C, and cannot be resumed\nepoch 1  rate 0.1"
+    )
+    assert "2 of 2 diverged" in err
+    assert re.search(r"rate 0.1  all seeds  test loss [\d.]+±[\d.]+  accuracy [\d.]+±[\d.]+%", out)
+    assert out.splitlines()[-1].endswith("2 of 4 runs diverged")
+    status, _, _ = run(*words, "--learning-rates", "1e30", "--out", "lost")
+    assert status == 4
+
+
+def test_many_transformers(run):
+    words = ("train", "--network", "gpt", "--data", "modular(5)", "--width", "8", "--depth", "1", "--heads", "2")
+    status, out, _ = run(*words, "--epochs", "1", "--seeds", "2")
+    assert status == 0
+    assert "run 1  seed 1  test loss" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--seeds", "0"), "--seeds must be a positive integer"),
+        (("--seeds", "2", "--seed", "4294967295"), "--seed and --seeds must stay below"),
+        (("--learning-rates", "0.1,x"), "--learning-rates must be numbers with commas between them, got '0.1,x'"),
+        (("--learning-rates", "0.1,-1"), "the learning rate must be finite and at least 0, got -1.0"),
+        (("--seeds", "2", "--gradient", "both"), "--gradient must be manual or autodiff with many runs"),
+        (("--seeds", "2", "--patience", "3"), "--patience must be left out with many runs"),
+        (("--seeds", "100000000"), "a network and its gradients must fit"),
+    ],
+)
+def test_many_runs_refuse(run, tiny, words, said):
+    status, _, err = run("train", *SMALL, "--data", tiny, *words)
+    assert status == 2
+    assert said in err
 
 
 def test_train_takes_tables_and_arrays_on_disk(run, tmp_path):

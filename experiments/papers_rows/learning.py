@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array
 
 import fbp
@@ -140,13 +141,15 @@ def coordinate_check(widths: Sequence[int], networks: int) -> dict[str, np.ndarr
 def _measure_changes(net: fbp.Layer, params, X: np.ndarray, Y: np.ndarray, rates: np.ndarray) -> Array:
     """The root mean square change of the logits by one step, for each network; one rate for each layer."""
 
-    def move(p, d, rate):
-        return jax.tree.map(lambda p, d: p - rate * d, p, d)
+    descend = lambda d_params, _: tuple(
+        jax.tree.map(partial(jnp.multiply, -rate), d) for d, rate in zip(d_params, rates, strict=True)
+    )
+    rule = optax.stateless(descend)
+    step = fbp.training.train_step(net, LOSS, rule)
 
     def one(network):
         params, X, Y = network
-        _, d_params = fbp.value_and_grad(net, LOSS)(params, X, Y)
-        moved = tuple(map(move, params, d_params, rates))
-        return jnp.sqrt(jnp.mean(jnp.square(net.forward(moved, X)[0] - net.forward(params, X)[0])))
+        state, _ = step(fbp.training.initial_state(params, rule), X, Y)
+        return jnp.sqrt(jnp.mean(jnp.square(net.forward(state.params, X)[0] - net.forward(params, X)[0])))
 
     return jax.lax.map(one, (params, X, Y))
