@@ -208,7 +208,7 @@ def report(draft: Draft, runs: dict[float, Seen]) -> None:
 
 
 def compare_delays(first) -> list[str]:
-    """How much later the others are known than those that are shown, by weight decay, for the decays with which every run came to that."""
+    """How much later the others are known than those that are shown, by weight decay, if all runs came to that."""
     ratios = {
         decay: known / heart
         for decay, (heart, known) in first.items()
