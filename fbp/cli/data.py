@@ -1,6 +1,9 @@
 """The data that a command line names, for networks of examples."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from fbp.config import Demand, NetworkConfig
 from fbp.errors import FbpError, check_count
@@ -27,8 +30,35 @@ def load_examples(source: str | None, scaled: bool = True) -> "Dataset":
     return data
 
 
+@contextmanager
+def reading(read: Callable[..., "Dataset"], *args: Any) -> Iterator[Callable[[], "Dataset"]]:
+    """Read data in a thread while the body does something else, such as importing JAX.
+
+    Args:
+        read: called with the arguments.
+        args: for it.
+
+    Yields:
+        A function that waits for the data, and raises what reading them raised.
+    """
+    # Imported here first: two threads must not import one module.
+    import fbp.data  # noqa: F401
+
+    pool = ThreadPoolExecutor(1)
+    try:
+        yield pool.submit(read, *args).result
+    finally:
+        # What fails meanwhile is told at once.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
 def load_fitting(
-    source: str | None, network: NetworkConfig, demand: Demand, batch_size: int, scaled: bool = True
+    source: str | None,
+    network: NetworkConfig,
+    demand: Demand,
+    batch_size: int,
+    scaled: bool = True,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> "Dataset":
     """Load examples once the network is known to be sound: a slip in its words is told before anything is read.
 
@@ -38,6 +68,7 @@ def load_fitting(
         demand: what the command holds in memory.
         batch_size: the examples of a batch.
         scaled: as for `fbp.data.load`.
+        meanwhile: is called while the data are read, once the network is known to be sound.
 
     Raises:
         FbpError: the network is not sound, the data cannot be loaded, or they do not fit each other or the memory.
@@ -45,9 +76,11 @@ def load_fitting(
     check_count("--batch-size", batch_size)
     # Before JAX is imported, which takes longer than all the rest.
     network.check_memory(demand, 1)
-    network.network()
-    network.objective()
-    data = load_examples(source, scaled)
+    with reading(load_examples, source, scaled) as data_of:
+        network.network()
+        network.objective()
+        meanwhile()
+        data = data_of()
     network.check(data.train_X.shape[1], data.classes)
     network.check_memory(demand, min(batch_size, len(data.train_X)))
     return data

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fbp.cli.data import load_fitting
-from fbp.config import TRAINING, Demand, NetworkConfig, TrainingConfig, TransformerConfig, check_unused
+from fbp.config import TRAINING, Demand, NetworkConfig, TrainingConfig, TransformerConfig, check_unused, draw_parameters
 from fbp.errors import FbpError, check_seed
 
 if TYPE_CHECKING:
@@ -117,14 +117,20 @@ def _make_mlp(
     source: str, mlp: NetworkConfig, transformer: TransformerConfig, training: TrainingConfig, demand: Demand
 ) -> Subject:
     check_unused("mlp", transformer)
-    data = load_fitting(source, mlp, demand, training.batch_size, scaled=False)
+    drawn: list[Params] = []
+
+    def draw() -> None:
+        if mlp.init != "lsuv":
+            drawn.append(draw_parameters(mlp.network(), mlp.seed))
+
+    data = load_fitting(source, mlp, demand, training.batch_size, scaled=False, meanwhile=draw)
     import jax
+
+    from fbp.data import scale
 
     net, loss = mlp.network(), mlp.objective()
     train, test = arrange(data, net, loss)
-    from fbp.data import scale
-
-    params = mlp.parameters(jax.numpy.asarray(scale(data.train_X[:1000])))
+    params = drawn[0] if drawn else mlp.parameters(jax.numpy.asarray(scale(data.train_X[:1000])))
     return Subject(net, loss, params, *train, *test, data, training)
 
 
@@ -148,8 +154,6 @@ def _make_gpt(
             raise FbpError(f"--{name} must be that of the data, {size}, got {typed}; leave it out")
     transformer = replace(transformer, **sizes)
     transformer.check_memory(demand, training.batch_size)
-    import jax
-
     from fbp.losses import SoftmaxCrossEntropy
 
     net, loss = transformer.network(mlp.dropout), SoftmaxCrossEntropy()
@@ -161,5 +165,5 @@ def _make_gpt(
         data = replace(data, train_X=data.train_X[:-held], train_Y=data.train_Y[:-held])
         training = replace(training, validation_split=0.0)
     train, test = arrange(data, net, loss)
-    params = jax.jit(lambda key: net.init(key)[0])(jax.random.key(mlp.seed))
+    params = draw_parameters(net, mlp.seed)
     return Subject(net, loss, params, *train, *test, data, training, validation)

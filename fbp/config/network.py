@@ -138,13 +138,10 @@ class NetworkConfig:
 
     def parameters(self, X: "Float[Array, 'm n_in']") -> "Params":
         """The initial parameters; LSUV scales them by a batch of inputs, X."""
-        import jax
-
         from fbp.calibration import lsuv
 
         net = self.network()
-        # One compiled program: operation by operation it would be many.
-        params = jax.jit(lambda key: net.init(key)[0])(jax.random.key(self.seed))
+        params = draw_parameters(net, self.seed)
         return lsuv(net, params, X) if self.init == "lsuv" else params
 
     def targets(self, Y: "ArrayLike") -> "Num[Array, '...']":
@@ -223,6 +220,20 @@ class TransformerConfig:
 
         tokens = jax.random.randint(jax.random.key(seed), (examples, self.length + 1), 0, self.vocabulary)
         return tokens[:, :-1], tokens[:, 1:]
+
+
+def draw_parameters(net: "Serial | Network", seed: int) -> "Params":
+    """The initial parameters, by one compiled program: operation by operation it would be dozens.
+
+    Args:
+        net: a network that knows the shape of its inputs.
+        seed: of the draw.
+    """
+    import jax
+
+    # It runs once: what optimization would save is less than it takes.
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(lambda seed: net.init(jax.random.key(seed))[0], compiler_options=options)(jax.numpy.uint32(seed))
 
 
 def check_unused(kind: str, options: Any, *, shared: tuple[str, ...] = ()) -> None:

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import optax
 
 from fbp.backprop import Only
-from fbp.calibration import with_population_statistics
 from fbp.errors import FbpError, check_count, check_seed
 from fbp.interrupts import postpone_interruptions
 from fbp.losses import Loss
@@ -23,7 +22,7 @@ from fbp.training.evaluation import Evaluation, sum_examples, take_means
 from fbp.training.failure import Diverged, check_steps
 from fbp.training.feed import Block, Feed
 from fbp.training.history import Epoch, History
-from fbp.training.inputs import Data, Held, as_array, check_statistics, prepare_feed, prepare_validation, to_floats
+from fbp.training.inputs import Data, Held, as_array, check_statistics, for_use, prepare_feed, prepare_validation
 from fbp.training.loop import Taken, run_steps
 from fbp.training.monitor import Detail, Monitor
 from fbp.training.results import Fitted, Moment
@@ -352,6 +351,4 @@ class Training:
 
     def _for_use(self, params: Params) -> tuple[Layer, Params]:
         """The network without batches in its statistics."""
-        first = next(iter(self.feed.blocks(1, 0)))
-        net, size = self.method.net, self.feed.batch_size
-        return with_population_statistics(net, params, to_floats(net, params, first.X), batch_size=size)
+        return for_use(self.method.net, params, lambda: next(iter(self.feed.blocks(1, 0))).X, self.feed.batch_size)

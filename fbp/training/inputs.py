@@ -13,9 +13,11 @@ from fbp.calibration import with_population_statistics
 from fbp.data import Dataset, validate
 from fbp.data.arrays import check_labels, split_rows
 from fbp.errors import FbpError, check_count, describe_exception
+from fbp.layers import BatchNorm
 from fbp.losses import Loss
 from fbp.training.feed import RESIDENT_BYTES, Feed, Made, Resident, Streamed
 from fbp.training.step import Method, are_labels
+from fbp.tree import list_layers
 from fbp.typing import Activations, Layer, Params, Targets
 
 Held: TypeAlias = tuple[Any, Any]
@@ -128,14 +130,8 @@ def prepare_validation(
 
 def check_statistics(method: Method, params: Params, feed: Feed) -> None:
     """Refuse before the first epoch, not after it, what taking population statistics would refuse."""
-    X, batch_size = next(iter(feed.blocks(1, 0))).X, feed.batch_size
-    jax.eval_shape(
-        lambda params, X: with_population_statistics(
-            method.net, params, to_floats(method.net, params, X), batch_size=batch_size
-        )[1],
-        params,
-        X,
-    )
+    X = next(iter(feed.blocks(1, 0))).X
+    jax.eval_shape(lambda params, X: for_use(method.net, params, lambda: X, feed.batch_size)[1], params, X)
 
 
 def prepare_data(net: Layer, loss: Loss, params: Params, X: Any, Y: ArrayLike) -> tuple[Activations, Targets]:
@@ -164,6 +160,20 @@ def prepare_data(net: Layer, loss: Loss, params: Params, X: Any, Y: ArrayLike) -
         check_labels(np.asarray(Y).reshape(-1), Z.shape[-1], "Y")
     jax.eval_shape(lambda params, X, Y: loss_value(net, loss, params, X, Y), params, floats, Y_device)
     return X_device, Y_device
+
+
+def for_use(net: Layer, params: Params, inputs: Callable[[], Activations], batch_size: int) -> tuple[Layer, Params]:
+    """The network for inference, with population statistics where it normalizes by its batch.
+
+    Args:
+        net: a network.
+        params: its parameters.
+        inputs: gives the training inputs, which are asked for only where they are needed.
+        batch_size: examples per batch, as in training.
+    """
+    if not any(isinstance(layer, BatchNorm) for layer in list_layers(net)):
+        return net, params
+    return with_population_statistics(net, params, to_floats(net, params, inputs()), batch_size=batch_size)
 
 
 def to_floats(net: Layer, params: Params, X: Activations) -> Activations:

@@ -13,7 +13,6 @@ import optax
 from jaxtyping import Array, Int
 
 from fbp.backprop import Only
-from fbp.calibration import with_population_statistics
 from fbp.errors import FbpError
 from fbp.interrupts import postpone_interruptions
 from fbp.layers import BatchNorm
@@ -25,7 +24,7 @@ from fbp.training.feed import Block, Together
 from fbp.training.fit import Limits, Training, check_length
 from fbp.training.fitted_many import EpochOfRuns, FittedMany
 from fbp.training.history import History
-from fbp.training.inputs import Data, Held, check_statistics, prepare_validation, to_floats
+from fbp.training.inputs import Data, Held, check_statistics, for_use, prepare_validation
 from fbp.training.loop import Taken
 from fbp.training.many_inputs import (
     ByRate,
@@ -245,7 +244,7 @@ class _Many(Training):
         params, X = jax.tree.map(lambda x: x[run], self.state.params), feed.X
         if feed.index is not None:
             X = jax.tree.map(lambda x: x[feed.index], X)
-        return with_population_statistics(net, params, to_floats(net, params, X), batch_size=feed.batch_size)
+        return for_use(net, params, lambda: X, feed.batch_size)
 
 
 @partial(jax.jit, static_argnames=("net", "loss", "batch_size"))
