@@ -208,7 +208,7 @@ def report(draft: Draft, runs: dict[float, Seen]) -> None:
 
 
 def compare_delays(first) -> list[str]:
-    """How much later the others are known than those that are shown, by weight decay, where every run came to that."""
+    """How much later the others are known than those that are shown, by weight decay, if all runs came to that."""
     ratios = {
         decay: known / heart
         for decay, (heart, known) in first.items()
@@ -217,9 +217,7 @@ def compare_delays(first) -> list[str]:
     if not ratios:
         return []
     told = "; ".join(f"{number(float(np.median(x)), 2)} at decay {decay:g}" for decay, x in ratios.items())
-    return [
-        f"Steps until the others are known over those for the sums shown, medians where all runs came to it: {told}."
-    ]
+    return [f"Steps until the others are known, over those for the sums shown, in the median: {told}."]
 
 
 def add_figures(draft: Draft, runs: dict[float, Seen], rows, last: int) -> None:

@@ -120,7 +120,10 @@ def stack_params(params: Any, seeds: tuple[int, ...]) -> Params:
         FbpError: they have no such axis.
     """
     if callable(params):
-        return jax.jit(jax.vmap(params))(_stack_keys(seeds))
+        # One after the other: the mapped program would compile for longer than all of them take.
+        initialize = jax.jit(params)
+        first, *others = (initialize(jax.random.key(seed)) for seed in seeds)
+        return jax.tree.map(lambda *x: jnp.stack(x), first, *others)
     stacked = jax.tree.map(jnp.asarray, params)
     for leaf in jax.tree.leaves(stacked):
         if leaf.shape[:1] != (len(seeds),):
