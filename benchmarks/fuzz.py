@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import cyclopts
+import fuzz_runs as runs
 import numpy as np
 from mutations import Rng, mutate
 from PIL import Image
@@ -39,6 +40,8 @@ OUTCOMES = ("loaded", "refused", "crashed", "memory", "slow", "died", "message")
 """Of a file: it is loaded, or refused; an error is not ours, memory runs out, it takes long, the process ends, or the
 refusal is not one line that says what must hold, what was received and what to do."""
 GOOD = OUTCOMES[:2]
+FORMS = (" must ", "got ", "; "), ("unknown ", "known are ")
+"""Of a refusal: what must hold, what was received, what to do; or a name that is unknown, and those that are known."""
 
 
 class Format(NamedTuple):
@@ -184,6 +187,11 @@ FORMATS = (
     Format("bmp", "x.bmp", image("BMP"), _as_example),
     Format("ppm", "x.ppm", image("PPM"), _as_example),
     Format("webp", "x.webp", image("WEBP"), _as_example),
+    Format("safetensors", "weights.safetensors", runs.weights, runs.load_run(0)),
+    Format("safetensors, JSON", "weights.safetensors", runs.weights_facts, runs.load_run(0), runs.sealed_weights),
+    Format("checkpoint, JSON", runs.CHECKPOINT, runs.checkpoint_facts, runs.load_run(1), runs.sealed_checkpoint),
+    Format("toml", "run.toml", runs.options, runs.read_options),
+    Format("json", "data.json", runs.data_facts, runs.read_data_facts),
     Format("image folder", "a/0.png", image("PNG"), _of_class_folder, companions=_other_image),
 )
 
@@ -220,7 +228,7 @@ def judge(load: Callable[[Path], Any], path: Path) -> tuple[str, str]:
         causes = [refusal.__cause__, refusal.__context__]
         if any(isinstance(cause, MemoryError) for cause in causes):
             outcome = "memory"
-        elif "\n" in error or not all(part in error for part in (" must ", "got ", "; ")):
+        elif "\n" in error or not any(all(part in error for part in form) for form in FORMS):
             outcome = "message"
     except MemoryError as failure:
         outcome, error = "memory", describe_exception(failure)

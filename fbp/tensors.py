@@ -6,7 +6,8 @@ all of it lies in the header, so that a damaged file is told from a good one.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ def save_tensors(path: Path, arrays: Mapping[str, Any], facts: Mapping[str, Any]
     own = {name: np.array(array, order="C") for name, array in arrays.items()}
     text = to_json_line(facts)
     # One entry: several would be written in an order of their own each time.
-    content = save(own, {_KEY: f"{_digest(own, text)} {text}"})
+    content = save(own, {_KEY: f"{digest(own, text)} {text}"})
     with replacing(path) as new:
         new.write_bytes(content)
 
@@ -75,10 +76,10 @@ def load_tensors(path: Path) -> Tensors:
     try:
         length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + length])
-        digest, _, text = header["__metadata__"][_KEY].partition(" ")
+        kept, _, text = header["__metadata__"][_KEY].partition(" ")
         facts = json.loads(text)
         arrays = load(content)
-        is_whole = _digest(arrays, text) == digest and isinstance(facts, dict)
+        is_whole = digest(arrays, text) == kept and isinstance(facts, dict)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise FbpError(
             f"a file of weights must be whole and written by fbp, got {path} ({describe_exception(error)}); "
@@ -87,6 +88,26 @@ def load_tensors(path: Path) -> Tensors:
     if not is_whole:
         raise FbpError(f"a file of weights must hold what was written, got {path} with other bytes; use another one")
     return Tensors(arrays, facts)
+
+
+@contextmanager
+def understand(path: Path) -> Iterator[None]:
+    """Refuse a file that is whole but does not say what fbp writes: whatever reading it raises is the file's fault.
+
+    Args:
+        path: the file, for the message.
+
+    Raises:
+        FbpError: the body raises something.
+    """
+    try:
+        yield
+    except FbpError:
+        raise
+    except Exception as error:
+        raise FbpError(
+            f"a file of a run must say what fbp writes, got {path} ({describe_exception(error)}); use another one"
+        ) from error
 
 
 def name_leaves(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
@@ -148,7 +169,13 @@ def _is_key(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _digest(arrays: Mapping[str, np.ndarray], text: str) -> str:
+def digest(arrays: Mapping[str, np.ndarray], text: str) -> str:
+    """What tells a file from one that was changed.
+
+    Args:
+        arrays: by name.
+        text: the JSON beside them.
+    """
     sha256 = hashlib.sha256(text.encode())
     for name in sorted(arrays):
         array = arrays[name]

@@ -10,7 +10,8 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NAMES = (
     *("idx", "idx.gz", "idx in gz", "idx folder", "npz", "npy in npz", "npy folder", "csv", "txt"),
-    *("png", "png, CRC mended", "jpeg", "gif", "bmp", "ppm", "webp", "image folder"),
+    *("png", "png, CRC mended", "jpeg", "gif", "bmp", "ppm", "webp"),
+    *("safetensors", "safetensors, JSON", "checkpoint, JSON", "toml", "json", "image folder"),
 )
 
 

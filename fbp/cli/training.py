@@ -160,7 +160,7 @@ def predict(run: Path, /, *images: Path, number: Number = None, invert: bool | N
     from fbp.training import open_run
 
     saved = open_run(run, run=number)
-    facts = _data_facts(run)
+    facts = read_data_facts(run)
     side = facts.get("shape") or ()
     if len(side) != 2:
         raise FbpError(f"predict must have a network of images, got examples of the shape {side}; use another run")
@@ -218,7 +218,7 @@ def sample(
     from fbp.training import open_run, sample
 
     saved = open_run(run, run=number)
-    characters = _data_facts(run).get("class_names")
+    characters = read_data_facts(run).get("class_names")
     if not saved.net.takes_integers or not characters:
         raise FbpError(f"sample must have a network of characters, got a run of features in {run}; use another run")
     start = prompt or characters[0]
@@ -312,7 +312,15 @@ def _keep_facts(folder: Path, data: "Dataset") -> None:
         new.write_text(to_json({name: getattr(data, name) for name in names}) + "\n", encoding="utf-8")
 
 
-def _data_facts(run: Path) -> dict[str, Any]:
+def read_data_facts(run: Path) -> dict[str, Any]:
+    """What a run says of its data.
+
+    Args:
+        run: its folder.
+
+    Raises:
+        FbpError: it says nothing, or not in the form that it was written in.
+    """
     try:
         facts = loads((run / DATA).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -321,6 +329,10 @@ def _data_facts(run: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(facts, dict):
         raise FbpError(f"{run / DATA} must be a JSON object, got a {type(facts).__name__}; use another folder")
+    for name, kind in (("shape", int), ("class_names", str)):
+        values = facts.get(name)
+        if values is not None and not (isinstance(values, list) and all(isinstance(each, kind) for each in values)):
+            raise FbpError(f"{name} in {run / DATA} must be a list of {kind.__name__}, got {values!r:.40}; mend it")
     return facts
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fbp.errors import FbpError
-from fbp.tensors import Tensors, load_tensors, name_leaves, restore_leaves, save_tensors
+from fbp.tensors import Tensors, load_tensors, name_leaves, restore_leaves, save_tensors, understand
 from fbp.training.history import COLUMNS, Epoch, History
 from fbp.training.step import State
 from fbp.typing import Params
@@ -109,18 +109,19 @@ def restore_checkpoint(found: Tensors, like: State) -> tuple[State, Progress]:
     Raises:
         FbpError: the arrays are of another network or optimizer.
     """
-    state = State(**restore_leaves(like._asdict(), found.arrays, "state"))
-    told = found.facts["progress"]
-    progress = Progress(**{name: told[name] for name in _NUMBERS})
-    progress.best = float(told["best"])
-    # Whether it has ended is for the limits of now to say.
-    progress.stopped = None
-    progress.history = list(read_epochs(found.facts["history"]))
-    for name in _LISTS:
-        setattr(progress, name, found.arrays[f"epoch.{name}"].tolist())
-    progress.readings = {name: found.arrays[f"readings.{name}"].tolist() for name in found.facts["readings"]}
-    if any(name.startswith("best.") for name in found.arrays):
-        progress.best_params = restore_leaves(like.params, found.arrays, "best")
+    with understand(Path("its checkpoint")):
+        state = State(**restore_leaves(like._asdict(), found.arrays, "state"))
+        told = found.facts["progress"]
+        progress = Progress(**{name: told[name] for name in _NUMBERS})
+        progress.best = float(told["best"])
+        # Whether it has ended is for the limits of now to say.
+        progress.stopped = None
+        progress.history = list(read_epochs(found.facts["history"]))
+        for name in _LISTS:
+            setattr(progress, name, found.arrays[f"epoch.{name}"].tolist())
+        progress.readings = {name: found.arrays[f"readings.{name}"].tolist() for name in found.facts["readings"]}
+        if any(name.startswith("best.") for name in found.arrays):
+            progress.best_params = restore_leaves(like.params, found.arrays, "best")
     return state, progress
 
 
@@ -138,7 +139,7 @@ def read_newest(folder: Path) -> Tensors | None:
             broken.append(str(error))
             continue
         received = [found.facts.get(key) for key in ("schema", "schema_version")]
-        if received != [SCHEMA, VERSION]:
+        if received != [SCHEMA, VERSION] or not isinstance(found.facts.get("training"), dict):
             raise FbpError(
                 f"a checkpoint must have the schema {SCHEMA} {VERSION}, got {received!r} in {path}; "
                 "go on with the version of fbp that wrote it"
@@ -153,7 +154,8 @@ def read_newest(folder: Path) -> Tensors | None:
 
 def history_of(found: Tensors) -> History:
     """The history in a checkpoint."""
-    return History(tuple(read_epochs(found.facts["history"])))
+    with understand(Path("its checkpoint")):
+        return History(tuple(read_epochs(found.facts["history"])))
 
 
 def read_epochs(rows: list[dict[str, Any]]) -> list[Epoch]:

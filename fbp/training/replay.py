@@ -8,7 +8,7 @@ import jax
 from fbp.description import construct
 from fbp.errors import FbpError
 from fbp.losses import Loss
-from fbp.tensors import Tensors, load_tensors, name_leaves, restore_leaves, save_tensors
+from fbp.tensors import Tensors, load_tensors, name_leaves, restore_leaves, save_tensors, understand
 from fbp.typing import Activations, Key, Layer, Params, Targets, Weights
 
 SCHEMA, VERSION = "fbp.replay", 1
@@ -84,16 +84,17 @@ def load_replay(path: str | Path, net: Layer | None = None, loss: Loss | None = 
         raise FbpError(
             f"a replay must have the schema {SCHEMA} {VERSION}, got {received!r} in {path}; use another file"
         )
-    own_net: Layer = _own("net", "network", net, found, path)
-    own_loss: Loss = _own("loss", "loss", loss, found, path)
-    X = jax.tree.map(jax.device_put, _as_tree({k: x for k, x in found.arrays.items() if k.split(".")[0] == "X"}))
-    shape = jax.tree.map(lambda x: x.shape[1:], X)
-    like = jax.eval_shape(lambda: own_net.init(jax.random.key(0), shape)[0])
-    saved = {name: array for name, array in found.arrays.items() if name.startswith("params.")}
-    params = restore_leaves(like, saved, "params", any_dtype=True)
-    Y, weights, key = (jax.device_put(found.arrays[name]) for name in ("Y", "weights", "key"))
-    problem = Problem(own_net, own_loss, params, X, Y, weights, jax.random.wrap_key_data(key))
-    return Replay(problem, int(found.facts["step"]), str(found.facts["reason"]))
+    with understand(Path(path)):
+        own_net: Layer = _own("net", "network", net, found, path)
+        own_loss: Loss = _own("loss", "loss", loss, found, path)
+        X = jax.tree.map(jax.device_put, _as_tree({k: x for k, x in found.arrays.items() if k.split(".")[0] == "X"}))
+        shape = jax.tree.map(lambda x: x.shape[1:], X)
+        like = jax.eval_shape(lambda: own_net.init(jax.random.key(0), shape)[0])
+        saved = {name: array for name, array in found.arrays.items() if name.startswith("params.")}
+        params = restore_leaves(like, saved, "params", any_dtype=True)
+        Y, weights, key = (jax.device_put(found.arrays[name]) for name in ("Y", "weights", "key"))
+        problem = Problem(own_net, own_loss, params, X, Y, weights, jax.random.wrap_key_data(key))
+        return Replay(problem, int(found.facts["step"]), str(found.facts["reason"]))
 
 
 def _own(name: str, kind: str, given: Any, found: Tensors, path: str | Path) -> Any:

@@ -10,7 +10,7 @@ from fbp.description import construct, describe, list_differences
 from fbp.errors import FbpError
 from fbp.layers import Affine, BatchNorm
 from fbp.losses import Loss
-from fbp.tensors import load_tensors, restore_leaves
+from fbp.tensors import load_tensors, restore_leaves, understand
 from fbp.training.checkpoints import read_newest
 from fbp.training.run import CHECKPOINTS, VERSION, WEIGHTS, WEIGHTS_SCHEMA
 from fbp.tree import rebuild
@@ -92,17 +92,20 @@ def open_run(folder: str | os.PathLike[str], net: Layer | None = None, run: int 
             raise FbpError(f"a run must have weights or a checkpoint, got none in {path}; check the path")
         facts, arrays, prefix, is_final = newest.facts["training"], newest.arrays, "state.params", False
         arrays = {name: array for name, array in arrays.items() if name.startswith(f"{prefix}.")}
-    arrays = _choose(arrays, facts.get("runs"), run, path)
-    own = _network(facts.get("network"), net, path)
-    if not is_final and own != _for_use(own):
-        raise FbpError(
-            f"batch normalization must have its population statistics for use, got a run in {path} that is not "
-            f"finished; finish it with fbp train --resume {path}"
-        )
-    shape = _as_shape(facts.get("shape"))
-    like = jax.eval_shape(lambda: own.init(jax.random.key(0), shape)[0])
-    params = restore_leaves(like, arrays, prefix, any_dtype=True)
-    loss = construct(facts["loss"]) if facts.get("loss") is not None else None
+    with understand(path):
+        arrays = _choose(arrays, facts.get("runs"), run, path)
+        own = _network(facts.get("network"), net, path)
+        if not is_final and own != _for_use(own):
+            raise FbpError(
+                f"batch normalization must have its population statistics for use, got a run in {path} that is not "
+                f"finished; finish it with fbp train --resume {path}"
+            )
+        shape = _as_shape(facts.get("shape"))
+        like = jax.eval_shape(lambda: own.init(jax.random.key(0), shape)[0])
+        params = restore_leaves(like, arrays, prefix, any_dtype=True)
+        loss = None if facts.get("loss") is None else construct(facts["loss"])
+        if not isinstance(loss, Loss | None):
+            raise FbpError(f"a run must hold a loss, got a {type(loss).__name__} in {path}; use another folder")
     return Saved(own, params, loss, shape)
 
 
