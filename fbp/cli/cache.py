@@ -1,6 +1,7 @@
 """Compiled programs kept from one call of the command line to the next."""
 
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,8 +22,6 @@ def keep_programs() -> None:
 
     A folder that JAX was already told of stays.
     """
-    import jax
-
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     folder = cache_folder() / "programs"
@@ -31,10 +30,18 @@ def keep_programs() -> None:
         _prune(folder)
     except OSError:
         return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
     # Small programs, too: a command is made of them.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    options = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in options.items():
+        if "jax" in sys.modules:
+            sys.modules["jax"].config.update(name, value)
+        else:
+            # Read when JAX is imported, which others do better while data are read.
+            os.environ[name.upper()] = str(value)
 
 
 def _prune(folder: Path) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
@@ -68,6 +67,10 @@ class Feed(Protocol):
 
     def blocks(self, epoch: int, first: int) -> Iterator[Block]:
         """The blocks of an epoch, from the step `first` of it on."""
+        ...
+
+    def inputs(self) -> Activations:
+        """Inputs for population statistics: all that are trained on, or where they are not on the device some."""
         ...
 
     def fingerprint(self) -> str | None:
@@ -127,6 +130,10 @@ class Resident:
             counts = _counts(self, start)
             yield Block(self.X, self.Y, _fill_up(rows[start : start + len(counts)], self.block_steps), counts)
 
+    def inputs(self) -> Activations:
+        """All."""
+        return self.X if self.index is None else jax.tree.map(lambda x: x[self.index], self.X)
+
     def fingerprint(self) -> str | None:
         """Of some rows."""
         return _fingerprint(self.X, self.Y)
@@ -166,6 +173,10 @@ class Together:
         """Rows of all data, (steps, runs, batch)."""
         for each in zip(*(feed.blocks(epoch, first) for feed in self.feeds), strict=True):
             yield each[0]._replace(rows=np.stack([block.rows for block in each], 1))
+
+    def inputs(self) -> Activations:
+        """Those of the first run."""
+        return self.feeds[0].inputs()
 
     def fingerprint(self) -> str | None:
         """Of some rows."""
@@ -225,6 +236,10 @@ class Streamed:
 
         yield from _ahead(read, range(first, self.steps, size))
 
+    def inputs(self) -> Activations:
+        """Those of the first block."""
+        return next(self.blocks(1, 0)).X
+
     def fingerprint(self) -> str | None:
         """Of some rows."""
         return _fingerprint(self.X, self.Y)
@@ -271,6 +286,10 @@ class Made:
                 )
             yield Block(X, Y, rows, counts)
 
+    def inputs(self) -> Activations:
+        """Those of the first block."""
+        return next(self.blocks(1, 0)).X
+
     def fingerprint(self) -> str | None:
         """None."""
         return None
@@ -282,11 +301,6 @@ class Made:
             raise FbpError(
                 f"data must give {self.steps} batches in every epoch, got fewer in epoch {epoch}; give as many"
             ) from None
-
-
-def on_device(X: Any, Y: Any) -> tuple[Activations, Targets]:
-    """Arrays as they are, on the device."""
-    return jax.tree.map(jnp.asarray, X), jnp.asarray(Y)
 
 
 def _fingerprint(*trees: Any) -> str:

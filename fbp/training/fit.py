@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,16 @@ from fbp.training.evaluation import Evaluation, sum_examples, take_means
 from fbp.training.failure import Diverged, check_steps
 from fbp.training.feed import Block, Feed
 from fbp.training.history import Epoch, History
-from fbp.training.inputs import Data, Held, as_array, check_statistics, for_use, prepare_feed, prepare_validation
+from fbp.training.inputs import (
+    Data,
+    Held,
+    HeldOut,
+    as_array,
+    check_statistics,
+    for_use,
+    prepare_feed,
+    prepare_validation,
+)
 from fbp.training.loop import Taken, run_steps
 from fbp.training.monitor import Detail, Monitor
 from fbp.training.results import Fitted, Moment
@@ -194,7 +203,7 @@ class Training:
         method: Method,
         monitor: Monitor | None,
         feed: Feed,
-        held_out: tuple[Any, Any] | None,
+        held_out: HeldOut | None,
         limits: Limits,
         callbacks: tuple[Callback, ...],
         on_steps: Callable[[Moment], object] | None,
@@ -344,11 +353,12 @@ class Training:
     def _validate(self) -> Evaluation | None:
         if self.held_out is None:
             return None
-        X, Y = self.held_out
+        X, Y, rows = self.held_out
+        m = len(Y) if rows is None else len(rows)
         net, params = self._for_use(self.state.params)
-        size = min(1000, len(Y))
-        return take_means(sum_examples(params, X, Y, net=net, loss=self.method.loss, batch_size=size), len(Y))
+        sums = sum_examples(params, X, Y, rows, net=net, loss=self.method.loss, batch_size=min(1000, m))
+        return take_means(sums, m)
 
     def _for_use(self, params: Params) -> tuple[Layer, Params]:
         """The network without batches in its statistics."""
-        return for_use(self.method.net, params, lambda: next(iter(self.feed.blocks(1, 0))).X, self.feed.batch_size)
+        return for_use(self.method.net, params, self.feed.inputs, self.feed.batch_size)

@@ -1,11 +1,12 @@
 """Check the arguments of `fit` and `evaluate` before anything is compiled, and put the data where they are read."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 from numpy.typing import ArrayLike
 
 from fbp.backprop import check_batch, check_params, loss_value
@@ -26,6 +27,24 @@ Data: TypeAlias = "Held | Dataset | Callable[[int], Iterable[Held]]"
 """What `fit` trains on."""
 
 
+class HeldOut(NamedTuple):
+    """Data for validation, on the device.
+
+    Attributes:
+        X: inputs.
+        Y: targets.
+        rows: those that are used, (m,), or for several runs (runs, m); None for all.
+    """
+
+    X: Activations
+    Y: Targets
+    rows: Int[Array, "..."] | None = None
+
+    def repeat(self, copies: int) -> "HeldOut":
+        """The same for each of so many learning rates, where several runs have rows of their own."""
+        return self if self.rows is None else self._replace(rows=jnp.tile(self.rows, (copies, 1)))
+
+
 def prepare_feed(
     method: Method,
     params: Params,
@@ -35,7 +54,7 @@ def prepare_feed(
     batch_size: int,
     seed: int,
     steps_per_epoch: int | None,
-) -> tuple[Feed, Held | None]:
+) -> tuple[Feed, HeldOut | None]:
     """The source of batches, and what is held out of the data for validation.
 
     Args:
@@ -58,21 +77,21 @@ def prepare_feed(
             f"steps_per_epoch must come with a function of batches, got {steps_per_epoch} with arrays; leave it out"
         )
     X, Y = arrays_of(data)
-    held_out, rows = None, None
-    is_large = isinstance(X, np.ndarray) and X.nbytes > RESIDENT_BYTES
+    rows = held = None
     if validation_split:
         rows, held = split_rows(len(Y), fraction=validation_split, seed=seed)
-        held_out = jax.tree.map(lambda x: x[held], X), np.asarray(Y)[held]
-    if is_large:
+    if isinstance(X, np.ndarray) and X.nbytes > RESIDENT_BYTES:
         # A look at the first rows tells what does not fit; the others are checked as they are read.
         prepare_data(method.net, method.loss, params, X[:batch_size], Y[:batch_size])
         rows = np.arange(len(Y)) if rows is None else rows
         convert = lambda X, Y: _convert(method.net, params, X, Y)
-        return Streamed(X, Y, rows, min(int(batch_size), len(rows)), seed, convert), held_out
-    if rows is not None:
-        X, Y = jax.tree.map(lambda x: x[rows], X), np.asarray(Y)[rows]
+        feed = Streamed(X, Y, rows, min(int(batch_size), len(rows)), seed, convert)
+        return feed, None if held is None else HeldOut(*prepare_data(method.net, method.loss, params, X[held], Y[held]))
     X, Y = prepare_data(method.net, method.loss, params, X, Y)
-    return Resident(X, Y, min(int(batch_size), Y.shape[0]), seed), held_out
+    size = min(int(batch_size), Y.shape[0] if rows is None else len(rows))
+    # Both parts are rows of the same arrays: copies would cost their memory and some time.
+    held_out = None if held is None else HeldOut(X, Y, jax.device_put(held.astype(np.int32)))
+    return Resident(X, Y, size, seed, rows), held_out
 
 
 def arrays_of(data: Any) -> Held:
@@ -107,8 +126,8 @@ def _prepare_made(
 
 
 def prepare_validation(
-    method: Method, params: Params, validation: Held | None, held_out: Held | None
-) -> tuple[Activations, Targets] | None:
+    method: Method, params: Params, validation: Held | None, held_out: HeldOut | None
+) -> HeldOut | None:
     """The data for validation on the device; None without.
 
     Args:
@@ -120,18 +139,16 @@ def prepare_validation(
     Raises:
         FbpError: both are given, or the data do not fit the network.
     """
-    if validation is not None and held_out is not None:
+    if validation is None:
+        return held_out
+    if held_out is not None:
         raise FbpError("validation and validation_split must not be given both, got both; leave one of them out")
-    given = held_out if validation is None else _pair(validation)
-    if given is None:
-        return None
-    return prepare_data(method.net, method.loss, params, *given)
+    return HeldOut(*prepare_data(method.net, method.loss, params, *_pair(validation)))
 
 
 def check_statistics(method: Method, params: Params, feed: Feed) -> None:
     """Refuse before the first epoch, not after it, what taking population statistics would refuse."""
-    X = next(iter(feed.blocks(1, 0))).X
-    jax.eval_shape(lambda params, X: for_use(method.net, params, lambda: X, feed.batch_size)[1], params, X)
+    jax.eval_shape(lambda params: for_use(method.net, params, feed.inputs, feed.batch_size)[1], params)
 
 
 def prepare_data(net: Layer, loss: Loss, params: Params, X: Any, Y: ArrayLike) -> tuple[Activations, Targets]:

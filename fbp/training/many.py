@@ -24,11 +24,10 @@ from fbp.training.feed import Block, Together
 from fbp.training.fit import Limits, Training, check_length
 from fbp.training.fitted_many import EpochOfRuns, FittedMany
 from fbp.training.history import History
-from fbp.training.inputs import Data, Held, check_statistics, for_use, prepare_validation
+from fbp.training.inputs import Data, Held, HeldOut, check_statistics, for_use, prepare_validation
 from fbp.training.loop import Taken
 from fbp.training.many_inputs import (
     ByRate,
-    HeldOut,
     carry_rate,
     initial_states,
     prepare_feeds,
@@ -141,10 +140,7 @@ def fit_many(
     one = jax.tree.map(lambda x: x[0], stacked)
     feed, held_out = prepare_feeds(method, one, data, validation_split, batch_size, own_seeds)
     check_length(epochs, feed)
-    given = prepare_validation(method, one, validation, None)
-    if given is not None and held_out is not None:
-        raise FbpError("validation and validation_split must not be given both, got both; leave one of them out")
-    held = HeldOut(*given, None) if given is not None else held_out
+    held = prepare_validation(method, one, validation, held_out)
     if held is not None or out is not None:
         check_statistics(method, one, feed)
     copies = 1 if rates is None else len(rates)
@@ -241,10 +237,8 @@ class _Many(Training):
 
     def _one_for_use(self, run: int) -> tuple[Layer, Params]:
         feed, net = self.feeds[run], self.method.net
-        params, X = jax.tree.map(lambda x: x[run], self.state.params), feed.X
-        if feed.index is not None:
-            X = jax.tree.map(lambda x: x[feed.index], X)
-        return for_use(net, params, lambda: X, feed.batch_size)
+        params = jax.tree.map(lambda x: x[run], self.state.params)
+        return for_use(net, params, feed.inputs, feed.batch_size)
 
 
 @partial(jax.jit, static_argnames=("net", "loss", "batch_size"))

@@ -8,36 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from fbp.data.arrays import split_rows
 from fbp.errors import FbpError, check_count, check_seed
 from fbp.training.feed import RESIDENT_BYTES, Resident, Together
-from fbp.training.inputs import arrays_of, prepare_data
+from fbp.training.inputs import HeldOut, arrays_of, prepare_data
 from fbp.training.schedules import check_rate
 from fbp.training.step import Method, State, initial_state
-from fbp.typing import Activations, Key, Params, Targets
+from fbp.typing import Key, Params
 
 ByRate: TypeAlias = Callable[[Any], optax.GradientTransformation]
 """An optimizer for each learning rate."""
-
-
-class HeldOut(NamedTuple):
-    """Validation data of several runs.
-
-    Attributes:
-        X: inputs on the device.
-        Y: targets.
-        rows: those of each run, (runs, m); None where all have all rows.
-    """
-
-    X: Activations
-    Y: Targets
-    rows: Int[Array, "runs m"] | None
-
-    def repeat(self, copies: int) -> "HeldOut":
-        """The same for each of so many learning rates."""
-        return self if self.rows is None else self._replace(rows=jnp.tile(self.rows, (copies, 1)))
 
 
 class Rated(NamedTuple):
