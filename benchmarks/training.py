@@ -50,12 +50,18 @@ COLD, AGAIN, KERAS, LIMIT, GPT, ECONOMY = 1 / 3, 1 / 4, 1 / 10, 1.5, 1 / 1.5, 1.
 
 def run_reference(command: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
     """Seconds from the start of a process to its last line, and the accuracy in it."""
-    begin = time.perf_counter()
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - begin
-    if done.returncode:
-        raise FbpError(f"a contestant must succeed, got {' '.join(command)}: {done.stderr[-500:]}; mend it")
-    found = json.loads(done.stdout.splitlines()[-1])
+    begin, seconds, last = time.perf_counter(), 0.0, ""
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            seconds, last = time.perf_counter() - begin, line
+        if process.wait():
+            errors.seek(0)
+            raise FbpError(f"a contestant must succeed, got {' '.join(command)}: {errors.read()[-500:]}; mend it")
+    found = json.loads(last)
     return seconds, found["test"]["accuracy"] if "test" in found else found["accuracy"]
 
 

@@ -66,7 +66,7 @@ def _run(
 ) -> tuple[State, Taken, Int[Array, ""]]:
     several = rows.ndim == 3
 
-    def batch_of(i: Array) -> tuple[Activations, Targets, Float[Array, " b"]]:
+    def batch_of(i: Array, state: State) -> tuple[Activations, Targets, Float[Array, " b"]]:
         own_X, own_Y = jax.tree.map(lambda x: x[rows[i]], (X, Y))
         floats = to_floats(method.net, state.params, own_X)
         return floats, own_Y, (jnp.arange(rows.shape[-1], dtype=counts.dtype) < counts[i]).astype(jnp.float32)
@@ -74,29 +74,33 @@ def _run(
     over_runs = partial(jax.vmap, in_axes=(0, 0, 0, None)) if several else lambda function: function
 
     def take(i: Array, carry: Any) -> Any:
-        state, metrics, readings, slot = carry
-        batch = batch_of(i)
-        if monitor is not None:
-            look = over_runs(partial(measure, method, monitor))
-            step = state.step[0] if several else state.step
-            is_due = step % monitor.every == 0
-            write = lambda: jax.tree.map(lambda all, x: all.at[slot].set(x), readings, look(state, *batch))
-            readings = jax.lax.cond(is_due, write, lambda: readings)
-            slot = slot + is_due.astype(slot.dtype)
-        state, found = over_runs(partial(_take, method))(state, *batch)
-        metrics = jax.tree.map(lambda all, x: all.at[i].set(x), metrics, found)
-        return state, metrics, readings, slot
+        state, metrics = carry
+        state, found = over_runs(partial(_take, method))(state, *batch_of(i, state))
+        return state, jax.tree.map(lambda all, x: all.at[i].set(x), metrics, found)
 
     def room(function: Any, length: int) -> Any:
-        shapes = jax.eval_shape(over_runs(function), state, *batch_of(start))
+        shapes = jax.eval_shape(over_runs(function), state, *batch_of(start, state))
         return jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), shapes)
 
     metrics = room(lambda *args: _take(method, *args)[1], len(rows))
-    readings = None
-    if monitor is not None:
-        readings = room(partial(measure, method, monitor), -(-len(rows) // monitor.every) + 1)
-    carry = state, metrics, readings, jnp.int32(0)
-    state, metrics, readings, slot = jax.lax.fori_loop(start, stop, take, carry)
+    if monitor is None:
+        state, metrics = jax.lax.fori_loop(start, stop, take, (state, metrics))
+        return state, Taken(metrics, None, _all_finite(state.params, several)), jnp.int32(0)
+    look, every = over_runs(partial(measure, method, monitor)), monitor.every
+
+    def run_stretch(carry: Any) -> Any:
+        """Measure if it is due, and take the steps up to the next measurement: a branch in every step would copy."""
+        i, state, metrics, readings, slot = carry
+        since = (state.step[0] if several else state.step) % every
+        write = lambda: jax.tree.map(lambda all, x: all.at[slot].set(x), readings, look(state, *batch_of(i, state)))
+        readings = jax.lax.cond(since == 0, write, lambda: readings)
+        end = jnp.minimum(stop, i + every - since)
+        state, metrics = jax.lax.fori_loop(i, end, take, (state, metrics))
+        return end, state, metrics, readings, slot + (since == 0).astype(slot.dtype)
+
+    readings = room(partial(measure, method, monitor), -(-len(rows) // every) + 1)
+    carry = start, state, metrics, readings, jnp.int32(0)
+    _, state, metrics, readings, slot = jax.lax.while_loop(lambda carry: carry[0] < stop, run_stretch, carry)
     return state, Taken(metrics, readings, _all_finite(state.params, several)), slot
 
 
