@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 STEPS = {"epochs": 6, "batch_size": 16, "seed": 3}
@@ -50,15 +51,20 @@ def start(folder: str, limit: int | None = None) -> int:
     pid = os.fork()
     if pid:
         return pid
-    log = os.open(f"{folder}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    status = 1
     try:
+        log = os.open(f"{folder}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
         train(folder, limit)
-        os._exit(0)
+        status = 0
     except BaseException:
-        traceback.print_exc()
-        os._exit(1)
+        # The log is a file, too, and may be the one that is refused.
+        with suppress(BaseException):
+            traceback.print_exc()
+    finally:
+        # Nothing of the parent is unwound here, such as its temporary folder.
+        os._exit(status)
 
 
 def wait(pid: int, seconds: float) -> int | None:
