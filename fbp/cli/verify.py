@@ -20,6 +20,10 @@ from fbp.verify.result import EXIT_STATUS, worst
 from fbp.verify.table import Printable, make_table, paint
 
 
+FORGOTTEN_AFTER = 20
+"""Mutants after which compiled programs are dropped."""
+
+
 def verify_builtin(seed: int, as_json: bool) -> int:
     """Verify the built-in networks, one row each.
 
@@ -79,8 +83,19 @@ def verify_mutants(seed: int, as_json: bool) -> int:
     Returns:
         The exit status: 1 where a mutant with a wrong gradient survives.
     """
+    reports, count = [], 0
+
+    def begin_mutant(line: str) -> None:
+        nonlocal count
+        count += 1
+        if count % FORGOTTEN_AFTER == 0:
+            # The programs of a mutant serve no other, and each takes memory maps, of which a process has so many.
+            jax.clear_caches()
+        progress(line)
+
     with show_progress() as progress:
-        reports = [mutate(each.net, each.loss, *each.arguments(seed), progress=progress) for each in GALLERIES]
+        for each in GALLERIES:
+            reports.append(mutate(each.net, each.loss, *each.arguments(seed), progress=begin_mutant))
     report = MutationReport(tuple(mutant for each in reports for mutant in each.mutants))
     show(report, as_json)
     return report.exit_status
