@@ -19,7 +19,6 @@ from fbp.verify.gradients import has_own_rule
 from fbp.verify.result import EXIT_STATUS, worst
 from fbp.verify.table import Printable, make_table, paint
 
-
 FORGOTTEN_AFTER = 20
 """Mutants after which compiled programs are dropped."""
 
