@@ -15,6 +15,7 @@ import jax
 from rich.console import Console
 from rich.markdown import Markdown
 
+from fbp.data.files import replace_text
 from fbp.environment import versions
 from fbp.errors import FbpError
 from fbp.terminal import Progress, explain_interruption, show_progress
@@ -100,18 +101,18 @@ class Record:
             progress(f"{number} of {len(tasks)}: {task.label}")
             self.rows.append({"table": task.table, "case": task.case, **task.measure()})
             if self.folder is not None:
-                _write(self._partial, self._text())
+                replace_text(self._partial, self._text())
 
     def finish(self) -> list[Path]:
         """Write the whole run, regenerate the tables of the README beside the folder, and return the changed files."""
         if self.folder is None:
             return []
         whole, readme = self.folder / f"{self.name}.json", self.folder.resolve().parent / "README.md"
-        _write(whole, self._text())
+        replace_text(whole, self._text())
         self._partial.unlink(missing_ok=True)
         if not readme.exists() or f"<!-- {self.name}:begin -->" not in readme.read_text():
             return [whole]
-        _write(readme, with_tables(self.name, readme.read_text(), self.markdown()))
+        replace_text(readme, with_tables(self.name, readme.read_text(), self.markdown()))
         return [whole, readme]
 
     def markdown(self) -> str:
@@ -196,10 +197,3 @@ def with_tables(name: str, text: str, generated: str) -> str:
         )
     before, _, after = re.split("|".join(markers), text)
     return f"{before}{begin}\n\n{generated}\n\n{end}{after}"
-
-
-def _write(path: Path, text: str) -> None:
-    # A reader never sees half a file.
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text)
-    os.replace(beside, path)

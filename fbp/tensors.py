@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fbp.data.files import replacing
 from fbp.errors import FbpError, describe_exception
-from fbp.files import replacing
 from fbp.serialize import to_json_line
 
 _KEY = "fbp"

@@ -22,7 +22,7 @@ MODULES = {
 ORDER = (
     {"paths"},
     {"errors"},
-    {"interrupts", "streams", "memory", "files"},
+    {"interrupts", "streams", "memory", "run_folder"},
     {"registry", "precision", "partition", "data", "terminal", "script", "cost", "serialize", "environment"},
     {"report", "tensors"},
     {"cotangent", "pairs"},

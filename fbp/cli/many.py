@@ -10,6 +10,7 @@ from fbp.cli.rule import make_rule
 from fbp.cli.subject import Subject
 from fbp.config import Integer, NetworkConfig, TrainingConfig
 from fbp.errors import SEEDS, FbpError, Status, check_count
+from fbp.run_folder import CONFIG
 from fbp.serialize import to_json_line
 from fbp.streams import print_result
 
@@ -74,7 +75,7 @@ class ManyConfig:
         if resume is not None:
             raise FbpError(
                 f"many runs must be trained in one go, got --resume {resume}; begin anew in another folder with "
-                f"--config {resume / 'config.toml'}"
+                f"--config {resume / CONFIG}"
             )
         if training.gradient == "both":
             raise FbpError("--gradient must be manual or autodiff with many runs, got both; compare in a single run")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fbp.errors import FbpError
+from fbp.run_folder import CONFIG
 
-CONFIG = "config.toml"
 LARGEST = 2**20
 """Bytes of a file of options; a longer one is something else."""
 CHANGEABLE = frozenset({"quiet", "json", "page", "cache", "epochs", "steps", "patience", "target-loss", "max-seconds"})
@@ -91,14 +91,13 @@ def write_options(path: Path, tables: Mapping[str, Mapping[str, Any]]) -> None:
     """
     import tomli_w
 
-    from fbp.files import replacing
+    from fbp.data.files import replace_text
 
     kept = {
         table: {name.replace("_", "-"): value for name, value in options.items() if value is not None}
         for table, options in tables.items()
     }
-    with replacing(path) as new:
-        new.write_text(f"# fbp train --config {path.name}\n\n{tomli_w.dumps(kept)}", encoding="utf-8")
+    replace_text(path, f"# fbp train --config {path.name}\n\n{tomli_w.dumps(kept)}")
 
 
 def options_of(config: Any, only: Iterable[str] | None = None) -> dict[str, Any]:

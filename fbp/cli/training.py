@@ -8,11 +8,12 @@ from cyclopts import Group, Parameter
 
 from fbp.cli.cache import keep_programs
 from fbp.cli.many import ManyConfig, print_tests, train_many, warn_of_loss
-from fbp.cli.options import CONFIG, options_of, read_options, write_options
+from fbp.cli.options import options_of, read_options, write_options
 from fbp.cli.rule import make_rule
 from fbp.cli.subject import Subject, arrange, make_subject
 from fbp.config import Integer, NetworkConfig, TrainingConfig, TransformerConfig
 from fbp.errors import FbpError, check_count, check_seed
+from fbp.run_folder import CONFIG, DATA, check_new
 from fbp.serialize import to_json, to_json_line
 from fbp.streams import print_result, reserve_stdout
 
@@ -27,7 +28,7 @@ Training = Annotated[TrainingConfig, Parameter(name="*", group=Group("Training",
 Many = Annotated[ManyConfig, Parameter(name="*", group=Group("Many runs at once", sort_key=4))]
 Number = Annotated[Integer | None, Parameter(name="--run")]
 _NETWORK, _TRANSFORMER, _TRAINING, _MANY = NetworkConfig(), TransformerConfig(), TrainingConfig(), ManyConfig()
-RUNS, DATA = Path("runs"), "data.json"
+RUNS = Path("runs")
 _SHARED = ("seed", "dropout")
 
 
@@ -78,14 +79,12 @@ def train(
         keep_programs()
     many.check(training, mlp.seed, resume)
     if out is not None and resume is None:
-        _check_new(out)
+        check_new(out)
     subject = make_subject(network, data, mlp, transformer, training, many.count)
     folder = resume or out or _next_folder(subject.data.name)
     from fbp.terminal import explain_interruption
     from fbp.training import evaluate, open_run, show_progress
 
-    if resume is None:
-        _check_new(folder)
     with reserve_stdout(json):
         hint = lambda: f"what was trained is kept; go on with: fbp train --resume {folder}"
         if many.is_asked:
@@ -272,12 +271,6 @@ def _fit(subject: Subject, seed: int, **options: Any) -> "Fitted":
     return fit(subject.net, subject.loss, subject.params, data, **options)
 
 
-def _check_new(folder: Path) -> None:
-    from fbp.training.run import check_new
-
-    check_new(folder)
-
-
 def _next_folder(name: str) -> Path:
     stem = "".join(character if character.isalnum() or character in "-_." else "-" for character in name).strip("-.")
     number = 1
@@ -305,11 +298,10 @@ def _keep_options(
 
 def _keep_facts(folder: Path, data: "Dataset") -> None:
     """What is known of the data, for those who use the network without them."""
-    from fbp.files import replacing
+    from fbp.data.files import replace_text
 
     names = ("name", "sha256", "classes", "shape", "class_names", "vocabulary", "held_out")
-    with replacing(folder / DATA) as new:
-        new.write_text(to_json({name: getattr(data, name) for name in names}) + "\n", encoding="utf-8")
+    replace_text(folder / DATA, to_json({name: getattr(data, name) for name in names}) + "\n")
 
 
 def read_data_facts(run: Path) -> dict[str, Any]:

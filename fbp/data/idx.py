@@ -11,7 +11,6 @@ import gzip
 import io
 import math
 import os
-import secrets
 import sys
 import zlib
 from functools import partial
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fbp.data.files import CHUNK, DEFLATE_RATIO, StrPath, check_file, reject, unreadable
+from fbp.data.files import CHUNK, DEFLATE_RATIO, StrPath, check_file, reject, replacing, unreadable
 from fbp.errors import FbpError
 from fbp.memory import check_memory
 
@@ -154,9 +153,8 @@ def write_idx(path: StrPath, array: np.ndarray) -> None:
     target = Path(path)
     if not target.name or target.is_dir():
         raise _reject("be a file", f"the directory {str(target)!r}", "name a file inside it")
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "xb") as raw:
+        with replacing(target) as new, open(new, "xb") as raw:
             if target.suffix == ".gz":
                 # Without name and time in the gzip header, which would differ from run to run.
                 with gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=9, mtime=0) as packed:
@@ -165,11 +163,6 @@ def write_idx(path: StrPath, array: np.ndarray) -> None:
             else:
                 raw.write(header)
                 raw.write(elements.data)
-            raw.flush()
-            os.fsync(raw.fileno())
-        os.replace(temporary, target)
     except OSError as error:
         received = f"{str(target)!r} ({error.strerror or error})"
         raise _reject("be writable", received, "check the folder and its permissions") from error
-    finally:
-        temporary.unlink(missing_ok=True)

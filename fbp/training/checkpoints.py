@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fbp.errors import FbpError
+from fbp.run_folder import list_checkpoints
 from fbp.tensors import Tensors, load_tensors, name_leaves, restore_leaves, save_tensors, understand
 from fbp.training.history import COLUMNS, Epoch, History
 from fbp.training.step import State
@@ -92,11 +93,6 @@ def save_checkpoint(folder: Path, state: State, progress: Progress, facts: Mappi
     for old in list_checkpoints(folder)[KEPT:]:
         old.unlink(missing_ok=True)
     return path
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, the newest first."""
-    return sorted(folder.glob("step-*.safetensors"), reverse=True)
 
 
 def restore_checkpoint(found: Tensors, like: State) -> tuple[State, Progress]:

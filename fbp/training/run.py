@@ -18,14 +18,15 @@ from typing import Any, TypeAlias
 
 import jax
 
+from fbp.data.files import remove_leftovers, replace_text
 from fbp.description import describe, list_differences
 from fbp.environment import device, versions
 from fbp.errors import FbpError
-from fbp.files import remove_leftovers, replacing
 from fbp.losses import Loss
+from fbp.run_folder import CHECKPOINTS, HISTORY, MANIFEST, WEIGHTS, check_new
 from fbp.serialize import plain, to_json
 from fbp.tensors import name_leaves, save_tensors
-from fbp.training.checkpoints import Progress, list_checkpoints, read_newest, restore_checkpoint, save_checkpoint
+from fbp.training.checkpoints import Progress, read_newest, restore_checkpoint, save_checkpoint
 from fbp.training.feed import Feed
 from fbp.training.fitted_many import FittedMany
 from fbp.training.history import History
@@ -35,11 +36,9 @@ from fbp.typing import Layer, Params
 
 SAVE_SECONDS = 10.0
 """A crash loses no more than so much training."""
-CHECKPOINTS, WEIGHTS, HISTORY, MANIFEST = "checkpoints", "weights.safetensors", "history.csv", "manifest.json"
 SCHEMA, WEIGHTS_SCHEMA, VERSION = "fbp.run", "fbp.weights", 1
 _LOCK = ".lock"
 Seeds: TypeAlias = int | tuple[int, ...]
-Folder: TypeAlias = str | os.PathLike[str]
 
 
 class Run:
@@ -110,7 +109,7 @@ class Run:
         """
         with self._explain():
             save_checkpoint(self.folder / CHECKPOINTS, state, progress, self.facts)
-            _write(self.folder / HISTORY, History(tuple(progress.history)).to_csv())
+            replace_text(self.folder / HISTORY, History(tuple(progress.history)).to_csv())
         self._saved = time.monotonic()
 
     def finish(self, net: Layer, params: Params, history: History, stopped: str) -> None:
@@ -140,7 +139,7 @@ class Run:
             FbpError: the disk does not take it.
         """
         with self._explain():
-            _write(self.folder / HISTORY, fitted.to_csv())
+            replace_text(self.folder / HISTORY, fitted.to_csv())
         histories = fitted.histories
         last = [history[-1]._asdict() if history else None for history in histories]
         facts = {"stopped": fitted.stopped, "epochs": len(histories[0]), "last": last}
@@ -160,7 +159,7 @@ class Run:
                 "device": device(),
                 "versions": versions(),
             }
-            _write(self.folder / MANIFEST, to_json(manifest) + "\n")
+            replace_text(self.folder / MANIFEST, to_json(manifest) + "\n")
 
     def keep(self, problem: Problem, step: int, reason: str) -> Path | None:
         """Write a step that went wrong to a file that `fbp verify` opens; None where the disk does not take it.
@@ -181,8 +180,9 @@ class Run:
 
     def describe(self, progress: Progress) -> str:
         """What an interruption has left, and how to go on."""
-        done = f"epoch {progress.epoch}" + (f", step {progress.taken}" if progress.taken else "")
-        return f"saved at the beginning of {done}" if not progress.taken else f"saved in {done}"
+        if progress.taken:
+            return f"saved in epoch {progress.epoch}, step {progress.taken}"
+        return f"saved at the beginning of epoch {progress.epoch}"
 
     @contextmanager
     def _explain(self) -> Iterator[None]:
@@ -193,19 +193,6 @@ class Run:
                 f"a run must be kept on a disk that takes it, got {error.strerror or error} in {self.folder}; free "
                 "space and go on with the run, which is whole up to its last checkpoint"
             ) from error
-
-
-def check_new(folder: Path) -> None:
-    """Refuse a folder that holds a run, before anything else is done.
-
-    Raises:
-        FbpError: it does.
-    """
-    if list_checkpoints(folder / CHECKPOINTS) or (folder / WEIGHTS).exists():
-        raise FbpError(
-            f"a new run must have a new folder, got {folder}, which holds one; go on with it (fbp train --resume "
-            f"{folder}, or fit(..., resume=True)), or use another folder"
-        )
 
 
 def _facts(method: Method, feed: Feed, seed: Seeds) -> dict[str, Any]:
@@ -243,11 +230,6 @@ def _describe(part: Layer | Loss) -> Any:
         return describe(part)
     except FbpError:
         return None
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as new:
-        new.write_text(text, encoding="utf-8")
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from fbp.description import construct, describe, list_differences
 from fbp.errors import FbpError
 from fbp.layers import Affine, BatchNorm
 from fbp.losses import Loss
+from fbp.run_folder import CHECKPOINTS, WEIGHTS
 from fbp.tensors import load_tensors, restore_leaves, understand
 from fbp.training.checkpoints import read_newest
-from fbp.training.run import CHECKPOINTS, VERSION, WEIGHTS, WEIGHTS_SCHEMA
+from fbp.training.run import VERSION, WEIGHTS_SCHEMA
 from fbp.tree import rebuild
 from fbp.typing import Layer, Params
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from fbp.errors import FbpError, describe_exception
 from fbp.layers.axes import is_shape
+from fbp.run_folder import CHECKPOINTS, MANIFEST
 from fbp.training.checkpoints import history_of, read_epochs, read_newest
 from fbp.training.history import History
-from fbp.training.run import CHECKPOINTS, MANIFEST
 from fbp.training.saved import open_run
 from fbp.tree import list_layers, name_layers, observe_layers, unstack
 from fbp.typing import Layer, Params

@@ -14,13 +14,11 @@ from fbp.combinators import Serial
 from fbp.errors import FbpError
 from fbp.layers import Dense
 from fbp.losses import SigmoidBinaryCrossEntropy, SoftmaxCrossEntropy
+from fbp.run_folder import CHECKPOINTS, CONFIG, DATA, MANIFEST
 from fbp.studies.frame import typed_command
 from fbp.training import History, Saved
 from fbp.training.checkpoints import history_of, read_newest
-from fbp.training.run import CHECKPOINTS, MANIFEST
 from fbp.tree import name_layers, unstack
-
-CONFIG, DATA = "config.toml", "data.json"
 
 
 class Facts(NamedTuple):
