@@ -39,7 +39,7 @@ def _run() -> dict[str, bytes]:
         return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
-def weights(rng: Rng) -> bytes:
+def weights(rng: Rng | None = None) -> bytes:
     """The weights of a run."""
     return _run()["weights.safetensors"]
 
@@ -72,8 +72,8 @@ def sealed(content: Callable[[], bytes]) -> Callable[[bytes], bytes]:
     return pack
 
 
-weights_facts, checkpoint_facts = facts_of(lambda: weights(None)), facts_of(_checkpoint)  # type: ignore[arg-type]
-sealed_weights, sealed_checkpoint = sealed(lambda: weights(None)), sealed(_checkpoint)  # type: ignore[arg-type]
+weights_facts, checkpoint_facts = facts_of(weights), facts_of(_checkpoint)
+sealed_weights, sealed_checkpoint = sealed(weights), sealed(_checkpoint)
 
 
 def load_run(levels: int) -> Callable[[Path], Any]:

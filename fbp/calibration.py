@@ -86,6 +86,15 @@ def lsuv(net: Layer, params: Params, X: Activations) -> Params:
     return params
 
 
+def freeze_statistics(net: Layer) -> Layer:
+    """The network for inference: each `BatchNorm` becomes the `Affine` map that its population statistics fill.
+
+    Args:
+        net: a network.
+    """
+    return rebuild(net, lambda layer: Affine() if isinstance(layer, BatchNorm) else layer)
+
+
 def with_population_statistics(
     net: Layer, params: Params, X: Activations, *, batch_size: int = 256
 ) -> tuple[Layer, Params]:
@@ -116,7 +125,7 @@ def with_population_statistics(
         >>> inference_net.layers[1]
         Affine()
     """
-    frozen = rebuild(net, lambda layer: Affine() if isinstance(layer, BatchNorm) else layer)
+    frozen = freeze_statistics(net)
     if frozen == net:
         return net, params
     m = jax.tree.leaves(X)[0].shape[0]

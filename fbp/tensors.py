@@ -110,6 +110,25 @@ def understand(path: Path) -> Iterator[None]:
         ) from error
 
 
+def check_schema(found: Tensors, schema: str, version: int, what: str, path: str | Path, remedy: str) -> None:
+    """Refuse a file of another kind, or of another version of fbp.
+
+    Args:
+        found: what it holds.
+        schema: its kind, under "schema" in its facts.
+        version: of the kind, under "schema_version".
+        what: the kind in words, for the message.
+        path: the file.
+        remedy: what to do.
+
+    Raises:
+        FbpError: it is another.
+    """
+    received = [found.facts.get(key) for key in ("schema", "schema_version")]
+    if received != [schema, version]:
+        raise FbpError(f"{what} must have the schema {schema} {version}, got {received!r} in {path}; {remedy}")
+
+
 def name_leaves(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
     """The leaves of a pytree as NumPy arrays by name, "params.blocks.q.W"; keys of randomness as integers.
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Group, Parameter
+from cyclopts import App, Parameter
 
 from fbp.cli.data import load_examples, load_fitting
-from fbp.cli.training import evaluate, predict, sample, summary, train
+from fbp.cli.training import Network, Transformer, evaluate, predict, sample, summary, train
 from fbp.config import COMPARISON, Integer, NetworkConfig, TransformerConfig, check_unused
 from fbp.errors import FbpError, check_count, check_seed
 from fbp.streams import reserve_stdout
@@ -26,8 +26,6 @@ app = App(
 app.register_install_completion_command(help="Install the completion of commands and options in this shell.")
 
 _shown_as = lambda text: Parameter(show_default=lambda _: text)
-Network = Annotated[NetworkConfig, Parameter(name="*", group=Group("Network", sort_key=1))]
-Transformer = Annotated[TransformerConfig, Parameter(name="*", group=Group("Transformer, --network gpt", sort_key=2))]
 Data = Annotated[str | None, _shown_as("digits")]
 _DEFAULT, _TRANSFORMER = NetworkConfig(), TransformerConfig()
 _SEQUENCES = 8

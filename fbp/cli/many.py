@@ -3,6 +3,7 @@
 import math
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,15 +114,13 @@ def train_many(
     options = training.options()
     for name in ("patience", "target_loss"):
         del options[name]
-    rule: Any = make_rule(training, len(subject.Y))
-    if rates is not None:
-        rule = lambda rate: make_rule(training, len(subject.Y), rate)
+    rule: Any = partial(make_rule, training, len(subject.Y))
     return fit_many(
         subject.net,
         subject.loss,
         _initialize(subject, mlp, seeds),
         (subject.X, subject.Y),
-        optimizer=rule,
+        optimizer=rule() if rates is None else rule,
         seeds=seeds,
         learning_rates=rates,
         validation=subject.validation,

@@ -10,7 +10,7 @@ import numpy as np
 
 from fbp.errors import FbpError
 from fbp.run_folder import list_checkpoints
-from fbp.tensors import Tensors, load_tensors, name_leaves, restore_leaves, save_tensors, understand
+from fbp.tensors import Tensors, check_schema, load_tensors, name_leaves, restore_leaves, save_tensors, understand
 from fbp.training.history import COLUMNS, Epoch, History
 from fbp.training.step import State
 from fbp.typing import Params
@@ -134,12 +134,9 @@ def read_newest(folder: Path) -> Tensors | None:
         except FbpError as error:
             broken.append(str(error))
             continue
-        received = [found.facts.get(key) for key in ("schema", "schema_version")]
-        if received != [SCHEMA, VERSION] or not isinstance(found.facts.get("training"), dict):
-            raise FbpError(
-                f"a checkpoint must have the schema {SCHEMA} {VERSION}, got {received!r} in {path}; "
-                "go on with the version of fbp that wrote it"
-            )
+        check_schema(found, SCHEMA, VERSION, "a checkpoint", path, "go on with the version of fbp that wrote it")
+        if not isinstance(found.facts.get("training"), dict):
+            raise FbpError(f"a checkpoint must say what it is of, got no training in {path}; use another one")
         if broken:
             warnings.warn(f"{broken[0]}: going on from {path.name}, the one before", stacklevel=2)
         return found

@@ -8,13 +8,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
+from fbp.calibration import freeze_statistics
 from fbp.errors import FbpError, check_count
-from fbp.layers import Affine, BatchNorm
 from fbp.losses import Loss
 from fbp.precision import widen
 from fbp.training.inputs import prepare_data, to_floats
 from fbp.training.step import Metrics, are_labels, measure_batch
-from fbp.tree import rebuild
 from fbp.typing import Activations, Layer, Params, Targets
 
 
@@ -133,7 +132,7 @@ def _check_data(
 ) -> tuple[Activations, Targets]:
     """The data on the device, for a network that does not look at its batch."""
     check_count("batch_size", batch_size)
-    if rebuild(net, lambda layer: Affine() if isinstance(layer, BatchNorm) else layer) != net:
+    if freeze_statistics(net) != net:
         raise FbpError(
             "the result must not depend on the batches, got a network with batch normalization; first take "
             "net, params = fbp.with_population_statistics(net, params, X) with the training inputs"

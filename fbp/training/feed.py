@@ -65,6 +65,11 @@ class Feed(Protocol):
         """Examples a step."""
         ...
 
+    @property
+    def shape(self) -> Any:
+        """Of one example, or a tree of shapes."""
+        ...
+
     def blocks(self, epoch: int, first: int) -> Iterator[Block]:
         """The blocks of an epoch, from the step `first` of it on."""
         ...
@@ -122,6 +127,11 @@ class Resident:
         """The whole epoch, up to `LONGEST`."""
         return min(self.steps, LONGEST)
 
+    @property
+    def shape(self) -> Any:
+        """That of a row."""
+        return _row_shapes(self.X)
+
     def blocks(self, epoch: int, first: int) -> Iterator[Block]:
         """Rows of all data."""
         order = draw_order(self.examples, self.seed, epoch)
@@ -168,6 +178,11 @@ class Together:
     def batch_size(self) -> int:
         """That of each run."""
         return self.feeds[0].batch_size
+
+    @property
+    def shape(self) -> Any:
+        """That of a row."""
+        return self.feeds[0].shape
 
     def blocks(self, epoch: int, first: int) -> Iterator[Block]:
         """Rows of all data, (steps, runs, batch)."""
@@ -219,6 +234,11 @@ class Streamed:
         row = (self.X.nbytes + self.Y.nbytes) / len(self.Y)
         return max(1, min(self.steps, LONGEST, int(BLOCK_BYTES / (row * self.batch_size))))
 
+    @property
+    def shape(self) -> Any:
+        """That of a row."""
+        return _row_shapes(self.X)
+
     def blocks(self, epoch: int, first: int) -> Iterator[Block]:
         """Rows of the block alone."""
         rows = _batches(self.index[draw_order(self.examples, self.seed, epoch)], self.batch_size)
@@ -253,12 +273,14 @@ class Made:
         make: called with the epoch, from 1; returns an iterable of batches (X, Y), all of one shape.
         steps: the number of batches that are taken in an epoch.
         batch_size: examples a step.
+        shape: of one example.
         convert: called with each batch.
     """
 
     make: Callable[[int], Any]
     steps: int
     batch_size: int
+    shape: Any
     convert: Callable[[Any, Any], tuple[Activations, Targets]]
 
     @property
@@ -301,6 +323,10 @@ class Made:
             raise FbpError(
                 f"data must give {self.steps} batches in every epoch, got fewer in epoch {epoch}; give as many"
             ) from None
+
+
+def _row_shapes(X: Any) -> Any:
+    return jax.tree.map(lambda x: x.shape[1:], X)
 
 
 def _fingerprint(*trees: Any) -> str:

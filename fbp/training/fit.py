@@ -213,14 +213,13 @@ class Training:
         self.method, self.monitor, self.feed, self.held_out = method, monitor, feed, held_out
         self.limits, self.callbacks, self.on_steps, self.run = limits, callbacks, on_steps, run
         self.state, self.progress = state, Progress()
-        self.chunk = 1
+        self.chunk, self.is_compiled = 1, False
         if run is not None and (found := run.load(state)) is not None:
             self.state, self.progress = found
 
     def train(self) -> str:
         """Train to the end, and say why it ended."""
         try:
-            self._compile()
             while (stopped := self._reason()) is None:
                 self._run_epoch()
             self.progress.stopped = stopped
@@ -279,17 +278,14 @@ class Training:
         """In all epochs."""
         return (self.progress.epoch - 1) * self.feed.steps + self.progress.taken
 
-    def _compile(self) -> None:
-        if self._reason() is not None:
-            return
-        # No step at all compiles the program, so that the time of the first epoch is comparable to the others.
-        block = next(iter(self.feed.blocks(self.progress.epoch, 0)))
-        run_steps(self.method, self.monitor, self.state, block, 0, 0)
-
     def _run_epoch(self) -> None:
         progress, feed = self.progress, self.feed
         start = progress.taken
         for block in feed.blocks(progress.epoch, start):
+            if not self.is_compiled:
+                # No step at all compiles the program, so that the time of the first epoch is comparable to the others.
+                run_steps(self.method, self.monitor, self.state, block, 0, 0)
+                self.is_compiled = True
             first, length = 0, len(block.counts)
             while first < length:
                 if self._reason() is not None:

@@ -10,15 +10,13 @@ from jaxtyping import Array, Int
 from numpy.typing import ArrayLike
 
 from fbp.backprop import check_batch, check_params, loss_value
-from fbp.calibration import with_population_statistics
+from fbp.calibration import freeze_statistics, with_population_statistics
 from fbp.data import Dataset, validate
 from fbp.data.arrays import check_labels, split_rows
 from fbp.errors import FbpError, check_count, describe_exception
-from fbp.layers import BatchNorm
 from fbp.losses import Loss
 from fbp.training.feed import RESIDENT_BYTES, Feed, Made, Resident, Streamed
 from fbp.training.step import Method, are_labels
-from fbp.tree import list_layers
 from fbp.typing import Activations, Layer, Params, Targets
 
 Held: TypeAlias = tuple[Any, Any]
@@ -121,8 +119,9 @@ def _prepare_made(
             f"a function of batches must return an iterable of pairs (X, Y), got {describe_exception(error)}; "
             "e.g. lambda epoch: my_batches(epoch)"
         ) from error
-    prepare_data(method.net, method.loss, params, X, Y)
-    return Made(make, steps, len(Y), lambda X, Y: _convert(method.net, params, X, Y))
+    X, _ = prepare_data(method.net, method.loss, params, X, Y)
+    shape = jax.tree.map(lambda x: x.shape[1:], X)
+    return Made(make, steps, len(Y), shape, lambda X, Y: _convert(method.net, params, X, Y))
 
 
 def prepare_validation(
@@ -188,7 +187,7 @@ def for_use(net: Layer, params: Params, inputs: Callable[[], Activations], batch
         inputs: gives the training inputs, which are asked for only where they are needed.
         batch_size: examples per batch, as in training.
     """
-    if not any(isinstance(layer, BatchNorm) for layer in list_layers(net)):
+    if freeze_statistics(net) == net:
         return net, params
     return with_population_statistics(net, params, to_floats(net, params, inputs()), batch_size=batch_size)
 

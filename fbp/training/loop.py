@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from fbp.training.feed import Block
 from fbp.training.inputs import to_floats
 from fbp.training.monitor import Monitor, measure
-from fbp.training.step import Method, Metrics, State, measure_gradient, update
+from fbp.training.step import Method, Metrics, State, take_step
 from fbp.typing import Activations, Targets
 
 
@@ -75,14 +75,14 @@ def _run(
 
     def take(i: Array, carry: Any) -> Any:
         state, metrics = carry
-        state, found = over_runs(partial(_take, method))(state, *batch_of(i, state))
+        state, found = over_runs(partial(take_step, method))(state, *batch_of(i, state))
         return state, jax.tree.map(lambda all, x: all.at[i].set(x), metrics, found)
 
     def room(function: Any, length: int) -> Any:
         shapes = jax.eval_shape(over_runs(function), state, *batch_of(start, state))
         return jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), shapes)
 
-    metrics = room(lambda *args: _take(method, *args)[1], len(rows))
+    metrics = room(lambda *args: take_step(method, *args)[1], len(rows))
     if monitor is None:
         state, metrics = jax.lax.fori_loop(start, stop, take, (state, metrics))
         return state, Taken(metrics, None, _all_finite(state.params, several)), jnp.int32(0)
@@ -102,13 +102,6 @@ def _run(
     carry = start, state, metrics, readings, jnp.int32(0)
     _, state, metrics, readings, slot = jax.lax.while_loop(lambda carry: carry[0] < stop, run_stretch, carry)
     return state, Taken(metrics, readings, _all_finite(state.params, several)), slot
-
-
-def _take(
-    method: Method, state: State, X: Activations, Y: Targets, weights: Float[Array, " b"]
-) -> tuple[State, Metrics]:
-    metrics, d_params = measure_gradient(method, state, X, Y, weights)
-    return update(method, state, d_params), metrics
 
 
 def _all_finite(params: Any, several: bool) -> Bool[Array, "..."]:

@@ -13,9 +13,9 @@ import optax
 from jaxtyping import Array, Int
 
 from fbp.backprop import Only
+from fbp.calibration import freeze_statistics
 from fbp.errors import FbpError
 from fbp.interrupts import postpone_interruptions
-from fbp.layers import BatchNorm
 from fbp.losses import Loss
 from fbp.training.checkpoints import Progress
 from fbp.training.counting import average_steps, close_epoch
@@ -39,7 +39,6 @@ from fbp.training.monitor import Detail, Monitor
 from fbp.training.results import Moment
 from fbp.training.run import Run
 from fbp.training.step import Gradient, Method, Rule, State
-from fbp.tree import list_layers
 from fbp.typing import Activations, Key, Layer, Params, Targets
 
 OnEpoch: TypeAlias = Callable[[EpochOfRuns, State], object]
@@ -168,8 +167,8 @@ class _Many(Training):
         seeds: tuple[int, ...],
         rates: tuple[float, ...] | None,
     ):
-        super().__init__(method, monitor, feed, None, limits, (), on_steps, None, state)
-        self.feeds, self.held, self.on_epoch, self.seeds, self.rates = feed.feeds, held, on_epoch, seeds, rates
+        super().__init__(method, monitor, feed, held, limits, (), on_steps, None, state)
+        self.feeds, self.on_epoch, self.seeds, self.rates = feed.feeds, on_epoch, seeds, rates
         self.each = [self.progress, *(Progress() for _ in feed.feeds[1:])]
 
     def finish_all(self, run: Run | None) -> FittedMany:
@@ -219,18 +218,18 @@ class _Many(Training):
             close_epoch(own, self.method.loss, self.feed, held)
 
     def _evaluate(self) -> list[Evaluation | None]:
-        if self.held is None:
+        if self.held_out is None:
             return [None] * len(self.each)
         net, params = self._all_for_use()
-        m = len(self.held.Y) if self.held.rows is None else self.held.rows.shape[1]
+        m = len(self.held_out.Y) if self.held_out.rows is None else self.held_out.rows.shape[1]
         size = min(1000, m)
-        losses, correct = _sum_runs(params, *self.held, net=net, loss=self.method.loss, batch_size=size)
+        losses, correct = _sum_runs(params, *self.held_out, net=net, loss=self.method.loss, batch_size=size)
         each = zip(losses, [None] * len(losses) if correct is None else correct, strict=True)
         return [take_means(Totals(loss, right), m) for loss, right in each]
 
     def _all_for_use(self) -> tuple[Layer, Params]:
         """The network without batches in its statistics, and the parameters of all runs for it."""
-        if not any(isinstance(layer, BatchNorm) for layer in list_layers(self.method.net)):
+        if freeze_statistics(self.method.net) == self.method.net:
             return self.method.net, self.state.params
         nets, params = zip(*(self._one_for_use(run) for run in range(len(self.each))), strict=True)
         return nets[0], jax.tree.map(lambda *x: jnp.stack(x), *params)

@@ -74,7 +74,7 @@ class Readings(NamedTuple):
 
 
 def measure(method: Method, monitor: Monitor, state: State, X: Activations, Y: Targets, weights: Weights) -> Readings:
-    """One measurement, by one forward pass and one reverse sweep.
+    """One measurement, by one forward pass and one reverse sweep; the noise takes one of each more.
 
     Args:
         method: how a step computes; the gradient is the hand-written one.

@@ -8,7 +8,7 @@ import jax
 from fbp.description import construct
 from fbp.errors import FbpError
 from fbp.losses import Loss
-from fbp.tensors import Tensors, load_tensors, name_leaves, restore_leaves, save_tensors, understand
+from fbp.tensors import Tensors, check_schema, load_tensors, name_leaves, restore_leaves, save_tensors, understand
 from fbp.typing import Activations, Key, Layer, Params, Targets, Weights
 
 SCHEMA, VERSION = "fbp.replay", 1
@@ -79,11 +79,7 @@ def load_replay(path: str | Path, net: Layer | None = None, loss: Loss | None = 
         FbpError: the file is damaged or not a replay, or a part of your own is missing.
     """
     found = load_tensors(Path(path))
-    received = [found.facts.get(key) for key in ("schema", "schema_version")]
-    if received != [SCHEMA, VERSION]:
-        raise FbpError(
-            f"a replay must have the schema {SCHEMA} {VERSION}, got {received!r} in {path}; use another file"
-        )
+    check_schema(found, SCHEMA, VERSION, "a replay", path, "use another file")
     with understand(Path(path)):
         own_net: Layer = _own("net", "network", net, found, path)
         own_loss: Loss = _own("loss", "loss", loss, found, path)

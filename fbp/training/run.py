@@ -16,8 +16,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import jax
-
 from fbp.data.files import remove_leftovers, replace_text
 from fbp.description import describe, list_differences
 from fbp.environment import device, versions
@@ -208,7 +206,7 @@ def _facts(method: Method, feed: Feed, seed: Seeds) -> dict[str, Any]:
         "seed": list(seed) if isinstance(seed, tuple) else int(seed),
         "batch_size": feed.batch_size,
         "examples": feed.examples,
-        "shape": plain(jax.tree.map(lambda x: x.shape[1:], next(iter(feed.blocks(1, 0))).X)),
+        "shape": plain(feed.shape),
         "data": feed.fingerprint(),
     }
 

@@ -6,15 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 
+from fbp.calibration import freeze_statistics
 from fbp.description import construct, describe, list_differences
 from fbp.errors import FbpError
-from fbp.layers import Affine, BatchNorm
 from fbp.losses import Loss
 from fbp.run_folder import CHECKPOINTS, WEIGHTS
-from fbp.tensors import load_tensors, restore_leaves, understand
+from fbp.tensors import check_schema, load_tensors, restore_leaves, understand
 from fbp.training.checkpoints import read_newest
 from fbp.training.run import VERSION, WEIGHTS_SCHEMA
-from fbp.tree import rebuild
 from fbp.typing import Layer, Params
 
 
@@ -80,12 +79,8 @@ def open_run(folder: str | os.PathLike[str], net: Layer | None = None, run: int 
     path = Path(folder)
     if (path / WEIGHTS).exists():
         found = load_tensors(path / WEIGHTS)
-        received = [found.facts.get(key) for key in ("schema", "schema_version")]
-        if received != [WEIGHTS_SCHEMA, VERSION]:
-            raise FbpError(
-                f"weights must have the schema {WEIGHTS_SCHEMA} {VERSION}, got {received!r} in {path / WEIGHTS}; load "
-                "them with the version of fbp that wrote them"
-            )
+        remedy = "load them with the version of fbp that wrote them"
+        check_schema(found, WEIGHTS_SCHEMA, VERSION, "weights", path / WEIGHTS, remedy)
         facts, arrays, prefix, is_final = found.facts, found.arrays, "", True
     else:
         newest = read_newest(path / CHECKPOINTS)
@@ -96,7 +91,7 @@ def open_run(folder: str | os.PathLike[str], net: Layer | None = None, run: int 
     with understand(path):
         arrays = _choose(arrays, facts.get("runs"), run, path)
         own = _network(facts.get("network"), net, path)
-        if not is_final and own != _for_use(own):
+        if not is_final and own != freeze_statistics(own):
             raise FbpError(
                 f"batch normalization must have its population statistics for use, got a run in {path} that is not "
                 f"finished; finish it with fbp train --resume {path}"
@@ -134,7 +129,7 @@ def _network(description: Any, given: Layer | None, path: Path) -> Layer:
         if not isinstance(net, Layer):
             raise FbpError(f"a run must hold a network, got a {type(net).__name__} in {path}; use another folder")
         return net
-    own = _for_use(given)
+    own = freeze_statistics(given)
     if description is not None:
         different = list_differences(description, describe(own))
         if different and list_differences(description, describe(given)):
@@ -142,10 +137,6 @@ def _network(description: Any, given: Layer | None, path: Path) -> Layer:
                 f"a run must be loaded with its own network, got {'; '.join(different[:4])} in {path}; leave net out"
             )
     return own
-
-
-def _for_use(net: Layer) -> Layer:
-    return rebuild(net, lambda layer: Affine() if isinstance(layer, BatchNorm) else layer)
 
 
 def _as_shape(shape: Any) -> Any:

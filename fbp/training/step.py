@@ -1,6 +1,7 @@
 """One step of training as a pure function of its state."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -145,13 +146,23 @@ def train_step(net: Layer, loss: Loss, optimizer: optax.GradientTransformation, 
     Raises:
         FbpError: an option does not fit.
     """
-    method = Method(net, loss, optimizer, **options)
+    return partial(take_step, Method(net, loss, optimizer, **options))
 
-    def step(state: State, X: Activations, Y: Targets, weights: Weights = None) -> tuple[State, Metrics]:
-        metrics, d_params = measure_gradient(method, state, X, Y, weights)
-        return update(method, state, d_params), metrics
 
-    return step
+def take_step(
+    method: Method, state: State, X: Activations, Y: Targets, weights: Weights = None
+) -> tuple[State, Metrics]:
+    """The step of `train_step`.
+
+    Args:
+        method: how it computes.
+        state: before it.
+        X: inputs, (m, ...).
+        Y: targets, as the loss takes them.
+        weights: one per example, (m,).
+    """
+    metrics, d_params = measure_gradient(method, state, X, Y, weights)
+    return update(method, state, d_params), metrics
 
 
 def update(method: Method, state: State, d_params: Params) -> State:
