@@ -108,19 +108,28 @@ def value_and_grad(
     def compute(
         params: Params, X: Activations, Y: Targets, weights: Weights = None, key: Key | None = None
     ) -> tuple[Any, Params]:
-        chunked = None
         if probe is None:
-            check_arguments(net, params, X, Y)
-            chunked = chunk_head(net, loss, output_shape(net, X), Y)
-        if chunked is not None:
-            value, d_params = chunked(params, X, Y, weights, key)
+            value, _, d_params = differentiate(net, loss, params, X, Y, weights, key)
             return value, select(d_params, only)
         _, cache, value, dZ = forward_to_loss(net, loss, params, X, Y, weights, key)
         d_params, _, readings = net.sweep(params, cache, Cotangent(dZ), probe)
-        d_params = select(d_params, only)
-        return (value, d_params) if probe is None else ((value, readings), d_params)
+        return (value, readings), select(d_params, only)
 
     return compute
+
+
+def differentiate(
+    net: Layer, loss: Loss, params: Params, X: Activations, Y: Targets, weights: Weights, key: Key | None
+) -> tuple[Float[Array, ""], Activations | None, Params]:
+    """Check the arguments, then (value, Z, d_params); Z is None where it was made in chunks, never there as a whole."""
+    check_arguments(net, params, X, Y)
+    chunked = chunk_head(net, loss, _output_shape(net, X), Y)
+    if chunked is not None:
+        value, d_params = chunked(params, X, Y, weights, key)
+        return value, None, d_params
+    Z, cache = net.forward(params, X, key)
+    value, dZ = loss.value_and_dZ(Z, Y, weights)
+    return value, Z, net.backward(params, cache, dZ)[0]
 
 
 def select(tree: Params, only: Only) -> Params:
@@ -362,13 +371,8 @@ def _describe_examples(X: Activations) -> str:
     return ", ".join(str(x.shape[1:]) for x in jax.tree.leaves(X))
 
 
-def output_shape(net: Layer, X: Activations) -> Any:
-    """The shape of the output, batch included; None for several arrays, or where the network cannot be initialized.
-
-    Args:
-        net: a network.
-        X: inputs, (m, ...).
-    """
+def _output_shape(net: Layer, X: Activations) -> Any:
+    """The shape of the output, batch included; None for several arrays, or where the network cannot be initialized."""
     try:
         _, shape = _initial_shapes(net, *_shapes_of_examples(X))
     except Exception:

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from fbp.backprop import Only, check_arguments, loss_value, name_of, output_shape, select
-from fbp.chunks import chunk_head
+from fbp.backprop import Only, check_arguments, differentiate, loss_value, name_of, select
 from fbp.errors import FbpError, unknown_name
 from fbp.losses import Loss
 from fbp.partition import combine
@@ -235,15 +234,8 @@ def are_labels(Y: Targets, Z: Activations | jax.ShapeDtypeStruct) -> bool:
 
 
 def _by_hand(method: Method, params: Params, X: Activations, Y: Targets, weights: Weights, key: Key) -> Computed:
-    net, loss = method.net, method.loss
-    check_arguments(net, params, X, Y)
-    chunked = chunk_head(net, loss, output_shape(net, X), Y)
-    if chunked is not None:
-        value, d_params = chunked(params, X, Y, weights, key)
-        return value, None, select(d_params, method.trained)
-    Z, cache = net.forward(params, X, key)
-    value, dZ = loss.value_and_dZ(Z, Y, weights)
-    return value, Z, select(net.backward(params, cache, dZ)[0], method.trained)
+    value, Z, d_params = differentiate(method.net, method.loss, params, X, Y, weights, key)
+    return value, Z, select(d_params, method.trained)
 
 
 def _by_autodiff(method: Method, params: Params, X: Activations, Y: Targets, weights: Weights, key: Key) -> Computed:
