@@ -25,7 +25,7 @@ from fbp.typing import Activations, Layer, Params, Targets, Visit, Weights
 
 Detail = Literal["off", "economy", "full"]
 NOISE = ("noise_trace", "noise_square")
-EVERY = {"economy": 50, "full": 10}
+EVERY = {"economy": 64, "full": 10}
 """A measurement costs about as much as a step or two: one in so many keeps training within some percent."""
 
 
