@@ -180,7 +180,7 @@ def test_all_epochs_are_compiled_once():
         run(mlp((6, 5, 3)), epochs=4, validation=data(20))
     finally:
         jax.monitoring.clear_event_listeners()
-    assert compiled.count("jit(_run)") == compiled.count("jit(sum_examples)") == 1
+    assert compiled.count("jit(_run)") == compiled.count("jit(_measure)") == 1
 
 
 def test_a_second_run_with_the_same_optimizer_is_not_compiled_again():

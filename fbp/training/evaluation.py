@@ -1,6 +1,8 @@
 """The mean loss and the accuracy of a network over a data set, and what it makes of each item."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +14,8 @@ from fbp.calibration import freeze_statistics
 from fbp.errors import FbpError, check_count
 from fbp.losses import Loss
 from fbp.precision import widen
-from fbp.training.inputs import prepare_data, to_floats
-from fbp.training.step import Metrics, are_labels, measure_batch
+from fbp.training.inputs import HeldOut, prepare_data, to_floats
+from fbp.training.step import are_labels, measure_batch
 from fbp.typing import Activations, Layer, Params, Targets
 
 
@@ -46,24 +48,16 @@ class Items(NamedTuple):
     outputs: np.ndarray | None
 
 
-class Totals(NamedTuple):
-    """Sums over the examples of a data set, on the device.
-
-    Attributes:
-        loss: the sum of the examples' losses.
-        correct: the number of correctly classified examples; None unless the targets are labels.
-    """
-
-    loss: Float[Array, ""]
-    correct: Float[Array, ""] | None
+LARGEST_BATCH = 1000
+"""Of examples that are computed at a time, where nobody says how many."""
 
 
 def evaluate(
-    net: Layer, loss: Loss, params: Params, X: ArrayLike, Y: ArrayLike, *, batch_size: int = 1000
+    net: Layer, loss: Loss, params: Params, X: ArrayLike, Y: ArrayLike, *, batch_size: int = LARGEST_BATCH
 ) -> Evaluation:
     """The mean loss and the accuracy over all examples, without dropout.
 
-    Compiled once for each network, loss and shape of the data.
+    Compiled once for each network, loss and shape of a batch.
 
     Args:
         net: a network; batch normalization must have been replaced by population statistics.
@@ -90,14 +84,13 @@ def evaluate(
         >>> round(loss, 3)  # ln 10, a guess
         2.303
     """
-    X_device, Y_device = _check_data(net, loss, params, X, Y, batch_size)
-    m = Y_device.shape[0]
-    sums = sum_examples(params, X_device, Y_device, net=net, loss=loss, batch_size=min(int(batch_size), m))
-    return take_means(sums, m)
+    data = _check_data(net, loss, params, X, Y, batch_size)
+    [found] = evaluate_batches(net, loss, params, data, batch_size=batch_size)
+    return found
 
 
 def evaluate_items(
-    net: Layer, loss: Loss, params: Params, X: ArrayLike, Y: ArrayLike, *, batch_size: int = 1000
+    net: Layer, loss: Loss, params: Params, X: ArrayLike, Y: ArrayLike, *, batch_size: int = LARGEST_BATCH
 ) -> Items:
     """What a network makes of each item, without dropout: which ones it gets wrong, and how sure it is.
 
@@ -121,15 +114,12 @@ def evaluate_items(
         >>> items.losses.shape, round(float(items.confidence[0]), 3)
         ((5,), 0.1)
     """
-    X_device, Y_device = _check_data(net, loss, params, X, Y, batch_size)
-    m = Y_device.shape[0]
-    computed = _compute_items(params, X_device, Y_device, net=net, loss=loss, batch_size=min(int(batch_size), m))
-    return Items(*jax.tree.map(lambda x: np.asarray(x)[:m], computed))
+    data = _check_data(net, loss, params, X, Y, batch_size)
+    batches = [_compute_items(params, *data.take(rows), net=net, loss=loss) for rows, _ in _cut(data.size, batch_size)]
+    return Items(*jax.tree.map(lambda *x: np.concatenate(x)[: data.size], *jax.device_get(batches)))
 
 
-def _check_data(
-    net: Layer, loss: Loss, params: Params, X: ArrayLike, Y: ArrayLike, batch_size: int
-) -> tuple[Activations, Targets]:
+def _check_data(net: Layer, loss: Loss, params: Params, X: ArrayLike, Y: ArrayLike, batch_size: int) -> HeldOut:
     """The data on the device, for a network that does not look at its batch."""
     check_count("batch_size", batch_size)
     if freeze_statistics(net) != net:
@@ -137,60 +127,75 @@ def _check_data(
             "the result must not depend on the batches, got a network with batch normalization; first take "
             "net, params = fbp.with_population_statistics(net, params, X) with the training inputs"
         )
-    return prepare_data(net, loss, params, X, Y)
+    return HeldOut(*prepare_data(net, loss, params, X, Y))
 
 
-@jax.jit(static_argnames=("net", "loss", "batch_size"))
-def sum_examples(
+def evaluate_batches(
+    net: Layer, loss: Loss, params: Params, data: HeldOut, *, batch_size: int = LARGEST_BATCH, runs: int = 0
+) -> list[Evaluation]:
+    """What `evaluate` returns, of data that were checked.
+
+    Args:
+        net: a network that does not look at its batch.
+        loss: a loss of its output.
+        params: its parameters; of several runs with a leading axis of them.
+        data: the examples.
+        batch_size: the number of examples computed at a time.
+        runs: how many; 0 for one without such an axis.
+
+    Returns:
+        One of each run.
+    """
+    axes = None if not runs else (0, *[None if data.rows is None else 0] * 2)
+    batches = [
+        _measure(params, *data.take(rows), weights, net=net, loss=loss, axes=axes)
+        for rows, weights in _cut(data.size, batch_size)
+    ]
+    losses, correct = zip(*jax.device_get(batches), strict=True)
+
+    def take_means(sums: Any) -> list[float]:
+        """Divided on the host: 731 of 1000 is then 0.731 in any dtype."""
+        return (np.sum(np.asarray(sums, np.float64), axis=0).reshape(-1) / data.size).tolist()
+
+    own_losses = take_means(losses)
+    accuracies = [None] * len(own_losses) if correct[0] is None else take_means(correct)
+    return [Evaluation(*pair) for pair in zip(own_losses, accuracies, strict=True)]
+
+
+@partial(jax.jit, static_argnames=("net", "loss", "axes"))
+def _measure(
     params: Params,
     X: Activations,
     Y: Targets,
-    index: Int[Array, " m"] | None = None,
+    weights: Float[Array, " b"],
     *,
     net: Layer,
     loss: Loss,
-    batch_size: int,
-) -> Totals:
-    """The compiled part of `evaluate`, over all rows or those of an index."""
-    m = Y.shape[0] if index is None else index.shape[0]
+    axes: tuple[int | None, ...] | None,
+) -> tuple[Float[Array, "..."], Float[Array, "..."] | None]:
+    """The sums of the losses and of the right answers over a batch; `axes` are those of the runs."""
 
-    def measure(batch: tuple[Int[Array, " b"], Float[Array, " b"]]) -> Metrics:
-        rows, weights = batch
-        rows = rows if index is None else index[rows]
-        own_X, own_Y = jax.tree.map(lambda x: x[rows], (X, Y))
-        Z, _ = net.forward(params, to_floats(net, params, own_X))
-        return measure_batch(loss.value(Z, own_Y, weights), Z, own_Y, weights)
+    def measure(params: Params, X: Activations, Y: Targets) -> tuple[Array, Array | None]:
+        Z, _ = net.forward(params, to_floats(net, params, X))
+        found = measure_batch(loss.value(Z, Y, weights), Z, Y, weights)
+        return found.loss * (found.examples if loss.reduction == "mean" else 1), found.correct
 
-    metrics = jax.lax.map(measure, _make_batches(m, batch_size))
-    per_batch = metrics.loss * metrics.examples if loss.reduction == "mean" else metrics.loss
-    return Totals(jnp.sum(per_batch), None if metrics.correct is None else jnp.sum(metrics.correct))
+    return (measure if axes is None else jax.vmap(measure, axes))(params, X, Y)
 
 
-@jax.jit(static_argnames=("net", "loss", "batch_size"))
-def _compute_items(
-    params: Params, X: Activations, Y: Targets, *, net: Layer, loss: Loss, batch_size: int
-) -> tuple[Array | None, ...]:
+@partial(jax.jit, static_argnames=("net", "loss"))
+def _compute_items(params: Params, X: Activations, Y: Targets, *, net: Layer, loss: Loss) -> tuple[Array | None, ...]:
     """The fields of `Items`."""
-
-    def compute(rows: Int[Array, " b"]) -> tuple[Array | None, ...]:
-        own_X, own_Y = jax.tree.map(lambda x: x[rows], (X, Y))
-        Z = widen(net.forward(params, to_floats(net, params, own_X))[0])
-        losses, A = loss.per_example(Z, own_Y), loss.output(Z)
-        if are_labels(own_Y, Z):
-            return losses, jnp.argmax(Z, axis=-1), jnp.max(A, axis=-1), None
-        return losses, None, None, A
-
-    found = jax.lax.map(compute, _make_batches(Y.shape[0], batch_size)[0])
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+    Z = widen(net.forward(params, to_floats(net, params, X))[0])
+    losses, A = loss.per_example(Z, Y), loss.output(Z)
+    if are_labels(Y, Z):
+        return losses, jnp.argmax(Z, axis=-1), jnp.max(A, axis=-1), None
+    return losses, None, None, A
 
 
-def _make_batches(m: int, batch_size: int) -> tuple[Int[Array, "count batch_size"], Float[Array, "count batch_size"]]:
-    """The rows and weights of each batch; the last one is filled up with rows of weight 0."""
-    position = jnp.arange(-(-m // batch_size) * batch_size).reshape(-1, batch_size)
-    return position % m, (position < m).astype(jnp.float32)
-
-
-def take_means(totals: Totals, m: int) -> Evaluation:
-    """Divide totals by the m examples, on the host: 731 of 1000 is then 0.731 in any dtype."""
-    loss, correct = jax.device_get(tuple(totals))
-    return Evaluation(float(loss) / m, None if correct is None else float(correct) / m)
+def _cut(m: int, batch_size: int) -> Iterator[tuple[Int[np.ndarray, " b"], Float[np.ndarray, " b"]]]:
+    """The places and weights of each batch; the last one is filled up with examples of weight 0."""
+    size = min(int(batch_size), m)
+    for first in range(0, m, size):
+        place = np.arange(first, first + size)
+        yield place % m, (place < m).astype(np.float32)

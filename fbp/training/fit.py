@@ -18,7 +18,7 @@ from fbp.interrupts import postpone_interruptions
 from fbp.losses import Loss
 from fbp.training.checkpoints import Progress
 from fbp.training.counting import average_steps, close_epoch, count_steps
-from fbp.training.evaluation import Evaluation, sum_examples, take_means
+from fbp.training.evaluation import Evaluation, evaluate_batches
 from fbp.training.failure import Diverged, check_steps
 from fbp.training.feed import Block, Feed
 from fbp.training.history import Epoch, History
@@ -349,11 +349,9 @@ class Training:
     def _validate(self) -> Evaluation | None:
         if self.held_out is None:
             return None
-        X, Y, rows = self.held_out
-        m = len(Y) if rows is None else len(rows)
         net, params = self._for_use(self.state.params)
-        sums = sum_examples(params, X, Y, rows, net=net, loss=self.method.loss, batch_size=min(1000, m))
-        return take_means(sums, m)
+        [found] = evaluate_batches(net, self.method.loss, params, self.held_out)
+        return found
 
     def _for_use(self, params: Params) -> tuple[Layer, Params]:
         """The network without batches in its statistics."""

@@ -36,11 +36,25 @@ class HeldOut(NamedTuple):
 
     X: Activations
     Y: Targets
-    rows: Int[Array, "..."] | None = None
+    rows: Int[np.ndarray, "..."] | None = None
+
+    @property
+    def size(self) -> int:
+        """m, of each run."""
+        return len(self.Y) if self.rows is None else self.rows.shape[-1]
+
+    def take(self, place: Int[np.ndarray, " b"]) -> tuple[Activations, Targets]:
+        """Some of the examples, where runs have rows of their own with a leading axis of runs.
+
+        Args:
+            place: which, counted from 0.
+        """
+        rows = place if self.rows is None else self.rows[..., place]
+        return jax.tree.map(lambda x: _take(x, rows), (self.X, self.Y))
 
     def repeat(self, copies: int) -> "HeldOut":
         """The same for each of so many learning rates, where several runs have rows of their own."""
-        return self if self.rows is None else self._replace(rows=jnp.tile(self.rows, (copies, 1)))
+        return self if self.rows is None else self._replace(rows=np.tile(self.rows, (copies, 1)))
 
 
 def prepare_feed(
@@ -88,7 +102,7 @@ def prepare_feed(
     X, Y = prepare_data(method.net, method.loss, params, X, Y)
     size = min(int(batch_size), Y.shape[0] if rows is None else len(rows))
     # Both parts are rows of the same arrays: copies would cost their memory and some time.
-    held_out = None if held is None else HeldOut(X, Y, jax.device_put(held.astype(np.int32)))
+    held_out = None if held is None else HeldOut(X, Y, held.astype(np.int32))
     return Resident(X, Y, size, seed, rows), held_out
 
 
@@ -232,6 +246,17 @@ def _convert(net: Layer, params: Params, X: Any, Y: ArrayLike) -> tuple[Activati
 def as_array(x: Any) -> Any:
     """An array of JAX as it is, anything else as one of NumPy."""
     return x if isinstance(x, jax.Array) else np.asarray(x)
+
+
+def _take(x: Any, rows: np.ndarray) -> Any:
+    """Rows of an array, without a program for it where its device is the host's."""
+    is_near = all(device.platform == "cpu" for device in x.devices())
+    return np.asarray(x)[rows] if is_near else _take_there(x, rows)
+
+
+@jax.jit
+def _take_there(x: Array, rows: Array) -> Array:
+    return x[rows]
 
 
 def _pair(data: Any) -> Held:

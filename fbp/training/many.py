@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int
 
 from fbp.backprop import Only
 from fbp.calibration import freeze_statistics
@@ -19,7 +18,7 @@ from fbp.interrupts import postpone_interruptions
 from fbp.losses import Loss
 from fbp.training.checkpoints import Progress
 from fbp.training.counting import average_steps, close_epoch
-from fbp.training.evaluation import Evaluation, Totals, sum_examples, take_means
+from fbp.training.evaluation import Evaluation, evaluate_batches
 from fbp.training.feed import Block, Together
 from fbp.training.fit import Limits, Training, check_length
 from fbp.training.fitted_many import EpochOfRuns, FittedMany
@@ -39,7 +38,7 @@ from fbp.training.monitor import Detail, Monitor
 from fbp.training.results import Moment
 from fbp.training.run import Run
 from fbp.training.step import Gradient, Method, Rule, State
-from fbp.typing import Activations, Key, Layer, Params, Targets
+from fbp.typing import Key, Layer, Params
 
 OnEpoch: TypeAlias = Callable[[EpochOfRuns, State], object]
 """Called after every epoch; training stops if it returns True."""
@@ -221,11 +220,7 @@ class _Many(Training):
         if self.held_out is None:
             return [None] * len(self.each)
         net, params = self._all_for_use()
-        m = len(self.held_out.Y) if self.held_out.rows is None else self.held_out.rows.shape[1]
-        size = min(1000, m)
-        losses, correct = _sum_runs(params, *self.held_out, net=net, loss=self.method.loss, batch_size=size)
-        each = zip(losses, [None] * len(losses) if correct is None else correct, strict=True)
-        return [take_means(Totals(loss, right), m) for loss, right in each]
+        return list(evaluate_batches(net, self.method.loss, params, self.held_out, runs=len(self.each)))
 
     def _all_for_use(self) -> tuple[Layer, Params]:
         """The network without batches in its statistics, and the parameters of all runs for it."""
@@ -238,18 +233,3 @@ class _Many(Training):
         feed, net = self.feeds[run], self.method.net
         params = jax.tree.map(lambda x: x[run], self.state.params)
         return for_use(net, params, feed.inputs, feed.batch_size)
-
-
-@partial(jax.jit, static_argnames=("net", "loss", "batch_size"))
-def _sum_runs(
-    params: Params,
-    X: Activations,
-    Y: Targets,
-    rows: Int[Array, "runs m"] | None,
-    *,
-    net: Layer,
-    loss: Loss,
-    batch_size: int,
-) -> Totals:
-    one = partial(sum_examples, net=net, loss=loss, batch_size=batch_size)
-    return jax.vmap(one, (0, None, None, None if rows is None else 0))(params, X, Y, rows)

@@ -173,4 +173,4 @@ def prepare_feeds(
     feeds = tuple(Resident(X, Y, size, seed, rows) for seed, rows in zip(seeds, kept, strict=True))
     if parts is None:
         return Together(feeds), None
-    return Together(feeds), HeldOut(X, Y, jnp.asarray(np.stack([rows for _, rows in parts]), jnp.int32))
+    return Together(feeds), HeldOut(X, Y, np.stack([rows for _, rows in parts]).astype(np.int32))
