@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from fbp.backprop import GradientNorms, check_batch, describe_shapes, has_examples
-from fbp.combinators import Combinator
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError, check_count
 from fbp.flow.parts import find_units, list_marks, name_parts
@@ -206,14 +205,8 @@ def _build_flow(
         plain=find_plain_run(net),
         layers=layers,
         parts=parts,
-        branches=_has_branches(net),
+        branches=len(parts) > 1 and parts != layers,
     )
-
-
-def _has_branches(net: Layer) -> bool:
-    if not isinstance(net, Combinator):
-        return False
-    return 0 < len(net.stream) < len(net.children) or any(map(_has_branches, net.children))
 
 
 def standard_inputs(net: Layer, seed: int) -> Num[np.ndarray, "m *shape"]:
