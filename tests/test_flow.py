@@ -95,7 +95,7 @@ def test_no_theory_no_claim():
     found = flow.diagnosis()
     assert found.theory is None
     assert found.agrees is None
-    assert "no theory: constant weights" in str(found)
+    assert "no theory: tanh with constant weights" in str(found)
 
 
 def test_theory_without_a_phase():

@@ -134,8 +134,8 @@ class TestGradientAlongZ:
         gains = sample("softplus", HE, [60] * 21, 500, 2)[:, 0]
         found = propagation("softplus", HE, depth=20, width=60)
         limit = propagation("softplus", HE, depth=20)
-        covers(gains, 10 ** found.log10_dZ[0], 1.0)
-        assert confidence_interval(gains, SURE).low > 3 * 10 ** limit.log10_dZ[0]
+        low, _, high = confidence_interval(gains, SURE)
+        assert 3 * 10 ** limit.log10_dZ[0] < low < 10 ** found.log10_dZ[0] < high
 
     def test_is_first_order_in_one_over_n(self):
         wide, wider = (propagation("softplus", HE, depth=3, width=n).log10_dZ[0] for n in (10**4, 10**5))
@@ -148,7 +148,8 @@ class TestGradientAlongZ:
             np.testing.assert_allclose(found.backward, propagation(name, 1.3, depth=6).backward, rtol=1e-12)
 
 
-N, DEPTH = 100, 8
+N, DEPTH = 256, 8
+# Wide, as theory leaves out what is one part in the width a layer.
 SQUARE = (N,) * (DEPTH + 1)
 BLOCK = fbp.Residual(fbp.Serial(fbp.Activation("tanh"), fbp.Dense(N, "lecun_normal")), 0.5)
 NETWORKS = {
@@ -159,8 +160,8 @@ NETWORKS = {
     "batch norm": fbp.mlp(SQUARE, "relu", "glorot_normal", norm="batch"),
     "batch norm, residual": fbp.mlp(SQUARE, "tanh", "he_normal", norm="batch", residual=0.5),
     "post norm": fbp.Serial(fbp.Dense(N), *[BLOCK, fbp.LayerNorm()] * 6, fbp.Dense(N, "lecun_normal"), shape=(N,)),
-    "unequal widths": fbp.mlp((N, 50, 120, 200, 60, 60, 90, 40), "tanh", "glorot_normal"),
-    "orthogonal, unequal": fbp.mlp((N, 60, 120, 150, 90, 60), "relu", "orthogonal"),
+    "unequal widths": fbp.mlp((N, 150, 300, 400, 200, 200, 250, 120), "tanh", "glorot_normal"),
+    "orthogonal, unequal": fbp.mlp((N, 150, 300, 400, 250, 150), "relu", "orthogonal"),
     "softplus": fbp.mlp(SQUARE, "softplus", "he_normal"),
     "branch of two layers": fbp.Serial(
         fbp.Dense(N),
@@ -179,7 +180,7 @@ NETWORKS = {
 def test_expected_is_what_is_measured(name):
     """Lengths, gradients and their correlations in the stream, and gradients inside of branches, by one batch of 8."""
     X = np.random.default_rng(1).normal(size=(8, N)).astype(np.float32)
-    flow = measure(NETWORKS[name], X=X, seeds=40, common_cotangent="batch" not in name)
+    flow = measure(NETWORKS[name], X=X, seeds=30, common_cotangent="batch" not in name)
     relative = lambda x: 10 ** (2 * (x - x[..., -1:]))
     for quantity in ("stream_log10_dZ", "dZ"):
         line, measured = flow.expected(0, quantity), np.asarray(flow.values(quantity)[0], np.float64)
