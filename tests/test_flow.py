@@ -64,10 +64,12 @@ def test_the_diagnosis_says_what_to_do(deep):
     assert found.phase == "ordered"
     assert found.low < found.theory < found.high
     assert found.trainable == pytest.approx(-6 / math.log(0.8802), rel=1e-3)
-    assert str(found).startswith("ordered phase, gradients vanish, ‖dZ‖² ×0.8")
+    assert str(found).startswith("gradients vanish, ‖dZ‖² ×0.8")
+    assert "with depth 0.880: ordered phase), half-depth 4." in str(found)
     assert str(found).endswith("layers, trainable to about 47 layers; use σ_w² = 1.76")
     chaotic = deep["tanh", f"mean_field(2.0,{SB})", 40].diagnosis()
-    assert str(chaotic).startswith("chaotic phase, gradients explode, ‖dZ‖² ×1.3")
+    assert str(chaotic).startswith("gradients explode, ‖dZ‖² ×1.3")
+    assert "chaotic phase), doubling depth" in str(chaotic)
 
 
 def test_the_line_of_theory_runs_through_the_medians(deep):

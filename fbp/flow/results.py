@@ -143,7 +143,8 @@ class Flow:
         Args:
             scale: which of `scales`.
         """
-        return diagnose(self._hidden(scale), *self._predict(scale), self._step)
+        prediction, note = self._predict(scale)
+        return diagnose(self._hidden(scale), prediction, note, self._step, self._predict_advised(scale, prediction))
 
     def expected(self, scale: int = 0) -> np.ndarray:
         """log10 ||dZ_l|| by mean-field theory, from the measured median at the last layer of equal width on.
@@ -184,8 +185,22 @@ class Flow:
             return None, run
         if run.stop - run.start < 2:
             return None, "no theory: one layer"
-        first = float(np.mean(10.0 ** self.log10_mean_square[scale][:, run.start].astype(np.float64)))
-        return predict(run, float(self.scales[scale]), first, run.stop - run.start)
+        return predict(run, float(self.scales[scale]), self._first_mean_square(scale), run.stop - run.start)
+
+    def _predict_advised(self, scale: int, prediction: Prediction | None) -> Prediction | None:
+        """What theory says of the same layers with the sigma_w that it calls critical."""
+        run = self.plain
+        advised = None if prediction is None else prediction.field.critical_sigma_w
+        sigma_w = run.sigma_w * float(self.scales[scale]) if isinstance(run, PlainRun) else 0.0
+        if not isinstance(run, PlainRun) or advised is None or not sigma_w:
+            return None
+        first = run.q_first if run.q_first is not None else self._first_mean_square(scale)
+        q = run.sigma_b**2 + max(first - run.sigma_b**2, 0.0) * (advised / sigma_w) ** 2
+        return predict(run._replace(sigma_w=advised, q_first=q), 1.0, q, run.stop - run.start)[0]
+
+    def _first_mean_square(self, scale: int) -> float:
+        assert isinstance(self.plain, PlainRun)
+        return float(np.mean(10.0 ** self.log10_mean_square[scale][:, self.plain.start].astype(np.float64)))
 
     @property
     def _step(self) -> str:
