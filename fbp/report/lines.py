@@ -1,5 +1,6 @@
 """How curves are drawn into axes: styles, bands, theory and ticks, which of them coincide, and which are level."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,20 +110,20 @@ def find_level(curves: Sequence[Curve], log_y: bool = False) -> Window | None:
     whole = _span(curves, log_y)
     if whole is None:
         return None
-    spans = [span for curve in curves if (span := _span([curve], log_y)) is not None]
-    height = lambda span: _scale(span[1], log_y) - _scale(span[0], log_y)
-    found: Window | None = None
-    for span in sorted(spans, key=height):
-        wider = span if found is None else (min(found[0], span[0]), max(found[1], span[1]))
-        if height(wider) > _LEVEL * height(whole):
-            break
-        found = wider
-    if found is None or height(whole) <= 0:
+    ends = [[_scale(end, log_y) for end in span] for curve in curves if (span := _span([curve], log_y)) is not None]
+    tall = _scale(whole[1], log_y) - _scale(whole[0], log_y)
+    if max(high - low for low, high in ends) <= tall / 2:
         return None
-    low, high = (_scale(end, log_y) for end in found)
-    margin = 0.08 * (high - low) or 0.01 * height(whole)
-    ends = low - margin, high + margin
-    return (10 ** ends[0], 10 ** ends[1]) if log_y else ends
+    level: list[list[float]] = []
+    for start, _ in ends:
+        inside = [end for end in ends if start <= end[0] and end[1] <= start + _LEVEL * tall]
+        level = max(level, inside, key=len)
+    if not level:
+        return None
+    low, high = min(end[0] for end in level), max(end[1] for end in level)
+    margin = 0.08 * (high - low) or 0.01 * tall
+    low, high = low - margin, high + margin
+    return (10**low, 10**high) if log_y else (low, high)
 
 
 def is_within(curve: Curve, window: Window, log_y: bool = False) -> bool:
@@ -241,7 +242,18 @@ def _write_heading(axes: Axes, heading: str, same: Sequence[tuple[str, str]]) ->
     if heading:
         # Not bold: mathtext would stay as it is beside it.
         pad = 5 + 1.35 * (FONT - 1.5) * len(notes)
-        axes.set_title(mathtext(heading), fontsize=FONT, fontweight="normal", pad=pad)
+        across = int(axes.get_position().width * axes.figure.get_figwidth() * 72 / (0.55 * FONT))
+        axes.set_title("\n".join(map(mathtext, _wrap(heading, across))), fontsize=FONT, fontweight="normal", pad=pad)
+
+
+def _wrap(heading: str, width: int) -> list[str]:
+    """Lines of so many characters, which break no formula."""
+    lines = [""]
+    for word in re.findall(r"(?:\$[^$]*\$|\S)+", heading):
+        if lines[-1] and len(plain(f"{lines[-1]} {word}")) > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".lstrip()
+    return lines
 
 
 def _set_ticks(axes: Axes, curves: Sequence[Curve], log_x: bool, log_y: bool) -> None:
