@@ -170,9 +170,10 @@ class Diagnosis:
         verdict: the verdict on a typical network; its rate is a geometric mean, which finite width puts below the
             arithmetic one by about kappa/4n a layer, in its logarithm (Hanin & Nica 2018).
         kind: the word for the rate below and its interval, see `judge_rate`, of which it takes the root.
-        rate: the mean over layers and networks of ||dZ_l||^2 / ||dZ_{l+1}||^2, whose expectation theory predicts at
-            any depth: a ratio of two layers does not scatter as the norms themselves do.
-        low: the lower end of its 95 % confidence interval over networks.
+        rate: the mean over networks of ||dZ_l||^2 / ||dZ_{l+1}||^2, whose expectation theory predicts at any depth,
+            as a ratio of two layers does not scatter like the norms themselves; of these the geometric mean over
+            layers. Networks that let no gradient through are left out.
+        low: the lower end of its 95 % confidence interval over networks, by the jackknife.
         high: the upper end.
         half_depth: the layers in which ||dZ||^2 halves or doubles at that rate; infinite where it does neither.
         steps: how many such ratios a network has.
@@ -261,12 +262,12 @@ def diagnose(
     """
     curves = _check_curves(log10_norms)
     typical, steps = verdict(curves, step), curves.shape[1] - 1
-    with np.errstate(invalid="ignore", over="ignore"):
-        # A gradient that has become zero stays zero: 0 / 0 counts as 0.
-        ratios = np.where(np.isneginf(curves[:, :-1]), 0.0, 10 ** (2 * (curves[:, :-1] - curves[:, 1:])))
-    low, rate, high = (float(x) for x in confidence_interval(ratios.mean(axis=1)))
-    low = max(low, 0.0)
-    ends = (low, high) if len(curves) > 1 else (rate, rate)
+    low, rate, high = (0.0, 0.0, 0.0)
+    if typical.rate:
+        kept = curves[~np.isneginf(curves).any(axis=1)]
+        with np.errstate(over="ignore"):
+            low, rate, high = (float(np.exp(x)) for x in _mean_factor(2 * math.log(10) * (kept[:, :-1] - kept[:, 1:])))
+    ends = (low, high) if len(curves) - typical.silent > 1 else (rate, rate)
     kind = judge_rate(math.sqrt(ends[0]), math.sqrt(rate), math.sqrt(ends[1]), steps)
     half = math.log(2) / abs(math.log(rate)) if 0 < rate < math.inf and rate != 1 else math.inf
     measured = Diagnosis(typical, kind, rate, low, high, half, steps, note=note)
@@ -275,10 +276,14 @@ def diagnose(
     field = prediction.field
     fades = field.phase != "critical" and field.chi_1 > 0
     scales = [field.xi_c, 1 / abs(math.log(field.chi_1)) if fades else math.inf]
-    helps = kind in ("vanishing", "exploding") and advised is not None and _is_nearer(advised.rate, rate)
+    helps = (
+        kind in ("vanishing", "exploding")
+        and advised is not None
+        and _is_nearer(_geometric_mean(advised.factors), rate)
+    )
     return replace(
         measured,
-        theory=prediction.rate,
+        theory=_geometric_mean(prediction.factors),
         chi_1=field.chi_1,
         phase=field.phase,
         trainable=REACH * min(scale for scale in scales if scale > 0),
@@ -295,6 +300,26 @@ def _check_curves(log10_norms: ArrayLike) -> np.ndarray:
             f"a rate must be that of at least two hidden layers, got the shape {curves.shape}; measure a deeper network"
         )
     return curves
+
+
+def _mean_factor(logs: np.ndarray) -> Interval:
+    """ln of the mean factors over networks, the mean over layers, of logarithms (networks, layers); jackknife."""
+    n = len(logs)
+    top = logs.max(axis=0)
+    total = np.exp(logs - top).sum(axis=0)
+    whole = float(np.mean(np.log(total / n) + top))
+    if n == 1:
+        return Interval(*np.array([-np.inf, whole, np.inf]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left_out = np.mean(np.log((total - np.exp(logs - top)) / (n - 1)) + top, axis=1)
+    if not np.isfinite(left_out).all():
+        return Interval(*np.array([-np.inf, whole, np.inf]))
+    return confidence_interval(n * whole - (n - 1) * left_out)
+
+
+def _geometric_mean(factors: np.ndarray) -> float:
+    with np.errstate(divide="ignore"):
+        return float(np.exp(np.mean(np.log(factors))))
 
 
 def _is_nearer(advised: float, measured: float) -> bool:

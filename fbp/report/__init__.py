@@ -13,6 +13,8 @@ from fbp.report.format import number as number
 from fbp.report.inline import mathtext as mathtext
 from fbp.report.inline import plain as plain
 from fbp.report.lines import Curve as Curve
+from fbp.report.maps import Tile as Tile
+from fbp.report.maps import tiles as tiles
 from fbp.report.pictures import confusion as confusion
 from fbp.report.pictures import digits as digits
 from fbp.report.pictures import images as images

@@ -242,7 +242,7 @@ def _write_heading(axes: Axes, heading: str, same: Sequence[tuple[str, str]]) ->
     if heading:
         # Not bold: mathtext would stay as it is beside it.
         pad = 5 + 1.35 * (FONT - 1.5) * len(notes)
-        across = int(axes.get_position().width * axes.figure.get_figwidth() * 72 / (0.55 * FONT))
+        across = int(axes.get_position().width * axes.figure.bbox.width / axes.figure.dpi * 72 / (0.55 * FONT))
         axes.set_title("\n".join(map(mathtext, _wrap(heading, across))), fontsize=FONT, fontweight="normal", pad=pad)
 
 
