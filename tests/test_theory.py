@@ -433,7 +433,7 @@ REFUSED = {
     "at least 0, got -1": lambda: mean_field("tanh", 1.0).lengths(-1),
     "did you mean 'layer'": lambda: propagation("tanh", 1.0, norm="layers"),
     "at least 4 examples": lambda: propagation("tanh", 1.0, norm="batch", batch=3),
-    "no theory is known here": lambda: propagation("tanh", 1.0, norm="batch", residual=True),
+    "width must be a number": lambda: propagation("tanh", 1.0, width=0),
     "post_norm must go": lambda: propagation("tanh", 1.0, norm="layer", post_norm=True),
     "batch must go with": lambda: propagation("tanh", 1.0, batch=32),
     "count blocks": lambda: propagation("tanh", 1.0, depth=0),

@@ -7,13 +7,22 @@ import numpy as np
 
 from fbp import theory
 from papers_rows.networks import CRITICAL, HE, Setting, measure, plain
-from papers_rows.row import Measured, Row, jackknife
+from papers_rows.row import DERIVED, Measured, Row, jackknife
 
 
 def correlations(quick: bool) -> Iterator[Row]:
     """Hayou's rates, and Zhang's tailored slopes."""
     yield from _maps(quick)
     yield from _tailored(quick)
+    yield from _kernel(quick)
+
+
+def _kernel(quick: bool) -> Iterator[Row]:
+    """One layer, whose correlation from orthogonal inputs is the arc-cosine kernel at a right angle."""
+    (flow,) = measure(plain("relu", 1000), 1000, 1, 4 if quick else 20, [Setting(HE)], examples=16, seed=47)
+    where, what = "relu, orthogonal inputs, n=1000, L=1", "correlation after 1 layer"
+    expected = float(theory.mean_field("relu", HE).correlations(1, 0.0)[-1])
+    yield Row("arc-cosine", "Cho & Saul 2009", where, what, 1 / math.pi, expected, jackknife(flow.correlation[:, -1]))
 
 
 def _maps(quick: bool) -> Iterator[Row]:
@@ -33,10 +42,10 @@ def _maps(quick: bool) -> Iterator[Row]:
     width, depth = 500, 20
     for name, field in (("relu", he), ("tanh", CRITICAL)):
         (flow,) = measure(plain(name, width), width, depth, 20, [Setting.at(field)], examples=16, seed=48)
-        expected = float(field.correlations(depth, 0.0)[-1])
+        expected = float(field.distances(depth, 0.0)[-1])
         where = f"{name}, critical, orthogonal inputs, n={width}"
-        what = f"correlation after {depth} layers"
-        yield Row("hayou-network", "derived", where, what, expected, expected, jackknife(flow.correlation[:, -1]), 0.02)
+        what, source = f"1 - correlation after {depth} layers", f"{DERIVED} after Hayou et al. 2019"
+        yield Row("hayou-network", source, where, what, None, expected, jackknife(1 - flow.correlation[:, -1]), 0.05)
 
 
 def _sampled_distance(

@@ -9,7 +9,7 @@ import numpy as np
 from fbp import theory
 from fbp.report import Curve, canvas, curve_style, curves
 from fbp.report.style import MUTED, PALETTE, WIDTH, WRONG, darken
-from papers_rows.row import FAILS, HOLDS, Row
+from papers_rows.row import FAILS, HOLDS, INSIDE, Row
 from papers_rows.tanh import tanh_flows
 
 REACH = 7.0
@@ -22,10 +22,10 @@ def agreement(rows: Sequence[Row]) -> matplotlib.figure.Figure:
     axes = figure.subplots()
     colors = {HOLDS: PALETTE[0], FAILS: WRONG}
     for y, row in enumerate(rows):
-        reference = row.stated if row.theory is None else row.theory
+        reference = row.claim if row.theory is None else row.theory
         # Where theory says 0 or 1 in absolute terms, the scale is 1.
         value, low, high, stated = (
-            100 * (x - reference) / (abs(reference) or 1.0) for x in (*row.measured[:3], row.stated)
+            100 * (x - reference) / (abs(reference) or 1.0) for x in (*row.measured[:3], row.claim)
         )
         color = colors.get(row.verdict, PALETTE[4])
         ends = np.clip([low, high], -REACH, REACH)
@@ -39,7 +39,7 @@ def agreement(rows: Sequence[Row]) -> matplotlib.figure.Figure:
     first = [y for y, row in enumerate(rows) if y == 0 or rows[y - 1].id != row.id]
     axes.set_yticks(first, [rows[y].id for y in first], fontsize=8)
     axes.set(xlim=(-1.03 * REACH, 1.03 * REACH), ylim=(len(rows) - 0.5, -0.5), xlabel="deviation from theory, per cent")
-    for label, color in ((HOLDS, PALETTE[0]), ("holds to a few per cent", PALETTE[4]), ("does not hold", WRONG)):
+    for label, color in ((HOLDS, PALETTE[0]), (f"{INSIDE}, or near", PALETTE[4]), ("does not hold", WRONG)):
         axes.plot([], [], "o-", color=color, markersize=3.6, label=label)
     axes.plot([], [], "o", markerfacecolor="none", markeredgecolor=MUTED, label="stated")
     figure.legend(loc="outside lower center", ncols=4)

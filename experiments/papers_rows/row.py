@@ -10,8 +10,10 @@ from numpy.typing import ArrayLike
 from scipy.stats import t
 
 LIMIT = 5
-"""Within its tolerance a statement holds; within this many tolerances it holds to so many per cent."""
-HOLDS, FAILS = "holds", "does not hold as stated"
+"""Off by up to this many tolerances a statement holds approximately."""
+HOLDS, INSIDE, NEAR, FAILS = "within tolerance", "within the interval only", "off by", "does not hold as stated"
+DERIVED = "derivation"
+"""The source of a row whose number is not printed anywhere: theory is what is compared."""
 
 
 class Measured(NamedTuple):
@@ -29,13 +31,15 @@ class Row:
 
     Attributes:
         id: the name of the claim, shared by its settings.
-        source: author and year.
+        source: author and year; "often said", or "derivation" and whom it follows.
         setting: what was varied within the claim, and the network.
         quantity: what the numbers are.
-        stated: the published figure, or what is commonly said.
+        stated: the published figure, or what is commonly said; None for a derivation by `fbp.theory`, which is
+            compared itself.
         theory: the same by `fbp.theory`, or by a recursion beside the row; None where there is none.
         measured: over sampled networks.
-        tolerance: the relative error within which the statement holds; absolute where 0 or a bound is stated.
+        tolerance: the relative error within which the statement holds, smaller than the effect that it is about;
+            absolute where 0 or a bound is stated.
         at_most: whether the statement is an upper bound.
         finding: what is the case where the statement is not.
     """
@@ -44,7 +48,7 @@ class Row:
     source: str
     setting: str
     quantity: str
-    stated: float
+    stated: float | None
     theory: float | None
     measured: Measured
     tolerance: float = 0.01
@@ -52,9 +56,16 @@ class Row:
     finding: str = ""
 
     @property
+    def claim(self) -> float:
+        """The number on which the verdict is: what is stated, or in a derivation what theory says."""
+        claim = self.theory if self.stated is None else self.stated
+        assert claim is not None, f"{self.id} must have a number, got neither; give what is stated"
+        return claim
+
+    @property
     def verdict(self) -> str:
-        """ "holds", "holds to x %" or "does not hold as stated"."""
-        return judge(self.stated, self.measured, self.tolerance, self.at_most)
+        """ "within tolerance", "within the interval only", "off by x %" or "does not hold as stated"."""
+        return judge(self.claim, self.measured, self.tolerance, self.at_most)
 
     @property
     def holds(self) -> bool:
@@ -81,9 +92,10 @@ class Row:
 def judge(stated: float, measured: Measured, tolerance: float, at_most: bool = False) -> str:
     """The verdict on a stated number.
 
-    A statement holds where it lies inside the interval or within its tolerance of the measured value, and the interval
-    is narrow enough to tell. Outside both it holds to x % up to `LIMIT` tolerances. An interval wider than that says
-    nothing finer than its own half width.
+    A statement holds within its tolerance where it lies that near to the measured value, and the interval is no wider
+    than to tell it from one that is off by `LIMIT` tolerances. Otherwise, inside the interval, it holds within that
+    only: nothing finer than its half width was seen, which is said. Outside of both it is off by x %, up to `LIMIT`
+    tolerances.
 
     Args:
         stated: the number.
@@ -97,17 +109,17 @@ def judge(stated: float, measured: Measured, tolerance: float, at_most: bool = F
     off = (max(gap, 0.0) if at_most else abs(gap)) / scale
     inside = low <= stated and (at_most or stated <= high)
     blur = 0.0 if at_most and value <= stated else (high - low) / 2 / scale
-    if off <= tolerance or (inside and blur <= LIMIT * tolerance):
-        return HOLDS if blur <= LIMIT * tolerance else _to(blur)
+    if off <= tolerance and blur <= LIMIT * tolerance:
+        return HOLDS
     if inside:
-        return _to(blur)
-    return _to(off) if off <= LIMIT * tolerance else FAILS
+        return f"{INSIDE} (± {_percent(blur)})"
+    return f"{NEAR} {_percent(off)}" if off <= LIMIT * tolerance else FAILS
 
 
-def _to(part: float) -> str:
+def _percent(part: float) -> str:
     # Rounded up: what is said of a statement is not better than what was seen.
     step = 0.1 if part < 0.095 else 1.0
-    return f"holds to {math.ceil(100 * part / step - 1e-9) * step:g} %"
+    return f"{math.ceil(100 * part / step - 1e-9) * step:g} %"
 
 
 def jackknife(

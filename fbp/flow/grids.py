@@ -15,13 +15,15 @@ import numpy as np
 from fbp.activations import activation
 from fbp.backprop import GradientNorms
 from fbp.errors import FbpError, check_count
-from fbp.flow.prediction import PlainRun, weight_sigma
+from fbp.flow.prediction import PlainRun
 from fbp.flow.prefixes import Networks, Readings, Setting, read
 from fbp.flow.results import NORMS, OTHERS, Flow
 from fbp.flow.sampling import THREADS, Draw, sample_inputs, sample_normals, sample_weights, unit_gain
+from fbp.flow.stack import Stack, weight_sigma
 from fbp.flow.table import ResumableTable, format_rows, parse_rows, quote_field
 from fbp.initializers import Distribution, Initializer, initializer
 from fbp.memory import check_memory
+from fbp.theory.steps import Hidden
 
 COLUMNS = (*(f"log10_norm_{name}" for name in NORMS), *OTHERS)
 _DIGITS = np.array([7 if name in ("correlation", "cosine") else 5 for name in (*NORMS, *OTHERS)])
@@ -290,14 +292,19 @@ def _build_flows(plan: Plan, measured: dict[Group, np.ndarray]) -> Iterator[tupl
                 ]
                 columns = np.moveaxis(np.concatenate(rows), -1, 0)[:, None]
                 norms, others = columns[: len(NORMS)], dict(zip(OTHERS, columns[len(NORMS) :], strict=True))
-                plain = _describe(plan, name, init, depth)
-                yield Cell(name, init, depth), Flow(GradientNorms(*norms), np.ones(1), **others, plain=plain)
+                plain, stack = _describe(plan, name, init, depth)
+                flow = Flow(GradientNorms(*norms), np.ones(1), **others, plain=plain, stack=stack)
+                yield Cell(name, init, depth), flow
 
 
-def _describe(plan: Plan, name: str, init: str, depth: int) -> PlainRun | str:
-    rule = plan.rule(init)
-    sigma_w = weight_sigma(rule, plan.width)
+def _describe(plan: Plan, name: str, init: str, depth: int) -> tuple[PlainRun | str, Stack | str]:
+    rule, n = plan.rule(init), plan.width
+    sigma_w = weight_sigma(rule, n, n)
     if sigma_w is None:
-        return f"no theory: {rule.distribution} weights"
+        reason = f"no theory: {rule.distribution} weights"
+        return reason, reason
     # Inputs have mean square 1.
-    return PlainRun(activation(name), sigma_w, rule.bias_stddev, 0, depth, sigma_w**2 + rule.bias_stddev**2)
+    q = sigma_w**2 + rule.bias_stddev**2
+    run = PlainRun(activation(name), sigma_w, rule.bias_stddev, 0, depth, q)
+    step = Hidden(run.activation, sigma_w, run.sigma_b, width=n)
+    return run, Stack(((step,),) * (depth - 1), (n,) * depth, q)

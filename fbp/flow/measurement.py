@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from fbp.backprop import GradientNorms, check_batch, describe_shapes, has_examples
-from fbp.combinators import Combinator
 from fbp.cotangent import Cotangent
 from fbp.errors import FbpError, check_count
 from fbp.flow.parts import find_units, list_marks, name_parts
@@ -27,6 +26,7 @@ from fbp.flow.sampling import (
     sample_tokens,
     without_initializers,
 )
+from fbp.flow.stack import describe_stack
 from fbp.layers import Dense
 from fbp.layers.axes import is_shape
 from fbp.losses import Loss
@@ -49,6 +49,7 @@ def measure(
     scales: Iterable[float] = (1.0,),
     seed: int = 0,
     spectrum: bool = False,
+    common_cotangent: bool = False,
 ) -> Flow:
     """Curves over the layers of a network, for `seeds` draws of its parameters and each factor on the weights.
 
@@ -70,12 +71,14 @@ def measure(
         scales: factors on every W of a dense layer.
         seed: of all randomness.
         spectrum: whether the singular values of the input-output Jacobian are wanted, at the first example.
+        common_cotangent: whether all examples of a network have the same cotangent, so that `dZ_cosine` shows how alike
+            their gradients stay on the way to the input.
 
     Returns:
         A `Flow`.
 
     Raises:
-        FbpError: a number is out of range, or a loss comes without targets.
+        FbpError: a number is out of range, a loss comes without targets, or with a common cotangent.
 
     Example:
         >>> flow = fbp.flow.measure(fbp.mlp((16,) * 9, "relu", "lecun_normal"), seeds=5)
@@ -90,6 +93,8 @@ def measure(
         raise FbpError(f"scales must be finite factors of at least 0, at least one of them, got {factors}; use (1.0,)")
     batch: Any = jax.tree.map(jnp.asarray, standard_inputs(net, seed) if X is None else X)
     if loss is not None:
+        if common_cotangent:
+            raise FbpError("a common cotangent must stand for the loss, got both; leave one out")
         if Y is None:
             raise FbpError("a loss must come with targets, got a loss without; give Y too, or neither")
         check_batch(net, batch, Y)
@@ -101,7 +106,11 @@ def measure(
     if loss is None:
         out = jax.eval_shape(lambda p: rolled.forward(p, batch)[0], jax.tree.map(lambda p: p[0], params))
         leaves, treedef = jax.tree.flatten(out)
-        dZ = treedef.unflatten([sample_normals(Draw.COTANGENTS, range(seeds), leaf.shape, seed) for leaf in leaves])
+        examples = lambda leaf: (1, *leaf.shape[1:]) if common_cotangent else leaf.shape
+        drawn = [sample_normals(Draw.COTANGENTS, range(seeds), examples(leaf), seed) for leaf in leaves]
+        dZ = treedef.unflatten(
+            [np.broadcast_to(x, (seeds, *leaf.shape)) for x, leaf in zip(drawn, leaves, strict=True)]
+        )
     inputs, targets = jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *jnp.shape(x))), (batch, Y))
     flow = read_networks(rolled, params, inputs, dZ, loss=loss, Y=targets, scales=factors, described=net)
     if spectrum:
@@ -152,7 +161,9 @@ def read_networks(
     marks = by_scale[0].pop("marks")
     columns = {name: np.stack([each[name] for each in by_scale]) for name in by_scale[0]}
     probed, _ = add_probes(net, params, net.homogeneous)
-    return _build_flow(described or net, probed, list_marks(probed, marks), columns, np.asarray(scales, np.float32))
+    examples = jax.tree.leaves(X)[0].shape[1]
+    factors = np.asarray(scales, np.float32)
+    return _build_flow(described or net, probed, list_marks(probed, marks), columns, factors, examples)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -187,7 +198,12 @@ def _read(
 
 
 def _build_flow(
-    net: Layer, probed: Layer, marks: list[dict[str, Any]], columns: dict[str, Any], scales: np.ndarray
+    net: Layer,
+    probed: Layer,
+    marks: list[dict[str, Any]],
+    columns: dict[str, Any],
+    scales: np.ndarray,
+    examples: int,
 ) -> Flow:
     layers, parts = name_parts(net, marks)
     networks = next(iter(columns.values())).shape[:2]
@@ -203,17 +219,13 @@ def _build_flow(
         **{name: get(name) for name in OTHERS},
         stream=Stream(*(columns.get(f"stream_{name}", no_part) for name in Stream._fields)),
         log10_dX=columns.get("log10_dX", empty[..., 0]),
+        dZ_cosine=get("dZ_cosine"),
         plain=find_plain_run(net),
+        stack=describe_stack(net, examples),
         layers=layers,
         parts=parts,
-        branches=_has_branches(net),
+        branches=len(parts) > 1 and parts != layers,
     )
-
-
-def _has_branches(net: Layer) -> bool:
-    if not isinstance(net, Combinator):
-        return False
-    return 0 < len(net.stream) < len(net.children) or any(map(_has_branches, net.children))
 
 
 def standard_inputs(net: Layer, seed: int) -> Num[np.ndarray, "m *shape"]:

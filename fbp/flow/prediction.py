@@ -1,7 +1,6 @@
 """What mean-field theory predicts for a network: its sigmas, and the factor of the gradient layer by layer."""
 
 import math
-from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby, pairwise
 from typing import NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 from fbp.activations import Nonlinearity, activation
 from fbp.combinators import Combinator
 from fbp.errors import FbpError
-from fbp.initializers import Initializer, initializer
+from fbp.flow.stack import find_rule, weight_sigma
 from fbp.layers import Activation, Add, BatchNorm, Dense, LayerNorm, RMSNorm
 from fbp.theory import MeanField, mean_field
 from fbp.tree import list_layers, list_shared
@@ -74,17 +73,17 @@ def find_plain_run(net: Layer) -> PlainRun | str:
     if list_shared(net):
         return "no theory: parameters that are used more than once"
     if not _is_all_chain(net):
-        return "no theory: residual connections or branches; fbp.theory.propagation knows some"
+        return "no phase: residual connections or branches"
     for layer in layers:
         if not isinstance(layer, (Dense, Activation)):
-            return f"no theory: {type(layer).__name__} layers; fbp.theory.propagation knows some"
+            return f"no phase: {type(layer).__name__} layers"
     dense = [layer for layer in layers if isinstance(layer, Dense)]
     alternate = all(isinstance(layer, Dense) == (i % 2 == 0) for i, layer in enumerate(layers))
     if not alternate or len(layers) % 2 == 0:
         return "no theory: dense and activation layers do not alternate"
     between = [activation(layer.function) for layer in layers if isinstance(layer, Activation)]
     links = [
-        (function, _rule(after), before.width == after.width)
+        (function, find_rule(after), before.width == after.width)
         for function, (before, after) in zip(between, pairwise(dense), strict=True)
     ]
     runs = [[l for l, _ in run] for link, run in groupby(enumerate(links), lambda each: each[1]) if link[2]]
@@ -93,27 +92,10 @@ def find_plain_run(net: Layer) -> PlainRun | str:
         return "no theory: fewer than three layers of equal width, activation and initializer"
     start, stop = longest[0], longest[-1] + 2
     function, rule, _ = links[start]
-    sigma_w = weight_sigma(rule, dense[start].width)
+    sigma_w = weight_sigma(rule, dense[start].width, dense[start].width)
     if sigma_w is None or not function.elementwise:
         return f"no theory: {function!r} with {rule.distribution} weights"
     return PlainRun(function, sigma_w, rule.bias_stddev, start, stop)
-
-
-def _rule(layer: Dense) -> Initializer:
-    rule = initializer(layer.initializer)
-    return rule if layer.bias else replace(rule, bias_stddev=0.0)
-
-
-def weight_sigma(rule: Initializer, width: int) -> float | None:
-    """sigma_w = sqrt(fan_in Var W) of a square layer; None for constant weights.
-
-    Args:
-        rule: the initializer.
-        width: rows and columns of W.
-    """
-    if rule.distribution == "constant":
-        return None
-    return math.sqrt(width) * rule.stddev(width, width)
 
 
 def predict(run: PlainRun, scale: float, q_first: float, layers: int) -> tuple[Prediction | None, str]:

@@ -173,11 +173,12 @@ def read_network(
 
     Returns:
         The fields of `Forward` and `Backward` of the layers with a weight matrix, (L,), and of `Units` of the
-        activation layers, if there are any; "stream_" and a field of `Forward`, or "stream_log10_dZ", log10 of the norm
-        of the gradient with respect to the output, for the parts of the stream: of the layers that everything passes,
-        those with a weight matrix and those that join several values, and what has no stream itself, as a residual
-        block; "log10_dX", log10 of the norm of the gradient with respect to the input, NaN where that are tokens;
-        "marks", what each layer has readings of (see `fbp.flow.parts`).
+        activation layers, if there are any; "dZ_cosine", the cosine of two examples' dZ, the mean over pairs, (L,);
+        "stream_" and a field of `Forward`, or "stream_log10_dZ" and "stream_dZ_cosine", log10 of the norm of the
+        gradient with respect to the output, and its cosine, for the parts of the stream: of the layers that everything
+        passes, those with a weight matrix and those that join several values, and what has no stream itself, as a
+        residual block; "log10_dX", log10 of the norm of the gradient with respect to the input, NaN where that are
+        tokens; "marks", what each layer has readings of (see `fbp.flow.parts`).
 
     Raises:
         FbpError: the network has no layer with a weight matrix.
@@ -192,10 +193,11 @@ def read_network(
     dense = pick("dense")
     if dense is None:
         raise FbpError("a network must have a dense layer to have a gradient flow, got one without; add a Dense")
-    forward, backward = dense
+    forward, backward, cosine = dense
     units, stream = pick("units"), pick("stream")
     return {
         **restore_lengths(forward)._asdict(),
+        "dZ_cosine": cosine,
         **restore_dW(forward, backward)._asdict(),
         **({} if units is None else units._asdict()),
         **({} if stream is None else _name_stream(*stream)),
@@ -204,8 +206,8 @@ def read_network(
     }
 
 
-def _name_stream(forward: Forward, dZ: Array) -> dict[str, Array]:
-    readings = restore_lengths(forward)._asdict() | {"log10_dZ": dZ}
+def _name_stream(forward: Forward, dZ: Array, cosine: Array) -> dict[str, Array]:
+    readings = restore_lengths(forward)._asdict() | {"log10_dZ": dZ, "dZ_cosine": cosine}
     return {f"stream_{name}": reading for name, reading in readings.items()}
 
 
@@ -246,10 +248,15 @@ def _read_visit(visit: Visit) -> dict[str, Any] | None:
     else:
         forward, in_stream = visit.cache[1], layer.in_stream
         has_weight = list_weights(layer, visit.params, visit.cache, visit.dA_out)
-        dense = {"dense": (forward, read_gradients(visit))} if has_weight else {}
+        dense = {"dense": (forward, read_gradients(visit), _read_cosine(visit))} if has_weight else {}
     if not in_stream or forward is None:
         return dense
-    return dense | {"stream": (forward, log10_norm(visit.dA_out, visit.exponent))}
+    return dense | {"stream": (forward, log10_norm(visit.dA_out, visit.exponent), _read_cosine(visit))}
+
+
+def _read_cosine(visit: Visit) -> Array:
+    value, _ = normalize_scale(visit.dA_out)
+    return _mean_cosine(_inner_products(value.reshape(value.shape[0], -1)))
 
 
 def normalize_scale(Z: Activations, wanted: Bool[Array, ""] | bool = True) -> tuple[Activations, Int[Array, ""]]:

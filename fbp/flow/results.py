@@ -1,7 +1,7 @@
 """Measured curves over the layers of random networks, with intervals over networks, and what is read from them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 from fbp.backprop import GradientNorms
 from fbp.errors import FbpError, unknown_name
 from fbp.flow.prediction import PlainRun, Prediction, predict
-from fbp.flow.verdicts import Diagnosis, Interval, Verdict, confidence_interval, diagnose, verdict
+from fbp.flow.stack import Stack, StackPrediction, predict_stack
+from fbp.flow.verdicts import Diagnosis, Interval, Verdict, confidence_interval, diagnose, geometric_mean, verdict
 
 NORMS = GradientNorms._fields
 OTHERS = ("log10_mean_square", "correlation", "saturated", "dead", "cosine", "noise")
@@ -28,14 +29,17 @@ class Stream(NamedTuple):
         log10_dZ: log10 of the norm over the batch of the gradient with respect to a part's output.
         log10_mean_square: log10 of the mean square of that output.
         correlation: its cosine at two examples, the mean over pairs.
+        dZ_cosine: the cosine of the gradients of two examples with respect to that output, the mean over pairs.
     """
 
     log10_dZ: np.ndarray
     log10_mean_square: np.ndarray
     correlation: np.ndarray
+    dZ_cosine: np.ndarray
 
 
-READINGS = (*NORMS, *OTHERS, *(f"stream_{name}" for name in Stream._fields), "log10_dX")
+STREAM = tuple(f"stream_{name}" for name in Stream._fields)
+READINGS = (*NORMS, *OTHERS, "dZ_cosine", *STREAM, "log10_dX")
 """All that can be read off a network."""
 
 
@@ -56,12 +60,15 @@ class Flow:
         cosine: the cosine of the gradients dW_l of two examples, the mean over pairs.
         noise: tr Cov(g) / |mean g|^2 of the examples' gradients g of W_l, the batch at which noise and signal are
             equal; McCandlish, Kaplan, Amodei et al. (2018).
+        dZ_cosine: the cosine of dZ_l at two examples, the mean over pairs: with a common cotangent that of gradients
+            which shatter; Balduzzi et al. (2017). None in a grid, whose cotangents are independent.
         stream: readings along the stream; None in a grid, whose networks are plain.
         log10_dX: log10 of the norm of the gradient with respect to the input, (scales, seeds), NaN where that are
             tokens; None in a grid.
         log10_singular: log10 of the singular values of the input-output Jacobian at the first example, falling,
             (scales, seeds, min(n_0, n_L)); None where they were not asked for.
-        plain: what mean-field theory needs to know of the network, or why it says nothing.
+        plain: a run of equal plain layers, which has a phase and a fixed point, or why there is none.
+        stack: what mean-field theory needs to know of the whole network, or why it says nothing.
         layers: the path of each layer, "blocks[3].q"; empty in a grid.
         parts: the path of each part of the stream.
         branches: whether the network has lines beside one another, so that a verdict is one on the stream.
@@ -75,10 +82,12 @@ class Flow:
     dead: np.ndarray
     cosine: np.ndarray
     noise: np.ndarray
+    dZ_cosine: np.ndarray | None = None
     stream: Stream | None = None
     log10_dX: np.ndarray | None = None
     log10_singular: np.ndarray | None = None
     plain: PlainRun | str = "the network was not described"
+    stack: Stack | str = "the network was not described"
     layers: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     branches: bool = False
@@ -87,16 +96,20 @@ class Flow:
         """One quantity, (scales, seeds, L); norms as log10.
 
         Args:
-            quantity: "dZ", "dA", "dW" or "db", or another attribute.
+            quantity: "dZ", "dA", "dW" or "db", or another attribute; "stream_log10_dZ" and the like along the stream,
+                (scales, seeds, parts).
 
         Raises:
             FbpError: there is no such quantity.
         """
         if quantity in NORMS:
             return getattr(self.log10, quantity)
-        if quantity not in OTHERS:
-            raise unknown_name("quantity of a flow", quantity, NORMS + OTHERS)
-        return getattr(self, quantity)
+        found = getattr(self, quantity, None) if quantity in (*OTHERS, "dZ_cosine") else None
+        if self.stream is not None and quantity in STREAM:
+            found = getattr(self.stream, quantity.removeprefix("stream_"))
+        if found is None:
+            raise unknown_name("quantity of a flow", quantity, (*NORMS, *OTHERS, "dZ_cosine", *STREAM))
+        return found
 
     def quantiles(self, quantity: str = "dZ", scale: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The 10 %, 50 % and 90 % quantiles over seeds, each (L,); of log10 norms for the four norms.
@@ -123,9 +136,10 @@ class Flow:
             FbpError: there is no such quantity or mean.
         """
         x = self.values(quantity)[scale]
-        if quantity in NORMS:
+        if quantity in (*NORMS, "stream_log10_dZ"):
             return interval_of_logs(x, mean, power=2)
-        return interval_of_logs(x, mean, power=1) if quantity == "log10_mean_square" else confidence_interval(x)
+        square = quantity.removeprefix("stream_") == "log10_mean_square"
+        return interval_of_logs(x, mean, power=1) if square else confidence_interval(x)
 
     def verdict(self, scale: int = 0) -> Verdict:
         """How the norm of dZ changes over the hidden layers: those of equal width, else all but the last.
@@ -144,27 +158,52 @@ class Flow:
             scale: which of `scales`.
         """
         prediction, note = self._predict(scale)
-        return diagnose(self._hidden(scale), prediction, note, self._step, self._predict_advised(scale, prediction))
+        advised = self._predict_advised(scale, prediction)
+        found = diagnose(self._hidden(scale), prediction, note, self._step, advised)
+        if found.theory is not None or isinstance(self.stack, str):
+            return found
+        # Residual and normalized networks have a rate by theory, but no phase.
+        rate = geometric_mean(self._factors(scale))
+        return found if np.isnan(rate) else replace(found, theory=rate, note="")
 
-    def expected(self, scale: int = 0) -> np.ndarray:
-        """log10 ||dZ_l|| by mean-field theory, from the measured median at the last layer of equal width on.
+    def expected(self, scale: int = 0, quantity: str = "dZ") -> np.ndarray:
+        """What mean-field theory predicts for a curve of plain, residual and normalized networks.
+
+        It starts from what was measured at the ends: the mean square and the correlation of the first layer's outputs,
+        and at the last layer (the one before it where the last is narrower) the median of log10 ||dZ||. Batch
+        normalization is that of the batch that was measured. In plain networks the widths count as well, by the
+        gradient along Z (`fbp.theory.propagation`).
 
         Args:
             scale: which of `scales`.
+            quantity: "dZ", "log10_mean_square", "correlation" or "dZ_cosine", or "stream_log10_dZ",
+                "stream_log10_mean_square", "stream_correlation" or "stream_dZ_cosine".
 
         Returns:
-            (L,), of infinite width; NaN where no theory holds (`plain` says why). With Gaussian weights and width n,
-            the mean of ln ||dZ|| of one example is lower by about `log_variance` / 4n a layer.
+            (L,) or (parts,); NaN where no theory holds (`stack` says why). With Gaussian weights and width n, the mean
+            of ln ||dZ|| of one example is lower by about `log_variance` / 4n a layer.
+
+        Raises:
+            FbpError: theory has no such quantity.
         """
-        line = np.full(self.log10.dZ.shape[2], np.nan)
-        prediction, _ = self._predict(scale)
-        if prediction is not None and isinstance(self.plain, PlainRun):
-            last = self.plain.stop - 1
-            with np.errstate(divide="ignore"):
-                decades = np.log10(prediction.factors) / 2
-            line[last] = self.quantiles("dZ", scale)[1][last]
-            line[self.plain.start : last] = line[last] + np.cumsum(decades[::-1])[::-1]
-        return line
+        known = ("dZ", "log10_mean_square", "correlation", "dZ_cosine")
+        if quantity not in (*known, *STREAM):
+            raise unknown_name("quantity of theory", quantity, (*known, *STREAM))
+        line = np.full(self.values(quantity).shape[2], np.nan)
+        kind = quantity.removeprefix("stream_").replace("log10_dZ", "dZ")
+        prediction = self._predict_stack(scale, kind in ("correlation", "dZ_cosine"))
+        if prediction is None:
+            return line
+        stream = quantity in STREAM
+        points = prediction.parts if stream else prediction.layers
+        found = {
+            "dZ": points.log10_dZ,
+            "log10_mean_square": points.log10_mean_square,
+            "correlation": points.correlation,
+            "dZ_cosine": points.dZ_cosine,
+        }[kind]
+        line[: len(found)] = found
+        return line + self._anchor(scale, prediction) if kind == "dZ" else line
 
     def records(self, **labels: Any) -> Iterator[dict[str, Any]]:
         """Tidy rows: one for each scale, seed and layer, with its path, and the given labels in front.
@@ -179,13 +218,41 @@ class Flow:
             path = {"path": self.layers[l]} if self.layers else {}
             yield {**labels, "scale": float(self.scales[s]), "seed": seed, "layer": l + 1, **path, **measured}
 
+    def _along(self, quantity: str, scale: int) -> np.ndarray:
+        """A quantity along the stream, which in a plain network is that of the layers, (seeds, parts)."""
+        if self.stream is not None:
+            return np.asarray(getattr(self.stream, quantity)[scale], np.float64)
+        return np.asarray(self.values({"log10_dZ": "dZ"}.get(quantity, quantity))[scale], np.float64)
+
+    def _predict_stack(self, scale: int, correlations: bool = False) -> StackPrediction | None:
+        if isinstance(self.stack, str):
+            return None
+        q = self.stack.q_first or float(np.mean(10.0 ** self._along("log10_mean_square", scale)[:, 0]))
+        c = cosine = None
+        if correlations or self.stack.mixes_examples:
+            c = float(np.mean(self._along("correlation", scale)[:, 0]))
+            cosine = 0.0 if self.stream is None else float(np.mean(self._along("dZ_cosine", scale)[:, -1]))
+        return predict_stack(self.stack, float(self.scales[scale]), q, c, cosine)
+
+    def _anchor(self, scale: int, prediction: StackPrediction) -> float:
+        """The median of log10 ||dZ|| where theory has 0."""
+        assert isinstance(self.stack, Stack)
+        last = self.stack.anchor
+        median = np.quantile(self._along("log10_dZ", scale)[:, last], 0.5, method="inverted_cdf")
+        return float(median - prediction.parts.log10_dZ[last])
+
     def _predict(self, scale: int) -> tuple[Prediction | None, str]:
         run = self.plain
         if isinstance(run, str):
             return None, run
         if run.stop - run.start < 2:
             return None, "no theory: one layer"
-        return predict(run, float(self.scales[scale]), self._first_mean_square(scale), run.stop - run.start)
+        first = self._first_mean_square(scale)
+        prediction, note = predict(run, float(self.scales[scale]), first, run.stop - run.start)
+        factors = self._factors(scale)
+        if prediction is not None and not np.isnan(factors).any():
+            prediction = prediction._replace(factors=factors)
+        return prediction, note
 
     def _predict_advised(self, scale: int, prediction: Prediction | None) -> Prediction | None:
         """What theory says of the same layers with the sigma_w that it calls critical."""
@@ -202,13 +269,22 @@ class Flow:
         assert isinstance(self.plain, PlainRun)
         return float(np.mean(10.0 ** self.log10_mean_square[scale][:, self.plain.start].astype(np.float64)))
 
+    def _factors(self, scale: int) -> np.ndarray:
+        """What theory says of ||dZ_l||^2 / ||dZ_{l+1}||^2 along the hidden layers, the widths included."""
+        line = self._hidden_columns(self.expected(scale, "stream_log10_dZ" if self.branches else "dZ")[None])[0]
+        with np.errstate(invalid="ignore"):
+            # A gradient that has become zero stays zero.
+            return np.where(np.isneginf(line[:-1]), 0.0, 10 ** (2 * (line[:-1] - line[1:])))
+
     @property
     def _step(self) -> str:
         return "part of the stream" if self.branches else "layer"
 
     def _hidden(self, scale: int) -> np.ndarray:
         along = self.stream.log10_dZ if self.stream is not None and self.branches else self.log10.dZ
-        curves = np.asarray(along[scale])
+        return self._hidden_columns(np.asarray(along[scale]))
+
+    def _hidden_columns(self, curves: np.ndarray) -> np.ndarray:
         if isinstance(self.plain, PlainRun):
             return curves[:, self.plain.start : self.plain.stop]
         return curves[:, :-1] if curves.shape[1] > 2 else curves

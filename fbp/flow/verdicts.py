@@ -235,7 +235,10 @@ class Diagnosis:
         return sentence + (f"; {self.note}" if self.note else "")
 
     def _describe_theory(self) -> str:
-        theory, limit = (_describe_factor(x or 0.0) for x in (self.theory, self.chi_1))
+        theory = _describe_factor(self.theory or 0.0)
+        if self.phase is None:
+            return f"theory {theory}"
+        limit = _describe_factor(self.chi_1 or 0.0)
         if limit != theory:
             return f"theory {theory}, with depth {limit}: {self.phase} phase"
         return f"theory {theory}, {self.phase} phase"
@@ -277,13 +280,11 @@ def diagnose(
     fades = field.phase != "critical" and field.chi_1 > 0
     scales = [field.xi_c, 1 / abs(math.log(field.chi_1)) if fades else math.inf]
     helps = (
-        kind in ("vanishing", "exploding")
-        and advised is not None
-        and _is_nearer(_geometric_mean(advised.factors), rate)
+        kind in ("vanishing", "exploding") and advised is not None and _is_nearer(geometric_mean(advised.factors), rate)
     )
     return replace(
         measured,
-        theory=_geometric_mean(prediction.factors),
+        theory=geometric_mean(prediction.factors),
         chi_1=field.chi_1,
         phase=field.phase,
         trainable=REACH * min(scale for scale in scales if scale > 0),
@@ -291,6 +292,16 @@ def diagnose(
         advice=field.critical_sigma_w if helps else None,
         note="" if field.phase == "critical" else field.reasons.get("critical_sigma_w", ""),
     )
+
+
+def geometric_mean(factors: np.ndarray) -> float:
+    """The factor a layer that gives the same total; 0 where one of them is.
+
+    Args:
+        factors: of each layer.
+    """
+    with np.errstate(divide="ignore"):
+        return float(np.exp(np.mean(np.log(factors))))
 
 
 def _check_curves(log10_norms: ArrayLike) -> np.ndarray:
@@ -315,11 +326,6 @@ def _mean_factor(logs: np.ndarray) -> Interval:
     if not np.isfinite(left_out).all():
         return Interval(*np.array([-np.inf, whole, np.inf]))
     return confidence_interval(n * whole - (n - 1) * left_out)
-
-
-def _geometric_mean(factors: np.ndarray) -> float:
-    with np.errstate(divide="ignore"):
-        return float(np.exp(np.mean(np.log(factors))))
 
 
 def _is_nearer(advised: float, measured: float) -> bool:

@@ -12,6 +12,7 @@ from fbp.flow import Flow, measure, verdict
 from fbp.losses import SoftmaxCrossEntropy
 from fbp.networks import mlp
 from fbp.report import Block, Curve, Figure, Table, Text, fixed, interval, panels, plain
+from fbp.report.lines import has_theory
 from fbp.studies.frame import Draft
 
 Flows = Mapping[str, Mapping[str, Flow]]
@@ -88,22 +89,21 @@ def flow_figure(name: str, caption: str, flows: Flows) -> Figure:
         caption: what it shows; how lines and bands are read is added.
         flows: by panel and curve.
     """
-
     drawn = [(title, [_curve(label, flow) for label, flow in each.items()]) for title, each in flows.items()]
     every = [flow for each in flows.values() for flow in each.values()]
     place = "part of the stream" if all(flow.branches for flow in every) else "layer $l$"
     draw = partial(panels, drawn, f"{place} (input on the left)", "$log_{10} ‖dZ_l‖$")
     several = min(flow.log10.dZ.shape[1] for flow in every) > 1
     reading = "Lines are medians over networks, bands go from 10 % to 90 %" if several else "Each line is one network"
-    if any(np.isfinite(flow.expected()).any() for flow in every):
+    if has_theory(curve for _, part in drawn for curve in part):
         reading += ", thin black lines are mean-field theory of infinite width"
     return Figure(name, f"{caption} {reading}.", draw)
 
 
 def _curve(label: str, flow: Flow) -> Curve:
     if flow.branches and flow.stream is not None:
-        along = np.quantile(flow.stream.log10_dZ[0], [0.1, 0.5, 0.9], axis=0, method="inverted_cdf")
-        expected = None
+        along = np.stack(flow.quantiles("stream_log10_dZ"))
+        expected = flow.expected(0, "stream_log10_dZ")[:-1]
     else:
         along, expected = np.stack(flow.quantiles("dZ")), flow.expected()[:-1]
     # A norm that is zero has no logarithm; the curve has a gap there.

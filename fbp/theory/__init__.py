@@ -16,6 +16,7 @@ from fbp.theory.heads import Head as Head
 from fbp.theory.heads import softmax_head as softmax_head
 from fbp.theory.maps import length_map as length_map
 from fbp.theory.maps import second_moment as second_moment
+from fbp.theory.maps import slope_correlation as slope_correlation
 from fbp.theory.maps import slope_moment as slope_moment
 from fbp.theory.mean_field import MeanField as MeanField
 from fbp.theory.mean_field import mean_field as mean_field

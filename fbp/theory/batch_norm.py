@@ -1,23 +1,23 @@
 """Gradients through batch normalization and the statistics of its batch, for any activation and batch size.
 
 Yang, Pennington, Rao, Sohl-Dickstein & Schoenholz (2019). One unit's pre-activations over a batch of B examples are
-h ~ N(0, Sigma); at the fixed point all examples are alike, so that what is left of h after its mean is removed points
+h ~ N(0, Sigma). Where all examples are alike, as at the fixed point, what is left of h after its mean is removed points
 anywhere in the B - 1 dimensions of G = I - 1 1^T / B. Write it r u, |u| = 1; then r and u are independent, and
 
     y = sqrt(B) u,    D = dy/dh = sqrt(B) / r (G - u u^T),    E 1/r^2 = 1 / (s (B - 3))
 
-with s = sigma_w^2 E[g(y_i)^2 - g(y_i) g(y_j)] the variance of h within the batch. A gradient that reaches h has lost
-its mean and is spread evenly over those dimensions, with covariance proportional to G. Hence the factor a layer of
-E ||dZ||^2, in which sigma_w cancels and sigma_b never appears:
+with s the variance of h within the batch. Let a gradient of covariance sigma_w^2 (a I + b 1 1^T) over the batch reach
+g(y), so that it has the mean square a + b and the correlation b / (a + b). That of h has the mean square
 
-    lambda = B / ((B - 1) (B - 3)) E tr[(G - u u^T) M G M] / E[g(y_i)^2 - g(y_i) g(y_j)],    M = diag g'(y)
+    sigma_w^2 T / (s (B - 3)),    T = E tr[(G - u u^T) M (a I + b 1 1^T) M],    M = diag g'(y)
+    T = a ((B - 1) E g'^2 - E (y g')^2) + b ((B - 1) (E g'^2 - E g'_i g'_j) - E (y g')^2 - (B - 1) E y_i g'_i y_j g'_j)
 
-    E tr[G M G M] = (1 - 1/B) E[(B - 1) g'(y_i)^2 + g'(y_i) g'(y_j)]
-    E u^T M G M u = (1 - 1/B) E[(y_i g'(y_i))^2 - y_i g'(y_i) y_j g'(y_j)]
-
-All are averages over two coordinates of a point on a sphere. As B grows lambda tends to E g'(x)^2 / Var g(x).
-For relu, with rho = -1 / (B - 1) and J(rho) = (sqrt(1 - rho^2) + rho (pi - arccos rho)) / (2 pi), they are closed:
-E g^2 = E g'^2 = 1/2, E g(y_i) g(y_j) = J(rho), E g'(y_i) g'(y_j) = 1/4 + arcsin(rho) / (2 pi), and y g' = g.
+and the correlation -1 / (B - 1), as D removes its mean. Behind the layer s' = sigma_w^2 E[g(y_i)^2 - g(y_i) g(y_j)].
+At the fixed point s = s', a + b = 1 and b = -1 / (B - 1) give the factor lambda a layer, in which sigma_w cancels and
+sigma_b never appears. All are averages over two coordinates of a point on a sphere. As B grows lambda tends to
+E g'(x)^2 / Var g(x). For relu, with rho = -1 / (B - 1) and J(rho) = (sqrt(1 - rho^2) + rho (pi - arccos rho)) / (2 pi),
+they are closed: E g^2 = E g'^2 = 1/2, E g(y_i) g(y_j) = J(rho), E g'(y_i) g'(y_j) = 1/4 + arcsin(rho) / (2 pi), and
+y g' = g.
 """
 
 from functools import lru_cache
@@ -27,19 +27,33 @@ import numpy as np
 
 from fbp.activations import Nonlinearity
 from fbp.errors import FbpError
-from fbp.theory.maps import second_moment, slope_moment
 from fbp.theory.quadrature import KNOTS, Floats, Function, derivative_of, function_of, normal_nodes, panels
 
 _DEVIATIONS = np.array([-10.0, -7, -5, -3.5, -2, -1, 0, 1, 2, 3.5, 5, 7, 10])
 
 
 class BatchNormMoments(NamedTuple):
-    """What one layer of (batch normalization, activation, dense) does to lengths and gradients."""
+    """Averages over the normalized examples y of a batch."""
 
-    second_moment: float
+    second: float
     """E g(y)^2."""
-    backward: float
-    """The factor of E ||dZ||^2, towards the input."""
+    spread: float
+    """E[g(y_i)^2 - g(y_i) g(y_j)], the variance of g(y) within a batch."""
+    alone: float
+    """T / (B - 3) for a = 1, b = 0."""
+    shared: float
+    """The same for a = 0, b = 1."""
+    correlation: float
+    """-1 / (B - 1), that of the gradients of two examples in front of the normalization."""
+
+    def pass_back(self, correlation: float) -> float:
+        """T / (B - 3) for a gradient of mean square 1 and this correlation between examples."""
+        return (1 - correlation) * self.alone + correlation * self.shared
+
+    @property
+    def backward(self) -> float:
+        """lambda, the factor of E ||dZ||^2 a layer, towards the input."""
+        return self.pass_back(self.correlation) / self.spread
 
 
 def _angles(knots: Floats, dimensions: int) -> tuple[Floats, Floats]:
@@ -66,9 +80,11 @@ def batch_norm_moments(activation: Nonlinearity, batch: int | None) -> BatchNorm
     """
     if batch is None:
         x, weight = normal_nodes(1.0, activation.kinks)
-        mean = float(np.sum(weight * function_of(activation)(x)))
-        second = float(second_moment(activation, 1.0))
-        return BatchNormMoments(second, float(slope_moment(activation, 1.0)) / (second - mean**2))
+        g, d = function_of(activation)(x), derivative_of(activation)(x)
+        mean = lambda values: float(np.sum(weight * values))
+        slope = mean(d**2)
+        spread = _check_spread(activation, mean(g**2) - mean(g) ** 2, mean(g**2))
+        return BatchNormMoments(mean(g**2), spread, slope, slope - mean(d) ** 2 - mean(x * d) ** 2, 0.0)
     if batch < 4:
         raise FbpError(
             "a batch must have at least 4 examples, as E 1/variance of 3 is infinite and with it the mean square of "
@@ -98,9 +114,13 @@ def batch_norm_moments(activation: Nonlinearity, batch: int | None) -> BatchNorm
         return float(np.sum(weight * f(y_i) * np.sum(weight_2 * f(y_j), axis=-1)))
 
     slope = lambda y: y * d(y)
-    spread = alone(g) - together(g)
-    if spread <= 1e-14 * alone(g):
+    spread = _check_spread(activation, alone(g) - together(g), alone(g))
+    for_one = (B - 1) * alone(d) - alone(slope)
+    for_all = for_one - (B - 1) * (together(d) + together(slope))
+    return BatchNormMoments(alone(g), spread, for_one / (B - 3), for_all / (B - 3), rho)
+
+
+def _check_spread(activation: Nonlinearity, spread: float, second: float) -> float:
+    if spread <= 1e-14 * second:
         raise FbpError(f"activations must vary over a batch, got {activation!r}, which is constant; use another one")
-    share = 1 - 1 / B
-    trace = share * ((B - 1) * alone(d) + together(d)) - share * (alone(slope) - together(slope))
-    return BatchNormMoments(alone(g), B / ((B - 1) * (B - 3)) * trace / spread)
+    return spread

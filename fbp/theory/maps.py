@@ -130,6 +130,16 @@ def length_slope(activation: Nonlinearity, sigma_w: float, q: float) -> float:
     return sigma_w**2 * float(np.sum(weight * function_of(activation)(z) * derivative_of(activation)(z) * x / q**0.5))
 
 
+@lru_cache(maxsize=4096)
+def radial_moments(activation: Nonlinearity, q: float) -> tuple[float, float, float]:
+    """E (g g')^2, E (z g')^2 / q and E z g g' / q for z of variance q > 0: what gradients along Z depend on."""
+    x, weight = normal_nodes(limited(q), activation.kinks)
+    z = math.sqrt(q) * x
+    g, d = function_of(activation)(z), derivative_of(activation)(z)
+    along, across, scale = (float(np.sum(weight * f)) for f in ((g * d) ** 2, (z * d) ** 2 / q, z * g * d / q))
+    return along, across, scale
+
+
 @lru_cache(maxsize=256)
 def homogeneous_slope(activation: Nonlinearity) -> float | None:
     """The slope a of an activation that is z above 0 and a z below; None for any other."""
@@ -162,6 +172,52 @@ def secant(activation: Nonlinearity, q: float, theta: float) -> float:
     # 1 - cos theta = 2 sin^2(theta / 2), which does not cancel.
     apart = 2 * q * math.sin(theta / 2) ** 2
     return half_mean_square_difference(function_of(activation), q, theta, activation.kinks) / apart
+
+
+@lru_cache(maxsize=4096)
+def slope_product(activation: Nonlinearity, q: float, theta: float) -> float:
+    """E g'(z_1) g'(z_2), for pre-activations of variance q at the angle theta.
+
+    For z above 0 and a z below it is closed: the arc-cosine kernel of degree 0, Cho & Saul (2009).
+    """
+    a = homogeneous_slope(activation)
+    if a is not None:
+        return (1 + a * a) / 2 - (1 - a) ** 2 * theta / (2 * math.pi)
+    q = float(limited(q))
+    slope = float(slope_moment(activation, q))
+    if theta == 0:
+        return slope
+    return slope - half_mean_square_difference(derivative_of(activation), q, theta, activation.kinks)
+
+
+def slope_correlation(activation: str | Nonlinearity, q: float, c: float) -> float:
+    """E g'(z_1) g'(z_2) / E g'(z)^2, for pre-activations of variance q and correlation c.
+
+    What a layer leaves of the correlation of two examples' gradients, which are E dZ_1 . dZ_2 over E ||dZ||^2:
+
+        E dZ_1 . dZ_2 = sigma_w^2 E g'(z_1) g'(z_2) E dZ'_1 . dZ'_2
+
+    For relu it is 1 - arccos(c) / pi: 1/2 for orthogonal examples, so that gradients of plain relu networks shatter;
+    Balduzzi, Frean, Leary, Lewis, Ma & McWilliams (2017). Schoenholz et al. (2017) have the same kernel.
+
+    Args:
+        activation: a name or a `Nonlinearity`.
+        q: the variance of the pre-activation.
+        c: the correlation of those of the two examples.
+
+    Returns:
+        The factor; 1 at c = 1.
+
+    Raises:
+        FbpError: the activation is unknown or softmax, q is no variance, or c no correlation.
+
+    Example:
+        >>> round(fbp.theory.slope_correlation("relu", 1.0, 0.0), 6)
+        0.5
+    """
+    check_correlation(c)
+    found, length = elementwise(activation), float(check_lengths(q))
+    return slope_product(found, length, math.acos(c)) / float(slope_moment(found, length))
 
 
 @lru_cache(maxsize=64)
