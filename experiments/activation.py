@@ -34,14 +34,16 @@ def activation(draft: Draft) -> None:
     kinds = {}
     for (name, _), v in verdicts.items():
         kinds.setdefault(name, set()).add(v.kind)
-    swayed, fixed = ([name for name, seen in kinds.items() if (len(seen) > 1) is more] for more in (True, False))
-    stable = [f"{name} ({variance})" for (name, variance), v in verdicts.items() if v.kind == "stable"]
     (worst, variance), slowest = min(verdicts.items(), key=lambda item: item[1].rate)
+    counts = {kind: sum(v.kind == kind for v in verdicts.values()) for kind in ("vanishing", "stable", "exploding")}
+    stable = [f"{name} ({variance})" for (name, variance), v in verdicts.items() if v.kind == "stable"]
+    swayed = [name for name, seen in kinds.items() if len(seen) > 1]
     draft.findings = [
-        f"Stable over {depth} layers: {', '.join(stable) or 'none'}.",
-        f"The fastest to vanish is **{worst}** ({variance}): ×{slowest.rate:.3f} a layer.",
-        f"The variance changes the verdict on {', '.join(swayed) or 'none'}; "
-        f"{', '.join(fixed) or 'none'} {'keeps' if len(fixed) == 1 else 'keep'} it under both.",
+        f"Of {len(verdicts)} networks of {depth} layers {counts['vanishing']} vanish, {counts['stable']} are stable and "
+        f"{counts['exploding']} explode. **Stable**: {', '.join(stable) or 'none'}.",
+        f"No variance suits all: from $1/n$ to $2/n$ the verdict changes for {len(swayed)} of {len(kinds)} activations"
+        + (f" ({', '.join(swayed)})." if swayed else "."),
+        f"The fastest to vanish is **{worst}** ({variance}), ×{slowest.rate:.3f} a layer.",
     ]
     add_flows(
         draft,

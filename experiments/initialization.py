@@ -39,22 +39,26 @@ def initialization(draft: Draft) -> None:
 
     drawn = [Curve(name, variances, *each) for name, each in measured.items()]
     he, lecun = (flows["relu"][init].verdict() for init in ("he_normal", "lecun_normal"))
+    told = {
+        name: ", ".join(f"{x:g}" for i, x in enumerate(variances) if flow.verdict(i).kind == "stable") or "none of them"
+        for name, flow in dial.items()
+    }
     off = max(abs(np.log(np.array(measured["relu"][0]) / np.sqrt(variances / 2))))
     draft.findings = [
         f"relu with variance $2/n$ (He) is **{he.kind}**, ×{he.rate:.3f} a layer; with $1/n$ it is ×{lecun.rate:.3f} a "
         "layer, near the $√(1/2)$ = 0.707 that He et al. (2015) predict.",
-        f"For $n Var W$ from {variances[0]:g} to {variances[-1]:g} the rate of relu follows $√(n Var W / 2)$ within "
-        f"{np.expm1(off):.1%}: there is one right value, 2.",
-        "tanh forgives more: above $n Var W = 1$ its own saturation holds the gradient back, but larger weights "
-        "explode.",
+        f"At the {len(variances)} variances that were measured, $n Var W$ = {variances[0]:g} to {variances[-1]:g}, the "
+        f"rate of relu is $√(n Var W / 2)$ within {np.expm1(off):.1%}; it is stable at {told['relu']}.",
+        f"tanh is stable at {told['tanh']}. At $n Var W$ = {variances[-1]:g} it has ×{measured['tanh'][0][-1]:.3f} a "
+        f"layer where relu has ×{measured['relu'][0][-1]:.3f}: its saturation holds the gradient back.",
     ]
     add_flows(
         draft,
         "Named initializers",
         flows,
         name="initializers",
-        text="Six usual initializers, the same depth and batch for all. The verdict is on the hidden layers.",
-        caption="Gradient norms by layer for six initializers: under relu only variance $2/n$ stays level.",
+        text=f"{len(INITIALIZERS)} initializers, the same depth and batch for all. The verdict is on the hidden layers.",
+        caption="Gradient norms by layer, one initializer a curve.",
         table="Initializers and their factor a layer.",
         columns=("activation", "initializer"),
         part="named",
@@ -63,8 +67,8 @@ def initialization(draft: Draft) -> None:
         "The variance as a dial",
         Figure(
             "variance",
-            "The factor a layer against the variance of the weights: relu follows $√(n Var W / 2)$, and is stable at 2 "
-            "alone. Bands are 95 % intervals over networks, thin black lines are mean-field theory.",
+            "The factor a layer against the variance of the weights, measured at the markers. Bands are 95 % intervals "
+            "over networks, thin black lines are mean-field theory.",
             partial(curves, drawn, "$n Var W$", "factor of $‖dZ‖$ a layer", reference=("stable", 1.0)),
         ),
     )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbp
-from fbp.report import Curve, Figure, Table, Text, number, panels
+from fbp.report import Curve, Figure, Table, Text, interval, number, panels
 from fbp.studies import Draft, study
 
 WIDTH, EXAMPLES = 128, 64
@@ -69,10 +69,11 @@ def normalization(draft: Draft) -> None:
         # Over whole blocks: from the last one's output, behind its norm, to the first one's input.
         totals[name] = float(10 ** (2 * (value[0] - behind))), float(10 ** theory.log10_dZ[0])
         # The first layer has inputs of another kind: the rate is that from the last block to the first.
-        rate, predicted = (float(10 ** (2 * x[1] / (depth - 1))) for x in (value, expected))
-        rows.append((name, rate, predicted, flow.verdict().kind))
+        predicted = float(10 ** (2 * expected[1] / (depth - 1)))
+        found = fbp.flow.diagnose(flow.log10.dZ[0, :, 1 : depth + 1], None)
+        rows.append((name, found.kind, found.rate, interval(found.low, found.high, 3), predicted))
         draft.records += flow.records(network=name)
-    by = {name: (rate, predicted) for name, rate, predicted, _ in rows}
+    by = {name: (rate, predicted) for name, _, rate, _, predicted in rows}
     draft.results = {name: {"measured": rate, "theory": predicted} for name, (rate, predicted) in by.items()}
     pre, post = totals["residual, pre-LN"], totals["residual, post-LN"]
     draft.findings = [
@@ -93,13 +94,12 @@ def normalization(draft: Draft) -> None:
         ),
         Figure(
             "flow",
-            "Gradient norms by layer, relative to the last block: batch normalization alone makes them explode. The "
-            "theory of batch normalization is that of its fixed point, which the first layer has not reached.",
+            "Gradient norms by layer, relative to the last block. The theory of batch normalization is that of its fixed point, which the first layer has not reached.",
             partial(panels, drawn, "layer $l$ (input on the left)", "$log_{10} ‖dZ_l‖ / ‖dZ_L‖$"),
         ),
         Table(
             "Factor of $‖dZ‖^2$ a layer, the mean from the last block to the first.",
-            ("network", "measured", "theory", "verdict"),
+            ("network", "verdict", "measured", "95 % interval", "theory"),
             tuple(rows),
         ),
     )

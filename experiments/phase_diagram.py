@@ -13,7 +13,7 @@ import numpy as np
 
 import fbp
 from fbp.flow import confidence_interval
-from fbp.report import Curve, Figure, Table, Text, canvas, curves, mathtext
+from fbp.report import Curve, Figure, Table, Text, canvas, curves, fixed, mathtext
 from fbp.studies import Draft, study
 
 WIDTH, BURN_IN = 200, 8
@@ -28,6 +28,14 @@ def measure_chi(sigma_b, sigmas_w, depth, seeds):
     ratios = np.exp(logs[..., :-1] - logs[..., 1:]).mean(axis=-1)
     low, value, high = confidence_interval(ratios.T)
     return value, low, high, flow
+
+
+def find_bracket(variances_w, low, high) -> str:
+    """Between which measured points the rate passes one: the last that is surely below, the first surely above."""
+    below, above = variances_w[high < 1], variances_w[low > 1]
+    if not len(below) or not len(above):
+        return "not within the grid"
+    return f"between {below.max():.2f} and {above.min():.2f}"
 
 
 def chi_map(variances_w, variances_b, layers=200):
@@ -52,8 +60,7 @@ def phase_diagram(draft: Draft) -> None:
         theory = np.array([fbp.theory.mean_field("tanh", w**0.5, b**0.5).chi_1 for w in variances_w])
         lines[b] = (value, low, high, theory)
         edge = float(fbp.theory.edge_of_chaos("tanh", b**0.5)) ** 2
-        crossing = float(np.interp(1.0, value, variances_w))
-        rows.append((b, edge, crossing, float(np.max(np.abs(value / theory - 1)))))
+        rows.append((b, edge, find_bracket(variances_w, low, high), float(np.max(np.abs(value / theory - 1)))))
         draft.records += flow.records(sigma_b2=b)
     fine_w, fine_b = np.linspace(0.3, 4.2, 40), np.linspace(0.0, 0.35, 15)
     draft.progress("theory")
@@ -66,7 +73,7 @@ def phase_diagram(draft: Draft) -> None:
         f"Without biases it is up to {rows[0][3]:.1%} off, near $σ_w = 1$: there lengths fall only like one over the "
         f"layer, and {depth} layers do not reach their limit.",
         "The edge of chaos, where $χ_1 = 1$: "
-        + "; ".join(f"$σ_b^2 = {b:g}$: $σ_w^2 = {edge:.3f}$, measured {at:.3f}" for b, edge, at, _ in rows)
+        + "; ".join(f"$σ_b^2 = {b:g}$: $σ_w^2$ = {edge:.2f} by theory, measured {at}" for b, edge, at, _ in rows)
         + ".",
     ]
     colors = {"cmap": "PuOr_r", "vmin": -0.3, "vmax": 0.3}
@@ -78,10 +85,11 @@ def phase_diagram(draft: Draft) -> None:
         image = axes.pcolormesh(fine_w, fine_b, np.log10(chi), shading="gouraud", rasterized=True, **colors)
         edge = axes.contour(fine_w, fine_b, chi, levels=[1.0], colors="black")
         axes.clabel(edge, fmt={1.0: mathtext("$χ_1 = 1$")})
-        for b, (value, *_) in lines.items():
+        for b, (_, low, high, _) in lines.items():
             heights = np.full(len(variances_w), b)
-            dots = {"edgecolors": "black", "linewidths": 0.7, "clip_on": False, "zorder": 3}
-            axes.scatter(variances_w, heights, c=np.log10(value), **dots, **colors)
+            for marker, those in (("v", high < 1), ("^", low > 1), ("o", (low <= 1) & (high >= 1))):
+                dots = {"marker": marker, "s": 46, "edgecolors": "black", "linewidths": 1.1, "clip_on": False}
+                axes.scatter(variances_w[those], heights[those], c="white", zorder=3, **dots)
         axes.grid(False)
         axes.set(xlabel=mathtext("$σ_w^2$"), ylabel=mathtext("$σ_b^2$"))
         figure.colorbar(image, extend="min", label=mathtext(f"$log_{{10}}$ of the {factor}"))
@@ -97,8 +105,8 @@ def phase_diagram(draft: Draft) -> None:
         ),
         Figure(
             "map",
-            "$χ_1$ by theory as the color of the ground, the measured rate as that of the dots: where they match, both "
-            "agree.",
+            "$χ_1$ by theory as the color of the ground, and what was measured: ▼ where gradients shrink, ▲ where they "
+            "grow, ○ where one lies in the 95 % interval of the rate.",
             draw_map,
         ),
         Figure(
@@ -107,9 +115,10 @@ def phase_diagram(draft: Draft) -> None:
             partial(curves, drawn, "$σ_w^2$", factor, reference=("edge of chaos", 1.0)),
         ),
         Table(
-            "The edge of chaos, by theory and where the measured rate crosses one.",
-            ("$σ_b^2$", "$σ_w^2$, theory", "measured", "largest deviation of the rate"),
-            tuple(rows),
+            "The edge of chaos: by theory, and between which of the measured $σ_w^2$ the rate, with its interval, passes "
+            "one; and the largest distance of the rate from theory.",
+            ("$σ_b^2$", "$σ_w^2$, theory", "measured", "rate off by at most, in %"),
+            tuple((b, fixed(edge, 2), at, fixed(100 * off, 1)) for b, edge, at, off in rows),
         ),
     )
 

@@ -15,10 +15,12 @@ import optax
 from papers_rows.learning import median_curve, watch
 
 import fbp
-from fbp.report import Curve, Figure, Table, Text, curves, panels, plain
+from fbp.report import Curve, Figure, Table, Text, curves, fixed, panels, plain
 from fbp.studies import Draft, study
 
 DEPTH, WIDTH, BATCH = 64, 64, 50
+FAINT = -6
+"""log10 of a norm of dW below which a gradient is called faint."""
 RATES = (1e-3, 1e-4)
 LOSS = fbp.SoftmaxCrossEntropy()
 SIGMOID = {"activation": "sigmoid", "init": "glorot_normal"}
@@ -68,7 +70,7 @@ def remedies(draft: Draft) -> None:
         best = int(np.argmin(np.where(np.isfinite(last), last, np.inf)))
         shown[name] = loss[best], dW[best]
         ends[name] = [float(np.median(x[best])) for x in (loss[:, :, -1], error[:, :, -1], dW[:, :, 0, 0])]
-        rows.append((name, RATES[best], *ends[name]))
+        rows.append((name, RATES[best], *(fixed(x, places) for x, places in zip(ends[name], (3, 3, 1), strict=True))))
         draft.records += [
             {"network": plain(name), "rate": rate, "seed": seed, "epoch": t, "layer": l + 1}
             | {"loss": float(loss[r, seed, t]), "error": float(error[r, seed, t]), "log10_dW": float(dW[r, seed, t, l])}
@@ -79,6 +81,8 @@ def remedies(draft: Draft) -> None:
     draft.results = {
         key: {plain(name): each[i] for name, each in ends.items()} for i, key in ((1, "error_rate"), (2, "log10_dW_1"))
     }
+    faint = [name for name in ends if ends[name][2] < FAINT]
+    spans = f" Bands span the {seeds} seeds." if seeds > 1 else " One seed."
     draft.findings = [
         f"These stay above 50 % errors on the training digits for {epochs} epochs (chance is 90 %): "
         + "; ".join(f"**{name}** ({error:.0%})" for name, (_, error, _) in ends.items() if name not in cured)
@@ -86,9 +90,9 @@ def remedies(draft: Draft) -> None:
         "What makes the network learn them: "
         + "; ".join(f"{name} ({ends[name][1]:.1%} errors)" for name in cured)
         + ".",
-        "The gradient of the first layer's weights has at the start a norm of "
-        + "; ".join(f"{name} $10^{{{log10_dW:.1f}}}$" for name, (*_, log10_dW) in ends.items())
-        + ". A gradient that arrives is necessary, but not enough.",
+        f"A gradient that arrives is not enough: at the start $‖dW_1‖$ is below $10^{{{FAINT}}}$ in {len(faint)} "
+        f"networks, {sum(name in cured for name in faint)} of which learn; it is larger in {len(ends) - len(faint)}, "
+        f"{sum(name in cured for name in ends if name not in faint)} of which learn.",
     ]
 
     losses = [median_curve(name, loss) for name, (loss, _) in shown.items()]
@@ -107,13 +111,12 @@ def remedies(draft: Draft) -> None:
         ),
         Figure(
             "loss",
-            "Training loss: the sick networks stay at ln 10, chance. Bands span the seeds.",
+            f"Training loss; chance is ln 10.{spans}",
             partial(curves, losses, "epoch", "training loss (nats)", log_y=True, reference=("ln 10", np.log(10))),
         ),
         Figure(
             "gradients",
-            "Gradient norms by layer before, early in and after training. In the sick tanh network they are equal, and "
-            "all of them tiny: what $dZ$ gains towards the output, the activations lose.",
+            "Gradient norms by layer before, early in and after training, medians over seeds.",
             partial(panels, norms, "layer $l$ (input on the left)", "$log_{10} ‖dW_l‖$"),
         ),
         Table(

@@ -74,8 +74,8 @@ def residual(draft: Draft) -> None:
     draft.findings = [
         f"Unscaled branches double $‖dZ‖^2$ a block: a gain of {number(gain, 3)} over {depth} blocks (95 % interval "
         f"{interval(least, most, 3)}, theory $2^{{{depth}}}$ = {number(theory, 3)}).",
-        f"With $1/√L$ the whole network's gain is **{scaled:.3f}** (theory $(1 + 1/L)^L$ = {scaled_theory:.3f}), "
-        f"whatever the depth; with $1/L$ it is {by['scale 1/L'][0]:.3f}.",
+        f"With $1/√L$ the whole network's gain is **{scaled:.3f}** (theory $(1 + 1/L)^L$ = {scaled_theory:.3f}, and e "
+        f"for many blocks); with $1/L$ it is {by['scale 1/L'][0]:.3f}.",
         f"ReZero and Fixup begin as the identity: gains {by['ReZero, 0'][0]:.4f} and {by['Fixup-like'][0]:.4f}. The "
         "price is in $dW$: a branch that is multiplied by zero gets no gradient at the first step, and in a Fixup "
         "branch only the last layer does.",
@@ -94,7 +94,7 @@ def residual(draft: Draft) -> None:
         ),
         Figure(
             "stream",
-            "Gradient norms along the skip path, block by block: only a scale that falls with the depth keeps them. "
+            "Gradient norms along the skip path, block by block. "
             "Bands are 95 % intervals over networks, thin black lines are theory.",
             lambda: curves(streams, "block (input on the left)", "$log_{10} ‖dZ_l‖ / ‖dZ_L‖$"),
         ),

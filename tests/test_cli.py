@@ -249,6 +249,18 @@ def test_train_takes_tables_and_arrays_on_disk(run, tmp_path):
         (("train", "--optimizer", "sm3"), "the learning rate of 'sm3' must be a number, got a schedule"),
         (("flow", "--depth", "1"), "at least 2 layers, got depths [1]"),
         (("flow", "--depth", "0,5"), "positive integer"),
+        (("flow", "--norm", "bach"), "did you mean 'batch'"),
+        (("flow", "--bias", "-1"), "bias must be a standard deviation of at least 0, got -1.0"),
+        (("flow", "--heads", "2"), "--heads must not be given with --network mlp"),
+        (("flow", "--network", "gpt", "--norm", "layer"), "--norm must not be given with --network gpt"),
+        (("flow", "--network", "gpt", "--residual"), "--residual must not be given with --network gpt"),
+        (("flow", "--network", "gpt", "--init", "zeros"), "--init must not be given with --network gpt"),
+        (("flow", "--network", "gpt", "--heads", "3"), "heads must divide the width 64, got 3"),
+        (("flow", "--network", "gpt", "--style", "gpt3"), "did you mean 'gpt2'"),
+        (("flow", "--network", "gpt", "--depth", "2,2"), "depths of a grid must be at least one, each once"),
+        (("flow", "--network", "gpt", "--width", "100000"), "the deepest networks of a grid must fit"),
+        (("flow", "--norm", "layer", "--seeds", "9" * 12), "must fit"),
+        (("flow", "--norm", "layer", "--resume"), "--resume must be given for plain perceptrons"),
         (("tarin",), "train"),
         (("compare", "--no-such-option"), "no-such-option"),
     ],
@@ -399,6 +411,9 @@ GRID = ["flow", "--activation", "relu", "--init", "he_normal", "--width", "6", "
         (("--quick", "--depth", "4"), ((4,), 64, 8)),
         (("--quick", "--depth", "10,50,200", "--width", "256", "--seeds", "20"), ((10, 50, 200), 256, 20)),
         (("--seeds", "3", "--quick"), ((5, 10), 64, 3)),
+        (("--network", "gpt"), ((2, 6, 12), 64, 20)),
+        (("--network", "gpt", "--quick", "--width", "8"), ((2, 4), 8, 8)),
+        (("--norm", "layer", "--quick", "--depth", "4"), ((4,), 64, 8)),
     ],
     ids=lambda x: " ".join(x) if x and isinstance(x[0], str) else "",
 )
@@ -406,10 +421,12 @@ def test_quick_leaves_what_was_typed(run, monkeypatch, words, sizes):
     seen = []
 
     def note(plan, *_):
-        seen.append((plan.depths, plan.width, plan.seeds))
+        sizes = getattr(plan, "plain", plan)
+        seen.append((sizes.depths, sizes.width, sizes.seeds))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fbp.studies.flow_grid.run_flow", note)
+    for name in ("run_flow", "run_networks"):
+        monkeypatch.setattr(f"fbp.studies.flow_grid.{name}", note)
     assert run("flow", *words)[0] == 130
     assert seen == [sizes]
 

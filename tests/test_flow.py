@@ -11,11 +11,12 @@ import pytest
 
 import fbp
 from fbp import gradient_norms
+from fbp.cli.flow import make_plan
 from fbp.flow import Plan, confidence_interval, diagnose, grid, measure, sample_parameters, verdict
 from fbp.flow.probe import add_probes, read_network
 from fbp.flow.results import interval_of_logs
 from fbp.flow.sampling import Draw, sample_inputs, sample_normals, sample_weights, unit_gain
-from fbp.studies.flow_grid import run_flow
+from fbp.studies.flow_grid import run_flow, run_networks
 
 SB = math.sqrt(0.05)
 TANH = {1.3: (0.8802, 0.3153), 2.5: (1.1335, 1.0640), 4.0: (1.3424, 2.1955)}
@@ -64,10 +65,12 @@ def test_the_diagnosis_says_what_to_do(deep):
     assert found.phase == "ordered"
     assert found.low < found.theory < found.high
     assert found.trainable == pytest.approx(-6 / math.log(0.8802), rel=1e-3)
-    assert str(found).startswith("ordered phase, gradients vanish, ‖dZ‖² ×0.8")
+    assert str(found).startswith("gradients vanish, ‖dZ‖² ×0.8")
+    assert "with depth 0.880: ordered phase), half-depth 4." in str(found)
     assert str(found).endswith("layers, trainable to about 47 layers; use σ_w² = 1.76")
     chaotic = deep["tanh", f"mean_field(2.0,{SB})", 40].diagnosis()
-    assert str(chaotic).startswith("chaotic phase, gradients explode, ‖dZ‖² ×1.3")
+    assert str(chaotic).startswith("gradients explode, ‖dZ‖² ×1.3")
+    assert "chaotic phase), doubling depth" in str(chaotic)
 
 
 def test_the_line_of_theory_runs_through_the_medians(deep):
@@ -77,7 +80,7 @@ def test_the_line_of_theory_runs_through_the_medians(deep):
         assert line[-1] == median[-1]
         assert line == pytest.approx(median, abs=0.2)
         factors = 10 ** (2 * (line[:-1] - line[1:]))
-        assert factors.mean() == pytest.approx(flow.diagnosis().theory)
+        assert np.exp(np.log(factors).mean()) == pytest.approx(flow.diagnosis().theory)
         assert factors[10:] == pytest.approx(TANH[w2][0], abs=2e-3)
 
 
@@ -365,6 +368,47 @@ def test_the_command_writes_a_folder(tmp_path):
     assert run_flow(Plan(**options), out, resume=True).findings == report.findings
     with pytest.raises(fbp.FbpError, match="got other width"):
         run_flow(Plan(**options | {"width": 9}), out, resume=True)
+
+
+def test_biases_of_a_plan_replace_those_of_the_initializers():
+    options = {"depths": (3,), "activations": ("tanh",), "width": 8, "seeds": 2}
+    own = grid(Plan(**options, initializers=("mean_field(1.2,0.3)",)))["tanh", "mean_field(1.2,0.3)", 3]
+    given = grid(Plan(**options, initializers=("mean_field(1.2)",), bias=0.3))["tanh", "mean_field(1.2)", 3]
+    np.testing.assert_array_equal(own.log10.dZ, given.log10.dZ)
+    assert own.diagnosis().theory == given.diagnosis().theory
+
+
+@pytest.mark.parametrize(
+    ("words", "cells", "step"),
+    [
+        ({"norm": "layer", "bias": 0.1}, 2, "layer"),
+        ({"residual": True}, 2, "part of the stream"),
+        ({"style": "modern", "heads": 2, "length": 4, "vocabulary": 9}, 4, "part of the stream"),
+    ],
+    ids=["norm", "residual", "gpt"],
+)
+def test_networks_without_a_common_program_are_measured(tmp_path, words, cells, step):
+    """The same numbers as `measure` gives, one picture of all cells, and rows of every layer."""
+    names = ("activation", "init", "norm", "residual", "bias"), ("style", "heads", "length", "vocabulary")
+    perceptron, transformer = ({name: words.get(name) for name in part} for part in names)
+    shared = {"depth": "2,3", "width": 8, "seeds": 3}
+    if "style" not in words:
+        perceptron |= {"activation": "relu", "init": "he_normal"}
+    plan = make_plan("gpt" if "style" in words else "mlp", perceptron, transformer, shared, 0, False, False)
+    report = run_networks(plan, tmp_path / "flow")
+    found = report.results["cells"]
+    assert len(found) == cells
+    assert {cell["verdict"]["step"] for cell in found} == {step}
+    assert report.figures()[0].name == "map"
+    for (cell, net), row in zip(plan.networks(), found, strict=True):
+        d = measure(net, seeds=3).diagnosis()
+        assert (row["depth"], row["rate"], row["sentence"]) == (cell.depth, d.rate, str(d))
+    rows = (tmp_path / "flow" / "data.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3 * sum(len(list_layers_with_weights(net)) for _, net in plan.networks())
+
+
+def list_layers_with_weights(net):
+    return measure(net, seeds=1).layers
 
 
 @pytest.mark.parametrize(

@@ -66,10 +66,18 @@ def report(*, out: Path = Path("fbp-report"), data: Data = None, seed: Integer =
 @app.command
 def flow(
     *,
-    depth: Annotated[str | None, _shown_as("10,50,200")] = None,
-    activation: str = "tanh,relu,gelu",
-    init: str = "he_normal,glorot_normal,orthogonal",
-    width: Annotated[Integer | None, _shown_as("256")] = None,
+    network: Literal["mlp", "gpt"] = "mlp",
+    depth: Annotated[str | None, _shown_as("10,50,200; gpt: 2,6,12")] = None,
+    activation: Annotated[str | None, _shown_as("tanh,relu,gelu")] = None,
+    init: Annotated[str | None, _shown_as("he_normal,glorot_normal,orthogonal")] = None,
+    norm: Annotated[str | None, _shown_as("none")] = None,
+    residual: bool = False,
+    bias: float | None = None,
+    style: Annotated[str | None, _shown_as("gpt2")] = None,
+    heads: Annotated[Integer | None, _shown_as("4")] = None,
+    length: Annotated[Integer | None, _shown_as("32")] = None,
+    vocabulary: Annotated[Integer | None, _shown_as("256")] = None,
+    width: Annotated[Integer | None, _shown_as("256; gpt: 64")] = None,
     seeds: Annotated[Integer | None, _shown_as("20")] = None,
     out: Path = Path("flow"),
     resume: bool = False,
@@ -80,14 +88,30 @@ def flow(
 
     Parameters
     ----------
+    network
+        Multilayer perceptrons, or transformers that read random tokens.
     depth
-        Numbers of dense layers, with commas between them.
+        Numbers of dense layers, or of blocks, with commas between them.
     activation
         Activation functions.
     init
         Initializers: he_normal, glorot_normal, orthogonal, mean_field(1.3,0.2), ...
+    norm
+        Normalization before each activation: none, batch, layer or rms.
+    residual
+        Put a residual connection around each layer but the first.
+    bias
+        Standard deviation of the biases, in place of the initializers' own.
+    style
+        Of transformers: gpt2, modern.
+    heads
+        Heads of attention, a divisor of the width.
+    length
+        Tokens of a sequence.
+    vocabulary
+        Different tokens.
     width
-        Units a layer.
+        Units a layer, or entries of a token's vector.
     seeds
         Random networks of each kind.
     out
@@ -97,21 +121,23 @@ def flow(
     seed
         Seed of all randomness.
     quick
-        A small grid, for a first look: depths 5,10, width 64 and 8 seeds, where they are not given.
+        A small grid, for a first look: depths 5,10 (gpt: 2,4), width 64 (32) and 8 seeds, where they are not given.
     """
     check_seed(seed)
-    from fbp.config import integers, names
+    from fbp.cli.flow import make_plan
     from fbp.flow import Plan
-    from fbp.studies.flow_grid import QUICK, describe_grid, run_flow
+    from fbp.studies.flow_grid import describe_grid, run_flow, run_networks
     from fbp.studies.frame import announce
     from fbp.terminal import explain_interruption, show_progress
 
-    typed = {"depths": depth and integers("depth", depth), "width": width, "seeds": seeds}
-    sizes = (QUICK if quick else {}) | {name: value for name, value in typed.items() if value is not None}
-    plan = Plan(activations=tuple(names(activation)), initializers=tuple(names(init)), seed=seed, **sizes)
+    perceptron = {"activation": activation, "init": init, "norm": norm, "residual": residual or None, "bias": bias}
+    transformer = {"style": style, "heads": heads, "length": length, "vocabulary": vocabulary}
+    shared = {"depth": depth, "width": width, "seeds": seeds}
+    plan = make_plan(network, perceptron, transformer, shared, seed, quick, resume)
     with explain_interruption(describe_grid(out, resume)):
         with show_progress() as progress:
-            report = run_flow(plan, out, resume, progress)
+            is_plain = isinstance(plan, Plan)
+            report = run_flow(plan, out, resume, progress) if is_plain else run_networks(plan, out, progress)
         announce(report, out)
     return 0
 

@@ -15,4 +15,5 @@ from fbp.flow.verdicts import Interval as Interval
 from fbp.flow.verdicts import Verdict as Verdict
 from fbp.flow.verdicts import confidence_interval as confidence_interval
 from fbp.flow.verdicts import diagnose as diagnose
+from fbp.flow.verdicts import judge_rate as judge_rate
 from fbp.flow.verdicts import verdict as verdict

@@ -1,8 +1,9 @@
 """Grids of depths, activations, initializers and seeds by one compiled program, streamed to a table as they go."""
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from fbp.flow.results import NORMS, OTHERS, Flow
 from fbp.flow.sampling import THREADS, Draw, sample_inputs, sample_normals, sample_weights, unit_gain
 from fbp.flow.stack import Stack, weight_sigma
 from fbp.flow.table import ResumableTable, format_rows, parse_rows, quote_field
-from fbp.initializers import Distribution, initializer
+from fbp.initializers import Distribution, Initializer, initializer
 from fbp.memory import check_memory
 from fbp.theory.steps import Hidden
 
@@ -59,6 +60,7 @@ class Plan:
         seeds: networks of each kind.
         examples: inputs of mean square 1, in random directions, the same for all networks.
         seed: of all randomness.
+        bias: the standard deviation of all biases, in place of the initializers' own; None keeps those.
 
     Raises:
         FbpError: a name is unknown, a number out of range, something stands twice, or the memory does not suffice.
@@ -71,6 +73,7 @@ class Plan:
     seeds: int = 20
     examples: int = 16
     seed: int = 0
+    bias: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("depths", "activations", "initializers"):
@@ -90,6 +93,8 @@ class Plan:
             check_count(name, getattr(self, name))
         if self.seed < 0:
             raise FbpError(f"seed must be an integer of at least 0, got {self.seed}; use 0")
+        if self.bias is not None and not 0 <= self.bias < math.inf:
+            raise FbpError(f"bias must be a standard deviation of at least 0, got {self.bias}; use e.g. 0.2")
         for name in self.activations:
             if not activation(name).elementwise:
                 raise FbpError(
@@ -103,6 +108,15 @@ class Plan:
             self._bytes(self.chunk),
             "take a smaller width or depth, or fewer seeds",
         )
+
+    def rule(self, name: str) -> Initializer:
+        """An initializer with the biases of the plan.
+
+        Args:
+            name: of the initializer.
+        """
+        rule = initializer(name)
+        return rule if self.bias is None else replace(rule, bias_stddev=self.bias)
 
     @property
     def chunk(self) -> int:
@@ -230,7 +244,7 @@ def _sample(plan: Plan, kind: Distribution, seeds: range) -> Networks:
 
 
 def _setting(plan: Plan, group: Group) -> Setting:
-    rule = initializer(group.init)
+    rule = plan.rule(group.init)
     rescale = activation(group.activation).homogeneous and rule.bias_stddev == 0
     gain = unit_gain(rule, plan.width, plan.width)
     index = plan.activations.index(group.activation)
@@ -284,7 +298,7 @@ def _build_flows(plan: Plan, measured: dict[Group, np.ndarray]) -> Iterator[tupl
 
 
 def _describe(plan: Plan, name: str, init: str, depth: int) -> tuple[PlainRun | str, Stack | str]:
-    rule, n = initializer(init), plan.width
+    rule, n = plan.rule(init), plan.width
     sigma_w = weight_sigma(rule, n, n)
     if sigma_w is None:
         reason = f"no theory: {rule.distribution} weights"

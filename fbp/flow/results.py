@@ -11,7 +11,7 @@ from fbp.backprop import GradientNorms
 from fbp.errors import FbpError, unknown_name
 from fbp.flow.prediction import PlainRun, Prediction, predict
 from fbp.flow.stack import Stack, StackPrediction, predict_stack
-from fbp.flow.verdicts import Diagnosis, Interval, Verdict, confidence_interval, diagnose, verdict
+from fbp.flow.verdicts import Diagnosis, Interval, Verdict, confidence_interval, diagnose, geometric_mean, verdict
 
 NORMS = GradientNorms._fields
 OTHERS = ("log10_mean_square", "correlation", "saturated", "dead", "cosine", "noise")
@@ -157,11 +157,13 @@ class Flow:
         Args:
             scale: which of `scales`.
         """
-        found = diagnose(self._hidden(scale), *self._predict(scale), self._step)
+        prediction, note = self._predict(scale)
+        advised = self._predict_advised(scale, prediction)
+        found = diagnose(self._hidden(scale), prediction, note, self._step, advised)
         if found.theory is not None or isinstance(self.stack, str):
             return found
         # Residual and normalized networks have a rate by theory, but no phase.
-        rate = float(self._factors(scale).mean())
+        rate = geometric_mean(self._factors(scale))
         return found if np.isnan(rate) else replace(found, theory=rate, note="")
 
     def expected(self, scale: int = 0, quantity: str = "dZ") -> np.ndarray:
@@ -245,12 +247,27 @@ class Flow:
             return None, run
         if run.stop - run.start < 2:
             return None, "no theory: one layer"
-        first = float(np.mean(10.0 ** self.log10_mean_square[scale][:, run.start].astype(np.float64)))
+        first = self._first_mean_square(scale)
         prediction, note = predict(run, float(self.scales[scale]), first, run.stop - run.start)
         factors = self._factors(scale)
         if prediction is not None and not np.isnan(factors).any():
             prediction = prediction._replace(factors=factors)
         return prediction, note
+
+    def _predict_advised(self, scale: int, prediction: Prediction | None) -> Prediction | None:
+        """What theory says of the same layers with the sigma_w that it calls critical."""
+        run = self.plain
+        advised = None if prediction is None else prediction.field.critical_sigma_w
+        sigma_w = run.sigma_w * float(self.scales[scale]) if isinstance(run, PlainRun) else 0.0
+        if not isinstance(run, PlainRun) or advised is None or not sigma_w:
+            return None
+        first = run.q_first if run.q_first is not None else self._first_mean_square(scale)
+        q = run.sigma_b**2 + max(first - run.sigma_b**2, 0.0) * (advised / sigma_w) ** 2
+        return predict(run._replace(sigma_w=advised, q_first=q), 1.0, q, run.stop - run.start)[0]
+
+    def _first_mean_square(self, scale: int) -> float:
+        assert isinstance(self.plain, PlainRun)
+        return float(np.mean(10.0 ** self.log10_mean_square[scale][:, self.plain.start].astype(np.float64)))
 
     def _factors(self, scale: int) -> np.ndarray:
         """What theory says of ||dZ_l||^2 / ||dZ_{l+1}||^2 along the hidden layers, the widths included."""

@@ -11,14 +11,16 @@ from fbp.errors import FbpError
 from fbp.flow.prediction import Prediction
 from fbp.theory.mean_field import Phase
 
-Kind = Literal["vanishing", "stable", "exploding"]
+Kind = Literal["vanishing", "stable", "exploding", "undecided"]
 
 REACH = 6.0
 """Depth scales up to which networks were seen to train; Schoenholz, Gilmer, Ganguli & Sohl-Dickstein (2017)."""
 LONG = 10_000
 """Depths from which a length in layers is not reported."""
-THRESHOLD = 1.0
-"""Decades between the first and the last hidden layer from which a gradient vanishes or explodes."""
+LEVEL = 100
+"""Layers: a rate by which the norm changes less than tenfold over so many is level."""
+CLOSE = 20
+"""Layers: an interval by whose ends the norm changes less than tenfold over so many is narrow."""
 
 
 class Interval(NamedTuple):
@@ -63,17 +65,52 @@ def confidence_interval(values: ArrayLike, confidence: float = 0.95) -> Interval
     return Interval(mean - half, mean, mean + half)
 
 
+def judge_rate(low: float, rate: float, high: float, steps: int) -> Kind:
+    """The word for a factor of ||dZ|| a layer with its confidence interval.
+
+        level       |log10 rate| max(steps, 100) < 1: the norm changes less than tenfold over 100 layers, and over these
+        narrow      |log10 end| max(steps, 20) < 1 for both ends of the interval
+        stable      1 lies in the interval or the rate is level, and the interval is narrow
+        undecided   the same, and the interval is not narrow
+        vanishing   the interval lies below 1, and the rate is not level; "exploding" likewise above 1
+
+    Args:
+        low: the lower end of the interval.
+        rate: the factor.
+        high: the upper end.
+        steps: how many factors are between the layers that were measured.
+
+    Example:
+        >>> fbp.flow.judge_rate(0.68, 0.7, 0.72, steps=2)
+        'vanishing'
+        >>> fbp.flow.judge_rate(0.97, 0.99, 1.01, steps=50)
+        'stable'
+    """
+
+    def changes(factor: float, layers: int) -> bool:
+        return not 0 < factor < math.inf or abs(math.log10(factor)) * max(steps, layers) >= 1
+
+    if math.isnan(rate):
+        return "undecided"
+    if low <= 1 <= high or not changes(rate, LEVEL):
+        return "undecided" if changes(low, CLOSE) or changes(high, CLOSE) else "stable"
+    return "vanishing" if rate < 1 else "exploding"
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """How the norm of dZ changes from layer to layer, towards the input.
+    """How the norm of dZ changes from layer to layer, towards the input, in a typical network.
 
     Attributes:
-        kind: "vanishing" or "exploding" where the median changes by at least a factor of ten over the network.
-        rate: the factor a layer, the geometric mean over layers and seeds.
-        low: the lower end of its 95 % confidence interval over seeds.
-        high: the upper end.
-        decades: log10 of the whole change, from the last hidden layer to the first, the median over seeds.
+        kind: the word for the rate and its interval, see `judge_rate`; for the rate alone where one network was
+            measured.
+        rate: the factor a layer, the geometric mean over layers and networks.
+        low: the lower end of its 95 % confidence interval over networks; 0 for one network.
+        high: the upper end; infinite for one network.
+        decades: log10 of the whole change, from the last hidden layer to the first: that of the rate, for every layer.
         step: what one of the steps is called.
+        networks: how many were measured.
+        silent: how many of them let no gradient through; the rate is that of the others, or 0 where these are fewer.
     """
 
     kind: Kind
@@ -82,9 +119,15 @@ class Verdict:
     high: float
     decades: float
     step: str = "layer"
+    networks: int = 1
+    silent: int = 0
 
     def __str__(self) -> str:
-        return f"{self.kind}, ×{self.rate:.3f} a {self.step} [{self.low:.3f}, {self.high:.3f}]"
+        ends = "in one network" if self.networks == 1 else _describe_interval(self.low, self.high)
+        sentence = (
+            f"{self.kind}, ×{_describe_factor(self.rate)} a {self.step} {ends}, {self.decades:+.2f} decades in all"
+        )
+        return sentence + (f"; no gradient in {self.silent} of {self.networks} networks" if self.silent else "")
 
 
 def verdict(log10_norms: ArrayLike, step: str = "layer") -> Verdict:
@@ -95,25 +138,28 @@ def verdict(log10_norms: ArrayLike, step: str = "layer") -> Verdict:
         step: what one of the layers is called.
 
     Returns:
-        The verdict. The rate of a network is the slope of a straight line through its curve; the interval is that of
-        Student's t over networks. Where a gradient is zero the rate is 0.
+        The verdict. The rate of a network is the geometric mean of its factors a layer; the interval is that of
+        Student's t over networks.
 
     Raises:
         FbpError: there are fewer than two layers.
+
+    Example:
+        >>> str(fbp.flow.verdict([[-2.0, -1.0, 0.0], [-2.2, -1.1, 0.0]]))
+        'vanishing, ×0.0891 a layer [0.0459, 0.173], -2.10 decades in all'
     """
-    curves = np.asarray(log10_norms, np.float64)
-    layers = curves.shape[1]
-    if layers < 2:
-        raise FbpError(f"a rate must be that of at least two hidden layers, got {layers}; measure a deeper network")
-    decades = float(np.median(curves[:, 0] - curves[:, -1])) if np.isfinite(curves).all() else -np.inf
-    if not np.isfinite(decades):
-        return Verdict("vanishing", 0.0, 0.0, 0.0, decades, step)
-    centred = np.arange(layers) - (layers - 1) / 2
-    # The slope over l, with its sign turned: backpropagation goes towards the input.
-    slopes = -(curves @ centred) / np.sum(centred**2)
-    low, rate, high = (float(10**x) for x in confidence_interval(slopes))
-    kind: Kind = "stable" if abs(decades) < THRESHOLD else "vanishing" if decades < 0 else "exploding"
-    return Verdict(kind, rate, low, high, decades, step)
+    curves = _check_curves(log10_norms)
+    networks, steps = len(curves), curves.shape[1] - 1
+    silent = np.isneginf(curves).any(axis=1)
+    if 2 * silent.sum() >= networks:
+        return Verdict("vanishing", 0.0, 0.0, 0.0, -math.inf, step, networks, int(silent.sum()))
+    kept = curves[~silent]
+    # Backpropagation goes towards the input. Between its ends the curve cancels: a rate agrees with its total.
+    with np.errstate(over="ignore"):
+        low, rate, high = (float(10**x) for x in confidence_interval((kept[:, 0] - kept[:, -1]) / steps))
+    ends = (low, high) if len(kept) > 1 else (rate, rate)
+    kind = judge_rate(ends[0], rate, ends[1], steps)
+    return Verdict(kind, rate, low, high, float((kept[:, 0] - kept[:, -1]).mean()), step, networks, int(silent.sum()))
 
 
 @dataclass(frozen=True)
@@ -121,58 +167,90 @@ class Diagnosis:
     """A verdict beside mean-field theory. Rates are factors of ||dZ||^2 a layer, towards the input.
 
     Attributes:
-        verdict: the verdict on the norms; its rate is a geometric mean, which finite width puts below the arithmetic
-            one by about kappa/4n a layer, in its logarithm (Hanin & Nica 2018).
-        rate: the mean over layers and networks of ||dZ_l||^2 / ||dZ_{l+1}||^2, whose expectation theory predicts at
-            any depth: a ratio of two layers does not scatter as the norms themselves do.
-        low: the lower end of its 95 % confidence interval over networks.
+        verdict: the verdict on a typical network; its rate is a geometric mean, which finite width puts below the
+            arithmetic one by about kappa/4n a layer, in its logarithm (Hanin & Nica 2018).
+        kind: the word for the rate below and its interval, see `judge_rate`, of which it takes the root.
+        rate: the mean over networks of ||dZ_l||^2 / ||dZ_{l+1}||^2, whose expectation theory predicts at any depth,
+            as a ratio of two layers does not scatter like the norms themselves; of these the geometric mean over
+            layers. Networks that let no gradient through are left out.
+        low: the lower end of its 95 % confidence interval over networks, by the jackknife.
         high: the upper end.
         half_depth: the layers in which ||dZ||^2 halves or doubles at that rate; infinite where it does neither.
+        steps: how many such ratios a network has.
         theory: what theory predicts for the rate; None where no theory holds.
         chi_1: its limit for many layers.
         phase: "ordered", "critical" or "chaotic".
         trainable: about six depth scales, 6 min(xi_c, 1 / |ln chi_1|), layers to which networks train; infinite on the
             critical line.
         critical_sigma_w: the weights' sigma_w with chi_1 = 1; None where there is none.
+        advice: a sigma_w by which theory makes the logarithm of the rate of these layers less than half of what was
+            measured; None where the rate is stable, or no such sigma_w is known.
         note: why theory says nothing, or names no critical_sigma_w.
     """
 
     verdict: Verdict
+    kind: Kind
     rate: float
     low: float
     high: float
     half_depth: float
+    steps: int
     theory: float | None = None
     chi_1: float | None = None
     phase: Phase | None = None
     trainable: float | None = None
     critical_sigma_w: float | None = None
+    advice: float | None = None
     note: str = ""
 
     @property
     def agrees(self) -> bool | None:
-        """Whether theory lies in the confidence interval; None where there is none."""
-        return None if self.theory is None else self.low <= self.theory <= self.high
+        """Whether theory lies in the confidence interval; None without theory, and for one network."""
+        return None if self.theory is None or self.verdict.networks == 1 else self.low <= self.theory <= self.high
 
     def __str__(self) -> str:
-        fate = {"vanishing": "vanish", "stable": "keep their size", "exploding": "explode"}
-        parts = [] if self.phase is None else [f"{self.phase} phase"]
-        parts.append(f"gradients {fate[self.verdict.kind]}")
-        step = self.verdict.step
-        measured = f"‖dZ‖² ×{self.rate:.3f} a {step} [{self.low:.3f}, {self.high:.3f}]"
-        parts.append(measured if self.theory is None else f"{measured} (theory {self.theory:.3f})")
-        if self.half_depth < LONG and self.verdict.kind != "stable":
+        networks, step = self.verdict.networks, self.verdict.step
+        fate = {
+            "vanishing": "gradients vanish",
+            "stable": f"gradients keep their size over {self.steps + 1} {_plural(step)}",
+            "exploding": "gradients explode",
+            "undecided": f"undecided by {networks} network{'s' if networks > 1 else ''}",
+        }
+        ends = "in one network" if networks == 1 else _describe_interval(self.low, self.high)
+        measured = f"‖dZ‖² ×{_describe_factor(self.rate)} a {step} {ends}"
+        parts = [fate[self.kind], f"{measured} ({self._describe_theory()})" if self.theory is not None else measured]
+        if self.half_depth < LONG and self.kind in ("vanishing", "exploding"):
             word = "half-depth" if self.rate < 1 else "doubling depth"
-            parts.append(f"{word} {self.half_depth:.1f} {step.split()[0]}s")
+            parts.append(f"{word} {self.half_depth:.1f} {_plural(step)}")
+        typical = self.verdict
+        if typical.kind != self.kind and "undecided" not in (typical.kind, self.kind):
+            parts.append(f"in a typical network ‖dZ‖ ×{_describe_factor(typical.rate)} a {step}: {typical.kind}")
         if self.trainable is not None and self.trainable < LONG:
             parts.append(f"trainable to about {self.trainable:.0f} layers")
         sentence = ", ".join(parts)
-        if self.critical_sigma_w is not None and self.phase != "critical":
-            sentence += f"; use σ_w² = {self.critical_sigma_w**2:.2f}"
+        if typical.silent:
+            sentence += f"; no gradient in {typical.silent} of {networks} networks"
+        if self.advice is not None:
+            sentence += f"; use σ_w² = {self.advice**2:.2f}"
         return sentence + (f"; {self.note}" if self.note else "")
 
+    def _describe_theory(self) -> str:
+        theory = _describe_factor(self.theory or 0.0)
+        if self.phase is None:
+            return f"theory {theory}"
+        limit = _describe_factor(self.chi_1 or 0.0)
+        if limit != theory:
+            return f"theory {theory}, with depth {limit}: {self.phase} phase"
+        return f"theory {theory}, {self.phase} phase"
 
-def diagnose(log10_norms: ArrayLike, prediction: Prediction | None, note: str = "", step: str = "layer") -> Diagnosis:
+
+def diagnose(
+    log10_norms: ArrayLike,
+    prediction: Prediction | None,
+    note: str = "",
+    step: str = "layer",
+    advised: Prediction | None = None,
+) -> Diagnosis:
     """The diagnosis of log10 ||dZ_l|| of several seeds.
 
     Args:
@@ -180,29 +258,95 @@ def diagnose(log10_norms: ArrayLike, prediction: Prediction | None, note: str = 
         prediction: what theory says of them, or None.
         note: why theory says nothing.
         step: what one of the layers is called.
+        advised: what theory says of them with the prediction's critical sigma_w.
 
     Raises:
         FbpError: there are fewer than two layers.
     """
-    curves = np.asarray(log10_norms, np.float64)
-    kind = verdict(curves, step)
-    with np.errstate(invalid="ignore"):
-        # A gradient that has become zero stays zero: 0 / 0 counts as 0.
-        ratios = np.nan_to_num(10 ** (2 * (curves[:, :-1] - curves[:, 1:])), nan=0.0)
-    low, rate, high = (float(x) for x in confidence_interval(ratios.mean(axis=1)))
+    curves = _check_curves(log10_norms)
+    typical, steps = verdict(curves, step), curves.shape[1] - 1
+    low, rate, high = (0.0, 0.0, 0.0)
+    if typical.rate:
+        kept = curves[~np.isneginf(curves).any(axis=1)]
+        with np.errstate(over="ignore"):
+            low, rate, high = (float(np.exp(x)) for x in _mean_factor(2 * math.log(10) * (kept[:, :-1] - kept[:, 1:])))
+    ends = (low, high) if len(curves) - typical.silent > 1 else (rate, rate)
+    kind = judge_rate(math.sqrt(ends[0]), math.sqrt(rate), math.sqrt(ends[1]), steps)
     half = math.log(2) / abs(math.log(rate)) if 0 < rate < math.inf and rate != 1 else math.inf
-    measured = Diagnosis(kind, rate, low, high, half, note=note)
+    measured = Diagnosis(typical, kind, rate, low, high, half, steps, note=note)
     if prediction is None:
         return measured
     field = prediction.field
     fades = field.phase != "critical" and field.chi_1 > 0
     scales = [field.xi_c, 1 / abs(math.log(field.chi_1)) if fades else math.inf]
+    helps = (
+        kind in ("vanishing", "exploding") and advised is not None and _is_nearer(geometric_mean(advised.factors), rate)
+    )
     return replace(
         measured,
-        theory=prediction.rate,
+        theory=geometric_mean(prediction.factors),
         chi_1=field.chi_1,
         phase=field.phase,
         trainable=REACH * min(scale for scale in scales if scale > 0),
         critical_sigma_w=field.critical_sigma_w,
+        advice=field.critical_sigma_w if helps else None,
         note="" if field.phase == "critical" else field.reasons.get("critical_sigma_w", ""),
     )
+
+
+def geometric_mean(factors: np.ndarray) -> float:
+    """The factor a layer that gives the same total; 0 where one of them is.
+
+    Args:
+        factors: of each layer.
+    """
+    with np.errstate(divide="ignore"):
+        return float(np.exp(np.mean(np.log(factors))))
+
+
+def _check_curves(log10_norms: ArrayLike) -> np.ndarray:
+    curves = np.asarray(log10_norms, np.float64)
+    if curves.ndim != 2 or not len(curves) or curves.shape[1] < 2:
+        raise FbpError(
+            f"a rate must be that of at least two hidden layers, got the shape {curves.shape}; measure a deeper network"
+        )
+    return curves
+
+
+def _mean_factor(logs: np.ndarray) -> Interval:
+    """ln of the mean factors over networks, the mean over layers, of logarithms (networks, layers); jackknife."""
+    n = len(logs)
+    top = logs.max(axis=0)
+    total = np.exp(logs - top).sum(axis=0)
+    whole = float(np.mean(np.log(total / n) + top))
+    if n == 1:
+        return Interval(*np.array([-np.inf, whole, np.inf]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left_out = np.mean(np.log((total - np.exp(logs - top)) / (n - 1)) + top, axis=1)
+    if not np.isfinite(left_out).all():
+        return Interval(*np.array([-np.inf, whole, np.inf]))
+    return confidence_interval(n * whole - (n - 1) * left_out)
+
+
+def _is_nearer(advised: float, measured: float) -> bool:
+    """Whether one rate is at most half as far from 1 as another, in their logarithms."""
+    if advised <= 0:
+        return False
+    return measured <= 0 or 2 * abs(math.log(advised)) <= abs(math.log(measured))
+
+
+def _describe_factor(factor: float) -> str:
+    """Three digits, and as many more as tell a factor from 1."""
+    if not 0.1 <= factor < 100:
+        return f"{factor:.3g}"
+    apart = abs(factor - 1)
+    return f"{factor:.{max(3, 1 - math.floor(math.log10(apart))) if apart > 1e-8 else 3}f}"
+
+
+def _describe_interval(low: float, high: float) -> str:
+    return f"[{_describe_factor(low)}, {_describe_factor(high)}]"
+
+
+def _plural(step: str) -> str:
+    first, *rest = step.split(" ", 1)
+    return " ".join([f"{first}s", *rest])

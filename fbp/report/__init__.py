@@ -12,11 +12,13 @@ from fbp.report.format import interval as interval
 from fbp.report.format import number as number
 from fbp.report.inline import mathtext as mathtext
 from fbp.report.inline import plain as plain
+from fbp.report.lines import Curve as Curve
+from fbp.report.maps import Tile as Tile
+from fbp.report.maps import tiles as tiles
 from fbp.report.pictures import confusion as confusion
 from fbp.report.pictures import digits as digits
 from fbp.report.pictures import images as images
 from fbp.report.pictures import shaded_text as shaded_text
-from fbp.report.plots import Curve as Curve
 from fbp.report.plots import curves as curves
 from fbp.report.plots import panels as panels
 from fbp.report.plots import ranked_panels as ranked_panels

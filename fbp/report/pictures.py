@@ -12,12 +12,12 @@ from matplotlib.ft2font import FT2Font
 from numpy.typing import ArrayLike
 
 from fbp.errors import FbpError
-from fbp.report.style import FONT, INK, MUTED, WIDTH, WRONG, canvas, style
+from fbp.report.style import FONT, FRAME, INK, MUTED, WIDTH, WRONG, canvas, is_narrow, style
 
 NUMBERED = 20
 """A confusion matrix of at most so many classes shows its numbers."""
 _SHADES = LinearSegmentedColormap.from_list("errors", ("#ffffff", "#f3c9a5", "#d9803f", WRONG))
-_RIGHT, _FRAME = "#e4e9ee", "#c3c9d0"
+_RIGHT = "#e4e9ee"
 _LINE = 64
 _PICTURED = str.maketrans({"\n": "↵", "\t": "⇥", "\r": "␍"})
 
@@ -31,7 +31,7 @@ def digits(images: ArrayLike, labels: ArrayLike, predictions: ArrayLike) -> Figu
         predictions: (k,), the digits that were read.
 
     Returns:
-        The figure, 7 inches wide, eight digits a row.
+        The figure, as wide as the page, eight digits a row.
 
     Raises:
         FbpError: there is no image, or the shapes do not belong together.
@@ -55,7 +55,7 @@ def images(pictures: ArrayLike, labels: Sequence[str], predictions: Sequence[str
         notes: a few characters to stand under each prediction, such as how sure it is.
 
     Returns:
-        The figure, 7 inches wide, eight images a row, or six where names are long.
+        The figure, as wide as the page, eight images a row, or six where names are long.
 
     Raises:
         FbpError: there is no image, or the lengths differ.
@@ -80,7 +80,7 @@ def _draw_images(
     longest = max(len(str(name)) for name in (*labels, *predictions))
     # Six a row leave room for long names, on two lines where that is not enough.
     across, wrap = (8, 40) if longest <= 5 else (6, 17)
-    across = min(len(pictures), across)
+    across = min(len(pictures), across // 2 if is_narrow() else across)
     lines = -(-(longest + 7) // wrap) - 1
     height = 1.32 * max(1.0, 8 / across / 2) + 0.28 * lines + (0.17 if notes else 0) + (0.25 if across == 6 else 0)
     down = -(-len(pictures) // across)
@@ -99,7 +99,7 @@ def _draw_images(
             said += f"\n{notes[i]}" if notes else ""
             axes.set_title(label, fontsize=8, fontweight="normal", loc="center", pad=3)
             axes.set_xlabel(said, fontsize=8, color=ink, fontweight=weight, labelpad=3)
-            frame, thickness = (_FRAME, 0.8) if right else (WRONG, 2.2)
+            frame, thickness = (FRAME, 0.8) if right else (WRONG, 2.2)
             for spine in axes.spines.values():
                 spine.set(visible=True, color=frame, linewidth=thickness)
     return figure
@@ -113,7 +113,7 @@ def confusion(counts: ArrayLike, names: Sequence[str]) -> Figure:
         names: of the K classes.
 
     Returns:
-        The figure, 7 inches wide, with its numbers where there are at most 20 classes.
+        The figure, as wide as the page, with its numbers where there are at most 20 classes.
 
     Raises:
         FbpError: the matrix is not square, or has other classes.
@@ -145,7 +145,9 @@ def confusion(counts: ArrayLike, names: Sequence[str]) -> Figure:
             ticks = range(K)
             for i, j in zip(*np.nonzero(table), strict=True):
                 dark = i != j and share[i, j] > 0.6 * largest
-                axes.text(j, i, str(table[i, j]), ha="center", va="center", fontsize=8, color="white" if dark else INK)
+                axes.text(
+                    j, i, str(table[i, j]), ha="center", va="center", fontsize=8, color="white" if dark else "black"
+                )
         else:
             ticks = range(0, K, -(-K // NUMBERED))
         turn: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if longest > 3 else {}
@@ -153,7 +155,7 @@ def confusion(counts: ArrayLike, names: Sequence[str]) -> Figure:
         axes.set_yticks(ticks, [names[i] for i in ticks])
         axes.tick_params(length=0)
         for spine in axes.spines.values():
-            spine.set(visible=True, color=_FRAME)
+            spine.set(visible=True, color=FRAME)
         bar = figure.colorbar(drawn, ax=axes, shrink=0.6, aspect=25, pad=0.02)
         marks = np.linspace(0, largest, 4)
         bar.set_ticks(marks, labels=[f"{100 * mark:.2g}%" for mark in marks])
@@ -170,7 +172,7 @@ def shaded_text(lines: Sequence[tuple[str, str, ArrayLike]], label: str) -> Figu
         label: what the values are, with their unit.
 
     Returns:
-        The figure, 7 inches wide, 64 characters a line.
+        The figure, as wide as the page, 64 characters a line.
 
     Raises:
         FbpError: there is no text, or not one value for each character.
@@ -184,11 +186,12 @@ def shaded_text(lines: Sequence[tuple[str, str, ArrayLike]], label: str) -> Figu
         raise FbpError("shaded text must have a value for each character, got another number or no text; give both")
     largest = max(float(np.max(np.asarray(values))) for _, _, values in lines)
     known = FT2Font(font_manager.findfont("DejaVu Sans Mono")).get_charmap()
-    rows = sum(1.6 - (-len(text) // _LINE) for _, text, _ in lines)
+    line = _LINE // 2 if is_narrow() else _LINE
+    rows = sum(1.6 - (-len(text) // line) for _, text, _ in lines)
     with style():
         figure = canvas(WIDTH, 0.2 * rows + 0.6)
         axes = figure.subplots()
-        axes.set(xlim=(0, _LINE), ylim=(rows, 0), xticks=[], yticks=[])
+        axes.set(xlim=(0, line), ylim=(rows, 0), xticks=[], yticks=[])
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
         top = 0.0
@@ -197,16 +200,16 @@ def shaded_text(lines: Sequence[tuple[str, str, ArrayLike]], label: str) -> Figu
             axes.text(0, top + 0.9, heading, fontsize=8, color=MUTED, va="bottom", parse_math=False)
             top += 1.0
             shown = text.translate(_PICTURED)
-            for start in range(0, len(text), _LINE):
-                own = np.asarray(values, float)[start : start + _LINE]
+            for start in range(0, len(text), line):
+                own = np.asarray(values, float)[start : start + line]
                 place = (0, len(own), top + 1, top)
                 drawn = axes.imshow(
                     own[None], cmap=_SHADES, vmin=0, vmax=largest, extent=place, aspect="auto", interpolation="none"
                 )
-                for i, character in enumerate(shown[start : start + _LINE]):
+                for i, character in enumerate(shown[start : start + line]):
                     if character == " ":
                         continue
-                    ink = "white" if own[i] > 0.75 * largest else INK
+                    ink = "white" if own[i] > 0.75 * largest else "black"
                     mark = character if ord(character) in known else "□"
                     axes.text(
                         *(i + 0.5, top + 0.52), mark, family="DejaVu Sans Mono", fontsize=9, color=ink,
@@ -214,7 +217,7 @@ def shaded_text(lines: Sequence[tuple[str, str, ArrayLike]], label: str) -> Figu
                     )  # fmt: skip
                 top += 1.0
             top += 0.6
-        axes.set(xlim=(0, _LINE), ylim=(rows, 0))
+        axes.set(xlim=(0, line), ylim=(rows, 0))
         bar = figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.4, aspect=40, pad=0.02)
         bar.set_label(label, fontsize=FONT)
         bar.outline.set_visible(False)

@@ -1,7 +1,6 @@
 """The drawings of lines that studies share: curves, small multiples of curves, and of many lines in order."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,37 +9,31 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.legend import Legend
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from fbp.errors import FbpError
 from fbp.report.inline import mathtext, plain
-from fbp.report.style import FONT, INK, MUTED, WIDTH, CurveStyle, canvas, curve_style, darken, style
+from fbp.report.lines import (
+    REFERENCE,
+    Curve,
+    Reference,
+    Window,
+    add_legend,
+    assign_styles,
+    find_level,
+    has_theory,
+    is_within,
+    plot_curves,
+    visible,
+)
+from fbp.report.style import FONT, INK, MUTED, WIDTH, canvas, darken, is_narrow, style
 
 _LONGEST_END = 24
 _DEPTHS = colormaps["viridis"]
-_REFERENCE: dict[str, Any] = {"color": MUTED, "linewidth": 1.2, "linestyle": (0, (2, 2))}
-_THEORY: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": "-", "zorder": 2.5}
-
-Reference = tuple[str, float] | None
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A line y over x, with the band from `low` to `high` where both are given.
-
-    `expected` is what theory says at x: a thin line over the band, named "theory" in the legend. The label may hold
-    $mathematics$, like every label and heading of a figure.
-    """
-
-    label: str
-    x: ArrayLike
-    y: ArrayLike
-    low: ArrayLike | None = None
-    high: ArrayLike | None = None
-    expected: ArrayLike | None = None
+_SHADES = 0.25, 0.86
+"""Of these, so that the ends are seen on white and on black."""
+_ENLARGED = "enlarged"
 
 
 def curves(
@@ -53,6 +46,9 @@ def curves(
 ) -> Figure:
     """Lines over their bands, named at their ends where the names fit, otherwise in a legend below.
 
+    Curves that are level beside steep ones are drawn once more below, enlarged; those that coincide are drawn once,
+    which is said above them.
+
     Args:
         curves: what to draw; values that an axis cannot show (NaN; 0 on a logarithmic one) leave gaps.
         xlabel: the horizontal axis, with its unit.
@@ -62,7 +58,7 @@ def curves(
         reference: a name and a height for a horizontal line to compare with.
 
     Returns:
-        The figure, 7 inches wide.
+        The figure, as wide as the page.
 
     Example:
         >>> line = fbp.report.Curve("loss", [1, 2, 3], [2.3, 0.9, 0.4])
@@ -71,24 +67,31 @@ def curves(
         'epoch'
     """
     with style():
-        figure = canvas(WIDTH, 3.9)
-        axes = figure.subplots()
-        styles = _assign_styles(curves)
-        ends = _plot(axes, curves, styles, log_x, log_y, reference)
-        axes.set(xlabel=mathtext(xlabel), ylabel=mathtext(ylabel))
+        level = find_level(curves, log_y)
+        figure = canvas(WIDTH, 3.9 if level is None else 6.0)
+        upper, *lower = figure.subplots(1 if level is None else 2, sharex=True, squeeze=False).flat
+        styles = assign_styles(curves)
+        ends = plot_curves(upper, curves, styles, log_x, log_y, reference)
+        for axes in lower:
+            inside = [curve for curve in curves if level is not None and is_within(curve, level, log_y)]
+            plot_curves(axes, inside, styles, log_x, log_y, reference, level, _ENLARGED)
+            axes.set_ylabel(mathtext(ylabel))
+        (lower or [upper])[-1].set_xlabel(mathtext(xlabel))
+        upper.set_ylabel(mathtext(ylabel))
         figure.draw_without_rendering()
         names = [
             (curve.label, y, darken(styles[curve.label].color)) for curve, (_, y) in zip(curves, ends, strict=True)
         ]
         names += [(*reference, MUTED)] if reference else []
-        if _has_theory(curves) or len({x for x, _ in ends}) != 1 or not _fit_at_the_edge(axes, names):
-            _add_legend(figure, styles, reference, _has_theory(curves))
+        crowded = lower or has_theory(curves) or not all(curve.joined for curve in curves)
+        if crowded or len({x for x, _ in ends}) != 1 or not _fit_at_the_edge(upper, names):
+            add_legend(figure, styles, reference, has_theory(curves))
             return figure
         for name, y, color in names:
-            axes.annotate(
+            upper.annotate(
                 mathtext(name),
                 (1.0, y),
-                xycoords=axes.get_yaxis_transform(),
+                xycoords=upper.get_yaxis_transform(),
                 xytext=(3, 0),
                 textcoords="offset points",
                 va="center",
@@ -103,6 +106,8 @@ def panels(
 ) -> Figure:
     """Small multiples on the same axes, at most three side by side, with one legend for all.
 
+    Curves that are level beside steep ones are drawn once more in panels of their own, enlarged.
+
     Args:
         panels: a heading and curves for each; curves of one label look the same in every panel.
         xlabel: the horizontal axis, with its unit.
@@ -110,30 +115,26 @@ def panels(
         reference: a name and a height for a horizontal line in every panel.
 
     Returns:
-        The figure, 7 inches wide.
+        The figure, as wide as the page.
 
     Raises:
         FbpError: there is no panel.
     """
     _check_panels(panels)
-    across = 2 if len(panels) == 4 else min(len(panels), 3)
-    down = -(-len(panels) // across)
+    every = [curve for _, part in panels for curve in part]
+    level = find_level(every)
+    drawn: list[tuple[str, Sequence[Curve], Window | None]] = [(*panel, None) for panel in panels]
+    if level is not None:
+        inside = [(heading, [curve for curve in part if is_within(curve, level)]) for heading, part in panels]
+        drawn += [(f"{heading}, {_ENLARGED}", part, level) for heading, part in inside if part]
     with style():
-        figure = canvas(WIDTH, 0.9 + (2.1 if across > 1 else 3.0) * down)
-        grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-        every = [curve for _, part in panels for curve in part]
-        styles = _assign_styles(every)
-        for axes in grid.flat[len(panels) :]:
-            axes.remove()
-        for index, ((heading, part), axes) in enumerate(zip(panels, grid.flat, strict=False)):
-            _plot(axes, part, styles, False, False, reference)
-            # Not bold: mathtext would stay as it is beside it.
-            axes.set_title(mathtext(heading), fontsize=FONT, fontweight="normal")
-            # The last panel of a column carries the numbers, also where the row below is not full.
-            axes.tick_params(labelbottom=index + across >= len(panels))
+        styles = assign_styles(every)
+        figure, grid = _arrange([len(panels), len(drawn) - len(panels)])
+        for (heading, part, window), axes in zip(drawn, grid, strict=True):
+            plot_curves(axes, part, styles, False, False, reference, window, heading)
         label = figure.supylabel(mathtext(ylabel), fontsize=FONT)
         # The layout engine would put the legend and the common label in one place: stack them by hand.
-        legend = _add_legend(figure, styles, reference, _has_theory(every), loc="lower center")
+        legend = add_legend(figure, styles, reference, has_theory(every), loc="lower center")
         figure.draw_without_rendering()
         inches = legend.get_window_extent().height / figure.dpi
         figure.set_figheight(figure.get_figheight() + max(0.0, inches - 0.45))
@@ -146,6 +147,27 @@ def panels(
     return figure
 
 
+def _arrange(groups: Sequence[int]) -> tuple[Figure, list[Axes]]:
+    """Axes in rows, the groups one below another; within a group they share both axes."""
+    most = max(groups)
+    across = min(most, 2) if most == 4 or is_narrow() else min(most, 3)
+    rows = [-(-count // across) for count in groups]
+    down = sum(rows)
+    figure = canvas(WIDTH, 0.9 + (2.1 if across > 1 else 3.0) * down)
+    grid = figure.subplots(down, across, sharex=True, squeeze=False)
+    kept: list[Axes] = []
+    for count, first, height in zip(groups, np.cumsum([0, *rows]), rows, strict=False):
+        block = list(grid[first : first + height].flat)
+        for axes in block[count:]:
+            axes.remove()
+        for index, axes in enumerate(block[:count]):
+            if index:
+                axes.sharey(block[0])
+            axes.tick_params(labelleft=index % across == 0, labelbottom=index + across >= count)
+            kept.append(axes)
+    return figure, kept
+
+
 def side_by_side(panels: Sequence[tuple[str, Sequence[Curve], bool]], xlabel: str, mark: Reference = None) -> Figure:
     """Different quantities over the same axis, beside each other, with one legend for all.
 
@@ -156,7 +178,7 @@ def side_by_side(panels: Sequence[tuple[str, Sequence[Curve], bool]], xlabel: st
         mark: a name and a place for a vertical line in every panel.
 
     Returns:
-        The figure, 7 inches wide.
+        The figure, as wide as the page.
 
     Raises:
         FbpError: there is no panel.
@@ -169,15 +191,16 @@ def side_by_side(panels: Sequence[tuple[str, Sequence[Curve], bool]], xlabel: st
     """
     _check_panels(panels)
     with style():
-        figure = canvas(WIDTH, 3.3)
-        grid = figure.subplots(1, len(panels), squeeze=False)
-        styles = _assign_styles(curve for _, own, _ in panels for curve in own)
+        down = len(panels) if is_narrow() else 1
+        figure = canvas(WIDTH, 0.5 + 2.8 * down)
+        grid = figure.subplots(down, len(panels) // down, squeeze=False)
+        styles = assign_styles(curve for _, own, _ in panels for curve in own)
         for (ylabel, own, log_y), axes in zip(panels, grid.flat, strict=True):
-            _plot(axes, own, styles, False, log_y, None)
+            plot_curves(axes, own, styles, False, log_y)
             axes.set(xlabel=mathtext(xlabel), ylabel=mathtext(ylabel))
             if mark is not None:
-                axes.axvline(mark[1], zorder=1.5, **_REFERENCE)
-        _add_legend(figure, styles, mark, False)
+                axes.axvline(mark[1], zorder=1.5, **REFERENCE)
+        add_legend(figure, styles, mark, False)
     return figure
 
 
@@ -194,7 +217,7 @@ def ranked_panels(
         rank: what orders the lines, e.g. "block".
 
     Returns:
-        The figure, 7 inches wide.
+        The figure, as wide as the page.
 
     Raises:
         FbpError: there is no panel.
@@ -205,10 +228,10 @@ def ranked_panels(
         2
     """
     _check_panels(panels)
-    across = 2 if len(panels) in (2, 4) else min(len(panels), 3)
+    across = min(len(panels), 2) if len(panels) in (2, 4) or is_narrow() else min(len(panels), 3)
     down = -(-len(panels) // across)
     most = max(len(lines) for _, lines in panels)
-    shades = _DEPTHS(np.linspace(0, 0.86, max(most, 2)))
+    shades = _DEPTHS(np.linspace(*_SHADES, max(most, 2)))
     color = ScalarMappable(Normalize(0, max(most - 1, 1)), ListedColormap(shades))
     with style():
         figure = canvas(WIDTH, 0.9 + (1.9 if across > 1 else 3.0) * down)
@@ -218,7 +241,7 @@ def ranked_panels(
         for index, ((heading, lines), axes) in enumerate(zip(panels, grid.flat, strict=False)):
             for i, line in enumerate(lines):
                 ink = INK if len(lines) == 1 else shades[i]
-                axes.plot(np.asarray(x), _visible(line, True), color=ink, linewidth=1.2)
+                axes.plot(np.asarray(x), visible(line, True), color=ink, linewidth=1.2)
             axes.set(yscale="log", xmargin=0.02)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
             axes.set_title(mathtext(heading), fontsize=FONT, fontweight="normal")
@@ -239,78 +262,12 @@ def _check_panels(panels: Sequence[Any]) -> None:
         raise FbpError("small multiples must have at least one panel, got none; give (title, curves) pairs")
 
 
-def _assign_styles(curves: Iterable[Curve]) -> dict[str, CurveStyle]:
-    labels = dict.fromkeys(curve.label for curve in curves)
-    return {label: curve_style(rank) for rank, label in enumerate(labels)}
-
-
-def _plot(
-    axes: Axes, curves: Sequence[Curve], styles: dict[str, CurveStyle], log_x: bool, log_y: bool, reference: Reference
-) -> list[tuple[float, float]]:
-    """Draw the curves; where each of them ends."""
-    axes.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear", xmargin=0.02)
-    ends = [_draw(axes, curve, styles[curve.label], log_x, log_y) for curve in curves]
-    if reference is not None:
-        axes.axhline(reference[1], zorder=1.5, **_REFERENCE)
-    if not log_x and all(np.asarray(curve.x).dtype.kind in "iu" for curve in curves):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axis, log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
-        low, high = axis.get_view_interval()
-        if log and low >= 1e-3 and high < 2e4:
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter(_PlainLog())
-    return ends
-
-
-def _draw(axes: Axes, curve: Curve, look: CurveStyle, log_x: bool, log_y: bool) -> tuple[float, float]:
-    """Draw a curve; its last visible point, NaN where there is none."""
-    x, y = _visible(curve.x, log_x), _visible(curve.y, log_y)
-    if curve.low is not None and curve.high is not None:
-        # A band that reaches down to zero goes on to the edge of a logarithmic axis.
-        low, high = np.asarray(curve.low, float), _visible(curve.high, log_y)
-        axes.fill_between(x, low, high, color=look.color, alpha=0.16, linewidth=0)
-    step = max(1, len(x) // 8)
-    places = (look.rank * step // 5 % step, step)
-    axes.plot(x, y, **look.line, markevery=places, markeredgecolor="white", markeredgewidth=0.5)
-    if curve.expected is not None:
-        axes.plot(x, _visible(curve.expected, log_y), **_THEORY)
-    shown = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
-    return (float(x[shown[-1]]), float(y[shown[-1]])) if len(shown) else (np.nan, np.nan)
-
-
-class _PlainLog(LogFormatter):
-    """Names as many ticks as matplotlib does, as plain numbers: 0.6, not 6e-01."""
-
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        return f"{x:g}" if super().__call__(x, pos) else ""
-
-
-def _visible(values: ArrayLike, log: bool) -> np.ndarray:
-    array = np.asarray(values, dtype=float)
-    return np.where(np.isfinite(array) & ((array > 0) | (not log)), array, np.nan)
-
-
 def _fit_at_the_edge(axes: Axes, names: Sequence[tuple[str, float, str]]) -> bool:
     """Whether short names can stand at these heights without touching."""
     heights = np.sort([axes.transData.transform((axes.get_xlim()[1], y))[1] for _, y, _ in names])
     line = 1.25 * FONT * axes.figure.dpi / 72
-    short = all(len(plain(name)) <= _LONGEST_END and "\n" not in name for name, *_ in names)
+    short = all(
+        len(plain(name)) <= (_LONGEST_END // 2 if is_narrow() else _LONGEST_END) and "\n" not in name
+        for name, *_ in names
+    )
     return short and bool(np.isfinite(heights).all() and np.all(np.diff(heights) >= line))
-
-
-def _has_theory(curves: Iterable[Curve]) -> bool:
-    return any(curve.expected is not None and np.isfinite(np.asarray(curve.expected)).any() for curve in curves)
-
-
-def _add_legend(
-    figure: Figure, styles: dict[str, CurveStyle], reference: Reference, theory: bool, loc: Any = "outside lower center"
-) -> Legend:
-    entries = [(label, look.line) for label, look in styles.items()]
-    if theory:
-        entries.append(("theory", _THEORY))
-    if reference is not None:
-        entries.append((reference[0], _REFERENCE))
-    handles = [Line2D([], [], label=mathtext(label), **look) for label, look in entries]
-    longest = max((len(plain(label)) for label, _ in entries), default=1)
-    fitting = max(1, min(5, int(WIDTH * 72 / (5.6 * longest + 44))))
-    return figure.legend(handles=handles, loc=loc, ncols=max(1, min(len(handles), fitting)))

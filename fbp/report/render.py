@@ -77,5 +77,8 @@ def _block(block: Block, numbers: Mapping[type, Any], pictures: Mapping[str, Pic
         rows = [[(column, column.cells[i]) for column in columns] for i in range(len(block.rows))]
         return {"kind": "table", "columns": columns, "rows": rows, **shared}
     picture = pictures[block.name]
-    source = "data:image/svg+xml;base64," + base64.b64encode(picture.svg).decode("ascii")
-    return {"kind": "figure", "name": block.name, "source": source, "picture": picture, **shared}
+    wide, narrow = (
+        {"source": "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii"), "size": size}
+        for svg, *size in (picture.wide, picture.narrow)
+    )
+    return {"kind": "figure", "name": block.name, "wide": wide, "narrow": narrow, **shared}

@@ -18,7 +18,7 @@ from fbp.interrupts import postpone_interruptions
 from fbp.report import format, inline
 from fbp.report.document import Report
 from fbp.report.render import render_pages
-from fbp.report.style import render_figure, style
+from fbp.report.style import render_figure
 from fbp.serialize import to_json
 
 SCHEMA, SCHEMA_VERSION = "fbp.report", 1
@@ -193,13 +193,11 @@ def _render_files(report: Report, rows: int) -> dict[str, bytes]:
     """All files but the table and the manifest, by their path in the folder."""
     pictures = {}
     for figure in report.figures():
-        with style():
-            drawing = figure.draw()
-        pictures[figure.name] = render_figure(drawing, inline.plain(figure.caption))
+        pictures[figure.name] = render_figure(figure.draw, inline.plain(figure.caption))
     made_with = {**versions(), "device": device(), "seed": str(report.seed)}
     html, markdown = render_pages(report, rows, pictures, made_with)
     texts = {"report.html": html, "report.md": markdown, "result.json": to_json(_result(report)) + "\n"}
-    images = {f"figures/{name}.svg": picture.svg for name, picture in pictures.items()}
+    images = {f"figures/{name}.svg": picture.wide.svg for name, picture in pictures.items()}
     images |= {f"figures/{name}.png": picture.png for name, picture in pictures.items()}
     return {name: text.encode("utf-8") for name, text in texts.items()} | images
 

@@ -12,15 +12,11 @@ from fbp.flow import Flow, measure, verdict
 from fbp.losses import SoftmaxCrossEntropy
 from fbp.networks import mlp
 from fbp.report import Block, Curve, Figure, Table, Text, fixed, interval, panels, plain
+from fbp.report.lines import has_theory
 from fbp.studies.frame import Draft
 
 Flows = Mapping[str, Mapping[str, Flow]]
 """For each panel's title, a flow for each curve's label."""
-
-_READING = (
-    "Lines are medians over networks, bands go from 10 % to 90 %, thin black lines are mean-field theory of infinite "
-    "width."
-)
 
 
 def measure_perceptrons(draft: Draft, width: int, seeds: int, data: Dataset | None = None) -> Callable[..., Flow]:
@@ -93,15 +89,26 @@ def flow_figure(name: str, caption: str, flows: Flows) -> Figure:
         caption: what it shows; how lines and bands are read is added.
         flows: by panel and curve.
     """
+    drawn = [(title, [_curve(label, flow) for label, flow in each.items()]) for title, each in flows.items()]
+    every = [flow for each in flows.values() for flow in each.values()]
+    place = "part of the stream" if all(flow.branches for flow in every) else "layer $l$"
+    draw = partial(panels, drawn, f"{place} (input on the left)", "$log_{10} ‖dZ_l‖$")
+    several = min(flow.log10.dZ.shape[1] for flow in every) > 1
+    reading = "Lines are medians over networks, bands go from 10 % to 90 %" if several else "Each line is one network"
+    if has_theory(curve for _, part in drawn for curve in part):
+        reading += ", thin black lines are mean-field theory of infinite width"
+    return Figure(name, f"{caption} {reading}.", draw)
 
-    def curve(label: str, flow: Flow) -> Curve:
-        # A norm that is zero has no logarithm; the curve has a gap there.
-        low, median, high = (np.where(np.isfinite(x), x, np.nan)[:-1] for x in flow.quantiles("dZ"))
-        return Curve(label, np.arange(1, len(median) + 1), median, low, high, flow.expected()[:-1])
 
-    drawn = [(title, [curve(label, flow) for label, flow in each.items()]) for title, each in flows.items()]
-    draw = partial(panels, drawn, "layer $l$ (input on the left)", "$log_{10} ‖dZ_l‖$")
-    return Figure(name, f"{caption} {_READING}", draw)
+def _curve(label: str, flow: Flow) -> Curve:
+    if flow.branches and flow.stream is not None:
+        along = np.stack(flow.quantiles("stream_log10_dZ"))
+        expected = flow.expected(0, "stream_log10_dZ")[:-1]
+    else:
+        along, expected = np.stack(flow.quantiles("dZ")), flow.expected()[:-1]
+    # A norm that is zero has no logarithm; the curve has a gap there.
+    low, median, high = np.where(np.isfinite(along), along, np.nan)[:, :-1]
+    return Curve(label, np.arange(1, len(median) + 1), median, low, high, expected)
 
 
 def flow_records(flows: Flows, **labels: Any) -> Iterator[dict[str, Any]]:
