@@ -1,13 +1,14 @@
 """Builders of networks: multilayer perceptrons from their widths, transformers from theirs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, Literal, get_args
 
 from fbp.activations import Nonlinearity
 from fbp.combinators import Network, Repeat, Residual, Serial
 from fbp.errors import FbpError, check_count, is_count, unknown_name
-from fbp.initializers import Initializer, normal
+from fbp.initializers import Initializer, initializer
 from fbp.layers import (
     Activation,
     Add,
@@ -131,6 +132,7 @@ def gpt(
     heads: int = 4,
     *,
     style: Style = "gpt2",
+    init: str | Initializer = "normal(0.02)",
     norm_position: NormPosition = "pre",
     key_value_heads: int | None = None,
     hidden: int | None = None,
@@ -158,6 +160,7 @@ def gpt(
         depth: the number of blocks.
         heads: of attention.
         style: "gpt2" or "modern".
+        init: the initializer of every dense layer; GPT-2's suits its width of 768 and more, "lecun_normal" any.
         norm_position: "pre" normalizes the input of each branch, and the stream at the end; "post" the stream after
             each branch, as in Vaswani et al. (2017).
         key_value_heads: fewer heads of keys and values, a divisor of `heads`; None for as many.
@@ -204,7 +207,8 @@ def gpt(
         hidden=hidden or (-(-8 * width // 24) * 8 if modern else 4 * width),
         modern=modern,
         norm_first=norm_position == "pre",
-        last=normal(0.02 / (2 * depth) ** 0.5 if scale_residual else 0.02),
+        init=initializer(init),
+        branches=2 * depth if scale_residual else 1,
         dropout=dropout,
         attention=attention,
     )
@@ -229,16 +233,18 @@ def _transformer_block(
     hidden: int,
     modern: bool,
     norm_first: bool,
-    last: Initializer,
+    init: Initializer,
+    branches: int,
     dropout: float,
     attention: Rule,
 ) -> Network:
     """A block of `gpt`: attention and a two-layer network, each as a branch beside the residual stream."""
 
-    def dense(n: int, init: Initializer | str = "normal(0.02)") -> Dense:
-        return Dense(n, init, bias=not modern)
+    def dense(n: int, own: Initializer = init) -> Dense:
+        return Dense(n, own, bias=not modern)
 
     norm = RMSNorm() if modern else LayerNorm()
+    last = replace(init, scale=init.scale / branches)
     lines: dict[str, Any] = {}
 
     def end_branch(name: str, stream: str) -> None:

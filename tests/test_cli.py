@@ -168,7 +168,7 @@ def test_many_runs_say_what_they_lose_mean_and_spread(run, tiny):
 
 def test_many_transformers(run):
     words = ("train", "--network", "gpt", "--data", "modular(5)", "--width", "8", "--depth", "1", "--heads", "2")
-    status, out, _ = run(*words, "--epochs", "1", "--seeds", "2")
+    status, out, _ = run(*words, "--epochs", "1", "--seeds", "2", "--init", "lecun_normal", "--out", "many")
     assert status == 0
     assert "run 1  seed 1  test loss" in out
 
@@ -236,6 +236,7 @@ def test_train_takes_tables_and_arrays_on_disk(run, tmp_path):
         (("compare", "--network", "gpt", "--layers", "4,2"), "--layers must not be given with --network gpt"),
         (("compare", "--network", "gpt", "--data", "."), "--data must not be given with --network gpt"),
         (("compare", "--heads", "2"), "--heads must not be given with --network mlp"),
+        (("compare", "--network", "gpt", "--init", "lsuv"), "unknown initializer 'lsuv'"),
         (("compare", "--network", "gpt", "--heads", "3"), "heads must divide the width 128, got 3"),
         (("compare", "--network", "gpt", "--width", "100000"), "a network and its gradients must fit"),
         (("report", "--out", __file__), "test_cli.py"),

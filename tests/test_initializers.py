@@ -261,3 +261,12 @@ def test_nothing_to_do_without_batch_normalization():
     net = fbp.mlp((5, 6, 3), norm="layer")
     params, _ = net.init(jax.random.key(0))
     assert fbp.with_population_statistics(net, params, data()) == (net, params)
+
+
+@pytest.mark.parametrize(("init", "deviation"), [(None, 0.02), ("lecun_normal", 64**-0.5)])
+def test_the_last_weights_of_a_branch_are_smaller(init, deviation):
+    options = {} if init is None else {"init": init}
+    blocks = fbp.gpt(20, 8, 64, 8, 2, hidden=64, **options).init(jax.random.key(0))[0]["blocks"]
+    found = {name: float(np.std(blocks[name]["W"])) for name in ("q", "up", "o", "down")}
+    expected = {"q": deviation, "up": deviation, "o": deviation / 4, "down": deviation / 4}
+    assert found == pytest.approx(expected, rel=0.02)

@@ -7,7 +7,15 @@ from cyclopts import App, Group, Parameter
 
 from fbp.cli.data import load_examples, load_fitting
 from fbp.cli.training import Network, Transformer, evaluate, predict, sample, summary, train
-from fbp.config import COMPARISON, Integer, NetworkConfig, PictureConfig, TransformerConfig, check_unused
+from fbp.config import (
+    COMPARISON,
+    SHARED,
+    Integer,
+    NetworkConfig,
+    PictureConfig,
+    TransformerConfig,
+    check_unused,
+)
 from fbp.errors import FbpError, check_count, check_seed
 from fbp.streams import reserve_stdout
 
@@ -164,13 +172,13 @@ def compare(
         Print JSON instead of the table.
     """
     if network == "gpt":
-        check_unused(network, config, shared=("seed", "dropout"))
+        check_unused(network, config, shared=SHARED)
         if data is not None:
             raise FbpError(f"--data must not be given with --network gpt, got {data}; its tokens are random")
         examples = _SEQUENCES if batch_size is None else batch_size
         check_count("--batch-size", examples)
         check_seed(config.seed)
-        net = transformer.network(config.dropout)
+        net = transformer.network(config.init, config.dropout)
         transformer.check_memory(COMPARISON, examples)
         dataset = None
     else:

@@ -4,7 +4,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fbp.cli.data import load_fitting
-from fbp.config import TRAINING, Demand, NetworkConfig, TrainingConfig, TransformerConfig, check_unused, draw_parameters
+from fbp.config import (
+    SHARED,
+    TRAINING,
+    Demand,
+    NetworkConfig,
+    TrainingConfig,
+    TransformerConfig,
+    check_unused,
+    draw_parameters,
+)
 from fbp.errors import FbpError, check_seed
 
 if TYPE_CHECKING:
@@ -137,9 +146,9 @@ def _make_mlp(
 def _make_gpt(
     source: str, mlp: NetworkConfig, transformer: TransformerConfig, training: TrainingConfig, demand: Demand
 ) -> Subject:
-    check_unused("gpt", mlp, shared=("seed", "dropout"))
+    check_unused("gpt", mlp, shared=SHARED)
     check_seed(mlp.seed)
-    transformer.network(mlp.dropout)
+    transformer.network(mlp.init, mlp.dropout)
     from fbp.data import load
 
     data = load(source)
@@ -156,7 +165,7 @@ def _make_gpt(
     transformer.check_memory(demand, training.batch_size)
     from fbp.losses import SoftmaxCrossEntropy
 
-    net, loss = transformer.network(mlp.dropout), SoftmaxCrossEntropy()
+    net, loss = transformer.network(mlp.init, mlp.dropout), SoftmaxCrossEntropy()
     validation = None
     held = round(training.validation_split * len(data.train_X)) if data.train_X.ndim == 1 else 0
     if held:

@@ -11,7 +11,7 @@ from fbp.cli.many import ManyConfig, print_tests, train_many, warn_of_loss
 from fbp.cli.options import options_of, read_options, write_options
 from fbp.cli.rule import make_rule
 from fbp.cli.subject import Subject, arrange, make_subject
-from fbp.config import Integer, NetworkConfig, TrainingConfig, TransformerConfig
+from fbp.config import SHARED, Integer, NetworkConfig, TrainingConfig, TransformerConfig
 from fbp.errors import FbpError, check_count, check_seed
 from fbp.run_folder import CONFIG, DATA, check_new
 from fbp.serialize import to_json, to_json_line
@@ -29,7 +29,6 @@ Many = Annotated[ManyConfig, Parameter(name="*", group=Group("Many runs at once"
 Number = Annotated[Integer | None, Parameter(name="--run")]
 _NETWORK, _TRANSFORMER, _TRAINING, _MANY = NetworkConfig(), TransformerConfig(), TrainingConfig(), ManyConfig()
 RUNS = Path("runs")
-_SHARED = ("seed", "dropout")
 
 
 def train(
@@ -289,7 +288,7 @@ def _keep_options(
     many: ManyConfig,
 ) -> None:
     source = str(Path(data).resolve()) if Path(data).exists() else data
-    own = options_of(mlp) if network == "mlp" else options_of(mlp, _SHARED) | options_of(transformer)
+    own = options_of(mlp) if network == "mlp" else options_of(mlp, SHARED) | options_of(transformer)
     folder.mkdir(parents=True, exist_ok=True)
     tables = {"run": {"network": network, "data": source}, "network": own, "training": options_of(training)}
     tables["many"] = options_of(many)

@@ -1,6 +1,7 @@
 """What a command line says about a network and a training: parsed and checked before anything heavy is imported."""
 
 from fbp.config.network import COMPARISON as COMPARISON
+from fbp.config.network import SHARED as SHARED
 from fbp.config.network import TRAINING as TRAINING
 from fbp.config.network import Demand as Demand
 from fbp.config.network import Integer as Integer

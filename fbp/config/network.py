@@ -60,8 +60,8 @@ class NetworkConfig:
     """Widths n_0,...,n_L, input first."""
     activation: str = "relu"
     """One for all hidden layers, or one each: relu, tanh, gelu, leaky_relu(0.2), ..."""
-    init: str = "he_normal"
-    """Initializer: he_normal, glorot_uniform, orthogonal, normal(0.01), mean_field(1.3,0.2), lsuv, ..."""
+    init: str | None = None
+    """Initializer: glorot_uniform, mean_field(1.3,0.2), ...; he_normal without it, in transformers normal(0.02)."""
     norm: str = "none"
     """Normalization before each activation: none, batch, layer or rms."""
     residual: bool = False
@@ -87,7 +87,7 @@ class NetworkConfig:
             self._widths(),
             activations[0] if len(activations) == 1 else activations,
             # LSUV starts from orthonormal weights; `parameters` does the rest.
-            "orthogonal" if self.init == "lsuv" else self.init,
+            "orthogonal" if self.init == "lsuv" else self.init or "he_normal",
             norm=self.norm,
             residual=self.residual,
             dropout=self.dropout,
@@ -204,18 +204,20 @@ class TransformerConfig:
     vocabulary: Integer = 512
     """Different tokens."""
 
-    def network(self, dropout: float = 0.0) -> "Network":
+    def network(self, init: str | None = None, dropout: float = 0.0) -> "Network":
         """The network.
 
         Args:
+            init: the initializer of dense layers; that of GPT-2 without it.
             dropout: the rate after the embedding and at the end of each branch.
 
         Raises:
-            FbpError: a number does not fit.
+            FbpError: a name or a number does not fit.
         """
         from fbp.networks import gpt
 
-        return gpt(self.vocabulary, self.length, self.width, self.depth, self.heads, style=self.style, dropout=dropout)
+        sizes = self.vocabulary, self.length, self.width, self.depth, self.heads
+        return gpt(*sizes, style=self.style, init=init or "normal(0.02)", dropout=dropout)
 
     def check_memory(self, demand: Demand, examples: int) -> None:
         """Refuse a network that does not fit the memory.
@@ -263,6 +265,10 @@ def draw_parameters(net: "Serial | Network", seed: int) -> "Params":
     # It runs once: what optimization would save is less than it takes.
     options = {"xla_backend_optimization_level": 0}
     return jax.jit(lambda seed: net.init(jax.random.key(seed))[0], compiler_options=options)(jax.numpy.uint32(seed))
+
+
+SHARED = ("init", "dropout", "seed")
+"""Options of a multilayer perceptron that are those of a transformer as well."""
 
 
 def check_unused(kind: str, options: Any, *, shared: tuple[str, ...] = ()) -> None:
