@@ -154,7 +154,7 @@ def compare(
     data: Data = None,
     json: bool = False,
 ) -> int:
-    """Compare the hand-written gradient with jax.grad and with float64, leaf by leaf, and what both cost.
+    """Compare the hand-written gradient with jax.grad, with fbp.graph and with float64, leaf by leaf, and their costs.
 
     Exit status 0: all leaves pass; 1: one fails; 3: none fails, but one is inconclusive.
 
