@@ -29,17 +29,21 @@ class Cost:
 
 @dataclass(frozen=True)
 class CostComparison:
-    """Two costs and their ratios, first over second.
+    """Two costs and their ratios, first over second; and a third one beside them.
 
     Attributes:
         manual: of the first function, the hand-written gradient.
         autodiff: of the second function.
         step_ratio: the median of the ratios of neighbouring calls, which drift of the machine's speed leaves alone.
+        graph: of a third function, the gradient by the table of local rules; None where there is none.
+        graph_step_ratio: as `step_ratio`, the third function over the second.
     """
 
     manual: Cost
     autodiff: Cost
     step_ratio: float
+    graph: Cost | None = None
+    graph_step_ratio: float | None = None
 
     @property
     def compile_ratio(self) -> float:
@@ -107,17 +111,24 @@ def compile(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Program
     return Program(call, time.perf_counter() - begin)
 
 
-def compare(manual: Program, autodiff: Program, arguments: tuple[Any, ...], seconds: float = 1.0) -> CostComparison:
-    """The cost of two compiled functions, timed in turn.
+def compare(
+    manual: Program,
+    autodiff: Program,
+    arguments: tuple[Any, ...],
+    seconds: float = 1.0,
+    graph: Program | None = None,
+) -> CostComparison:
+    """The cost of two compiled functions, or three, timed in turn.
 
     Args:
         manual: the first function.
         autodiff: the second function.
-        arguments: what both are called with.
-        seconds: how long to time; at least six pairs of calls are made.
+        arguments: what they are called with.
+        seconds: how long to time; at least six calls of each are made.
+        graph: a third function.
 
     Returns:
-        Both costs and the ratio of their times.
+        Their costs and the ratios of their times.
 
     Example:
         >>> X = jnp.ones((8, 16))
@@ -125,17 +136,18 @@ def compare(manual: Program, autodiff: Program, arguments: tuple[Any, ...], seco
         >>> fbp.cost.compare(once, twice, (X,), seconds=0.01).flops_ratio < 1
         True
     """
-    pair = (manual, autodiff)
-    calls = [lambda program=program: jax.block_until_ready(program.call(*arguments)) for program in pair]
+    programs = [manual, autodiff, *([] if graph is None else [graph])]
+    calls = [lambda program=program: jax.block_until_ready(program.call(*arguments)) for program in programs]
     for call in calls:
         call()
     times = interleave(calls, seconds)
     costs = [
         Cost(program.compile_seconds, statistics.median(own), program.flops, program.temporary_bytes)
-        for program, own in zip(pair, times, strict=True)
+        for program, own in zip(programs, times, strict=True)
     ]
-    step_ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
-    return CostComparison(costs[0], costs[1], step_ratio)
+    ratios = [statistics.median(a / b for a, b in zip(own, times[1], strict=True)) for own in times]
+    third, third_ratio = (None, None) if graph is None else (costs[2], ratios[2])
+    return CostComparison(costs[0], costs[1], ratios[0], third, third_ratio)
 
 
 def interleave(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from fbp.combinators import Combinator, Repeat, Serial
+from fbp.layers import Activation, Dense
 from fbp.pairs import find_weights
 from fbp.paths import Path, format_path
 from fbp.typing import Activations, Cache, Key, Layer, Params, Wrapper
@@ -162,6 +163,17 @@ def name_layers(net: Layer) -> list[str]:
         ['first', 'blocks[0].up', 'blocks[0].down', 'blocks[1].up', 'blocks[1].down']
     """
     return [format_path(path) for path in _paths(net)]
+
+
+def describe_layer(layer: Layer) -> str:
+    """What a layer is, in a word: "Dense(8)", "Activation(relu)", "LayerNorm".
+
+    Args:
+        layer: a layer.
+    """
+    if isinstance(layer, Dense):
+        return f"Dense({layer.width})"
+    return f"Activation({layer.function})" if isinstance(layer, Activation) else type(layer).__name__
 
 
 def list_shared(net: Layer) -> list[Path]:

@@ -1,7 +1,7 @@
 """The judge judged: wrong backward passes fail and are named, right ones pass, what cannot be told is said so."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -188,3 +188,62 @@ def test_zero_against_zero_and_against_something():
     same, lost = (differences([np.zeros(2)], [np.full(2, x)])[0] for x in (0.0, 1.0))
     assert (same.relative_error, same.norm_ratio) == (0, 1)
     assert (lost.relative_error, lost.norm_ratio) == (1, 0)
+
+
+def test_the_gradient_by_local_rules_stands_beside(passing):
+    assert passing.without_graph == ""
+    for leaf in passing.leaves:
+        assert leaf.is_zero or leaf.against_graph.relative_error < 1e-6
+        assert leaf.to_dict()["relative_error_graph"] == leaf.against_graph.relative_error
+    assert "against jax.grad and fbp.graph" in str(passing)
+
+
+def test_a_wrong_local_rule_is_said_and_decides_nothing(monkeypatch):
+    right = fbp.graph.RULES["tanh"]
+    pull = lambda *args: [2 * dx for dx in right.pull(*args)]
+    monkeypatch.setitem(fbp.graph.RULES, "tanh", replace(right, pull=pull))
+    comparison = compared(Dense)
+    assert comparison.verdict == "PASS"
+    doubted = [leaf.path for leaf in comparison.leaves if "fbp.graph gives another gradient" in leaf.note]
+    assert doubted == ["[0]['W']", "[0]['b']", "[2]['W']", "[2]['b']"]
+    assert "please report it as an issue" in str(comparison)
+
+
+@dataclass(frozen=True)
+class Solve(fbp.Layer):
+    """2 Z = A, by an operation that has no local rule."""
+
+    def init(self, key, shape):
+        return (), shape
+
+    def forward(self, params, A, key=None):
+        zeros = jnp.zeros_like(A[0])
+        return jax.lax.linalg.tridiagonal_solve(zeros, zeros + 2, zeros, A.T).T, ()
+
+    def backward(self, params, cache, dA_out):
+        return (), dA_out / 2
+
+
+def test_a_network_that_the_table_cannot_differentiate_says_so():
+    comparison = compared(Dense, options=(Solve(),))
+    assert comparison.verdict == "PASS"
+    assert comparison.without_graph.startswith(
+        "primitive 'tridiagonal_solve' must have a local rule, got none at test_"
+    )
+    assert all(leaf.against_graph is None for leaf in comparison.leaves)
+    text = str(comparison)
+    assert f"fbp.graph: {comparison.without_graph}"[:60] in text
+    assert text.count(" none  ") == len(comparison.leaves)
+    assert comparison.to_dict()["without_graph"] == comparison.without_graph
+
+
+def test_the_third_gradient_is_left_out_on_request():
+    net = Dense(3)
+    params, _ = net.init(jax.random.key(0), (4,))
+    X, Y = np.ones((2, 4), np.float32), np.zeros(2, int)
+    comparison = fbp.compare(net, LOSS, params, X, Y, cost_seconds=0.01, graph=False)
+    assert comparison.cost.graph is None
+    assert "fbp.graph" not in str(comparison)
+    beside = fbp.compare(net, LOSS, params, X, Y, cost_seconds=0.01)
+    assert beside.cost.graph.flops == beside.cost.autodiff.flops
+    assert beside.to_dict()["cost"]["graph_step_ratio"] > 0

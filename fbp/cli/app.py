@@ -3,11 +3,19 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, Group, Parameter
 
 from fbp.cli.data import load_examples, load_fitting
 from fbp.cli.training import Network, Transformer, evaluate, predict, sample, summary, train
-from fbp.config import COMPARISON, SHARED, Integer, NetworkConfig, TransformerConfig, check_unused
+from fbp.config import (
+    COMPARISON,
+    SHARED,
+    Integer,
+    NetworkConfig,
+    PictureConfig,
+    TransformerConfig,
+    check_unused,
+)
 from fbp.errors import FbpError, check_count, check_seed
 from fbp.streams import reserve_stdout
 
@@ -26,8 +34,9 @@ app = App(
 app.register_install_completion_command(help="Install the completion of commands and options in this shell.")
 
 _shown_as = lambda text: Parameter(show_default=lambda _: text)
+Picture = Annotated[PictureConfig, Parameter(name="*", group=Group("Network, without a target", sort_key=1))]
 Data = Annotated[str | None, _shown_as("digits")]
-_DEFAULT, _TRANSFORMER = NetworkConfig(), TransformerConfig()
+_DEFAULT, _TRANSFORMER, _PICTURE = NetworkConfig(), TransformerConfig(), PictureConfig()
 _SEQUENCES = 8
 """Sequences in a batch of tokens, where nobody says."""
 
@@ -171,7 +180,7 @@ def compare(
     data: Data = None,
     json: bool = False,
 ) -> int:
-    """Compare the hand-written gradient with jax.grad and with float64, leaf by leaf, and what both cost.
+    """Compare the hand-written gradient with jax.grad, with fbp.graph and with float64, leaf by leaf, and their costs.
 
     Exit status 0: all leaves pass; 1: one fails; 3: none fails, but one is inconclusive.
 
@@ -315,6 +324,59 @@ def verify(
         if target is None:
             return verify_mutants(seed, json) if mutate else verify_builtin(seed, json)
         return verify_target(target, loss, args, reference, options, seed, json)
+
+
+@app.command
+def graph(
+    target: str | None = None,
+    /,
+    *,
+    args: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    argnums: tuple[int, ...] | None = None,
+    config: Picture = _PICTURE,
+    batch_size: Integer = 1,
+    fallback: bool = False,
+    out: Path = Path("graph.html"),
+) -> int:
+    """Draw the computation graph of a function or a network, with every value and every gradient in it.
+
+    A target is a JAX function that gives one real number, named package.module:name; modules in the current folder are
+    found. Without a target a small network is drawn, folded by layer, at a batch of random numbers.
+
+    Parameters
+    ----------
+    target
+        The function.
+    args
+        Its arguments: numbers and lists with commas between them, or package.module:name of a tuple of them.
+    argnums
+        The arguments that get a gradient; all without it.
+    batch_size
+        Examples that the network is drawn with.
+    fallback
+        Let JAX differentiate what has no local rule; the picture marks it.
+    out
+        The file to write: .html to fold, zoom and step through, .svg to print, .json to read by program.
+    """
+    if target is None:
+        given = "--args" if args is not None else "--argnums" if argnums is not None else None
+        if given:
+            raise FbpError(f"{given} must come with a target, got none; e.g. fbp graph my_module:my_function ...")
+    from fbp.cli.graph import check_no_network, check_picture, show_graph, trace_function, trace_network
+    from fbp.terminal import show_progress
+
+    if target is not None:
+        check_no_network(config, batch_size)
+    check_picture(out)
+    with show_progress() as progress:
+        if target is None:
+            found = trace_network(config, batch_size, fallback, progress)
+        else:
+            found = trace_function(target, args, argnums, fallback, progress)
+        progress(f"drawing {out}")
+        found.draw(out)
+    show_graph(found, out)
+    return 0
 
 
 for _command in (train, evaluate, predict, sample, summary):

@@ -1,5 +1,6 @@
 """Functions named on the command line: package.module:name."""
 
+import ast
 import importlib
 import sys
 from pathlib import Path
@@ -59,3 +60,37 @@ def load_arguments(spec: str) -> tuple[Any, ...]:
     if not isinstance(value, tuple):
         raise FbpError(f"{spec} must give a tuple of arguments, got {type(value).__name__}; return e.g. (x,)")
     return value
+
+
+def parse_arguments(text: str) -> tuple[Any, ...]:
+    """Arguments as they were typed: literals of Python with commas between them, or what `load_arguments` takes.
+
+    Args:
+        text: "400.0,300.0,2,0.7", or "package.module:make_args". A list of numbers is an array.
+
+    Raises:
+        FbpError: it is neither.
+    """
+    try:
+        values = ast.literal_eval(f"({text},)" if text.strip() else "()")
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        if ":" in text and not set(text) & set("[]{}(), "):
+            return load_arguments(text)
+        raise FbpError(
+            "--args must be literals with commas between them or package.module:name of a tuple, "
+            f"got {text!r:.60}; e.g. --args 400.0,300.0,2"
+        ) from error
+    return tuple(map(_make_array, values))
+
+
+def _make_array(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    import numpy as np
+
+    try:
+        return np.asarray(value, np.result_type(*np.asarray(value).ravel(), np.float32))
+    except (TypeError, ValueError) as error:
+        raise FbpError(
+            f"a list in --args must hold numbers, and rows of one length, got {value!r:.60}; mend it"
+        ) from error

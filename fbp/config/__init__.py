@@ -6,6 +6,7 @@ from fbp.config.network import TRAINING as TRAINING
 from fbp.config.network import Demand as Demand
 from fbp.config.network import Integer as Integer
 from fbp.config.network import NetworkConfig as NetworkConfig
+from fbp.config.network import PictureConfig as PictureConfig
 from fbp.config.network import TransformerConfig as TransformerConfig
 from fbp.config.network import check_unused as check_unused
 from fbp.config.network import draw_parameters as draw_parameters

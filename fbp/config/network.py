@@ -159,6 +159,35 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
+class PictureConfig(NetworkConfig):
+    """A network that is small enough for a picture, and a batch that is drawn for it."""
+
+    layers: str = "2,3,2,1"
+    """Widths n_0,...,n_L, input first."""
+    activation: str = "sigmoid"
+    """One for all hidden layers, or one each: relu, tanh, gelu, leaky_relu(0.2), ..."""
+    loss: str = "half_squared_error"
+    """softmax_cross_entropy, sigmoid_binary_cross_entropy or half_squared_error."""
+
+    def batch(self, examples: int) -> "tuple[Float[Array, 'm n_in'], Num[Array, '...']]":
+        """Inputs of one decimal, so that a reader can follow by hand, and targets: a class, or 0 and 1.
+
+        Args:
+            examples: m.
+        """
+        import jax
+
+        from fbp.losses import SoftmaxCrossEntropy
+
+        key_X, key_Y = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1))
+        widths = self._widths()
+        X = jax.numpy.round(jax.random.normal(key_X, (examples, widths[0])), 1)
+        if isinstance(self.objective(), SoftmaxCrossEntropy):
+            return X, jax.random.randint(key_Y, (examples,), 0, widths[-1])
+        return X, jax.random.bernoulli(key_Y, shape=(examples, widths[-1])).astype(X.dtype)
+
+
+@dataclass(frozen=True)
 class TransformerConfig:
     """A transformer and a batch of random tokens, as the command line names them."""
 

@@ -4,6 +4,7 @@ from fbp.graph.gradients import value_and_grad as value_and_grad
 from fbp.graph.graph import Graph as Graph
 from fbp.graph.graph import Node as Node
 from fbp.graph.graph import Value as Value
+from fbp.graph.networks import network as network
 from fbp.graph.rules import RULES as RULES
 from fbp.graph.rules import Rule as Rule
 from fbp.graph.source import Source as Source

@@ -1,7 +1,10 @@
 """The value and the gradient of any JAX function by the table of local rules: `jax.value_and_grad`, by hand."""
 
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -37,10 +40,10 @@ class Staged(NamedTuple):
         except FbpError:
             raise
         except Exception as error:
-            name = getattr(f, "__name__", "f")
             raise FbpError(
-                f"{name} must be a function that JAX can trace at its arguments, got {describe_exception(error)}; "
-                "decide on values with jax.lax.cond or jnp.where, and give the arguments that it takes"
+                f"{name_function(f)} must be a function that JAX can trace at its arguments, got "
+                f"{describe_exception(error)}{_find_line(error)}; "
+                "decide on values with jax.lax.cond or jnp.where, and compute with jax.numpy"
             ) from error
         return cls(Program.of(closed), jax.tree.structure(shape))
 
@@ -71,14 +74,8 @@ def value_and_grad(
     """
 
     def compute(*args: Any, **kwargs: Any) -> Any:
-        asked = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-        numbers = [n % len(args) if -len(args) <= n < 0 else n for n in asked]
-        for n in numbers:
-            if not 0 <= n < len(args):
-                raise FbpError(
-                    f"argnums must name one of the {len(args)} positional arguments, got {n}; give the argument by "
-                    "position"
-                )
+        check_call(f, args, kwargs)
+        numbers = count_from_front(argnums, len(args))
         leaves, tree = jax.tree.flatten([args[n] for n in numbers])
         check_real(leaves)
         leaves = [jnp.asarray(x) for x in leaves]
@@ -89,7 +86,7 @@ def value_and_grad(
                 given[n] = value
             return f(*given, **kwargs)
 
-        of_leaves.__name__ = getattr(f, "__name__", "f")
+        of_leaves.__name__ = name_function(f)
         staged = Staged.of(of_leaves, leaves)
         n_out = len(staged.program.jaxpr.outvars)
         check_scalar(staged, has_aux)
@@ -122,6 +119,51 @@ def split_arguments(
         return f(*args, **kwargs)
 
     return [jnp.asarray(x) for yes, x in zip(is_array, leaves, strict=True) if yes], call
+
+
+def name_function(f: Callable[..., Any]) -> str:
+    """The name of a function; "f" where it has none."""
+    return getattr(f, "__name__", "f")
+
+
+def check_call(f: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise an error unless a function takes these arguments."""
+    try:
+        signature = inspect.signature(f)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        bare = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
+        raise FbpError(
+            f"arguments must fit {name_function(f)}{inspect.Signature(bare)}, got {len(args) + len(kwargs)}, {error}; "
+            "give each of them once"
+        ) from error
+
+
+def count_from_front(argnums: Argnums, count: int) -> list[int]:
+    """argnums as places among so many arguments.
+
+    Raises:
+        FbpError: there is none at one of them.
+    """
+    numbers = [
+        n % count if -count <= n < 0 else n for n in ((argnums,) if isinstance(argnums, int) else tuple(argnums))
+    ]
+    for n in numbers:
+        if not 0 <= n < count:
+            raise FbpError(
+                f"argnums must name one of the {count} positional arguments, got {n}; give the argument by position"
+            )
+    return numbers
+
+
+def _find_line(error: Exception) -> str:
+    """The last line of the user's code that an exception came through."""
+    skipped = str(Path(jax.__file__).parent), str(Path(__file__).parents[1])
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith(skipped)]
+    return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
 def check_real(leaves: Sequence[Any]) -> None:

@@ -186,6 +186,8 @@ def build(part: Part, record: Record, name: str, input_names: Sequence[str], con
             key = f"{step.key}.{k}" if n_out > 1 else step.key
             places[var] = add(var, key, "node", i, value, d)
             outputs.append(places[var])
+        if step.alias is not None:
+            places[step.alias] = outputs[0]
         nodes.append(_node(step, inputs, tuple(outputs), d_inputs, record))
     return Graph(
         name,

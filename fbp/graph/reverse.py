@@ -100,7 +100,7 @@ class Reverse:
             if not self.fallback:
                 raise FbpError(
                     f"primitive {name!r} must have a local rule, got none at {Source.of(eqn)}; "
-                    "pass fallback=True to differentiate this one by JAX"
+                    "pass fallback=True, or --fallback, to differentiate this one by JAX"
                 )
             return run_by_autodiff(eqn, inputs, wanted)
         outputs = bind(eqn, inputs)

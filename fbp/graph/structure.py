@@ -10,7 +10,7 @@ from fbp.errors import unknown_name
 from fbp.graph.record import Path
 from fbp.graph.rules import RULES, STRUCTURES, formula
 from fbp.graph.source import Source
-from fbp.graph.versions import CUSTOM, Program, name_of, programs_in
+from fbp.graph.versions import CUSTOM, Program, is_var, name_of, programs_in
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Step:
         parts: the programs inside.
         inside_rule: whether it is part of a function that brings a derivative of its own, so that no gradient is
             computed for it.
+        alias: the variable of the `checkpoint_name` that names its result, which is no step of its own; None for none.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Step:
     eqn: Any = field(repr=False, compare=False)
     parts: tuple["Part", ...] = ()
     inside_rule: bool = False
+    alias: Any = field(default=None, repr=False, compare=False)
 
     @property
     def has_rule(self) -> bool:
@@ -56,7 +58,7 @@ class Part:
     Attributes:
         path: of the program.
         program: its equations.
-        steps: one for each of them.
+        steps: one for each of them, but for those that name the result of another.
     """
 
     path: Path
@@ -83,11 +85,16 @@ class Part:
         """
         taken = Counter() if taken is None else taken
         sources = [Source.of(eqn) for eqn in program.jaxpr.eqns]
+        namings = _find_namings(program)
         steps = []
         for i, (eqn, source) in enumerate(zip(program.jaxpr.eqns, sources, strict=True)):
+            if i in namings.values():
+                continue
+            naming = program.jaxpr.eqns[namings[i]] if i in namings else None
             # An expression in several equations has its name from the last one.
             last = i + 1 == len(sources) or sources[i + 1] != source
             name = (source.variable if last and eqn.primitive.name != "name" else "") or name_of(eqn)
+            name = name if naming is None else name_of(naming)
             named = str(eqn.source_info.name_stack)
             key = "/".join(filter(None, (around, named, name)))
             taken[key] += 1
@@ -101,7 +108,8 @@ class Part:
                 cls.of(p, (*here, k), f"{key}/{k}" if len(inner) > 1 else key, taken, own) for k, p in enumerate(inner)
             ]
             rule = formula(primitive)
-            steps.append(Step(here, key, name, named, primitive, source, rule, eqn, tuple(parts), inside_rule))
+            alias = None if naming is None else naming.outvars[0]
+            steps.append(Step(here, key, name, named, primitive, source, rule, eqn, tuple(parts), inside_rule, alias))
         return cls(path, program, tuple(steps))
 
     def walk(self) -> Iterator[Step]:
@@ -110,6 +118,21 @@ class Part:
             yield step
             for part in step.parts:
                 yield from part.walk()
+
+
+def _find_namings(program: Program) -> dict[int, int]:
+    """The equations whose only result is read by a `checkpoint_name` and by nothing else, and the place of that one."""
+    eqns = program.jaxpr.eqns
+    readers = Counter(v for v in (*(v for eqn in eqns for v in eqn.invars), *program.jaxpr.outvars) if is_var(v))
+    maker = {v: i for i, eqn in enumerate(eqns) if eqn.primitive.name != "name" for v in eqn.outvars}
+    found = {}
+    for i, eqn in enumerate(eqns):
+        if eqn.primitive.name != "name" or not is_var(eqn.invars[0]):
+            continue
+        made = maker.get(eqn.invars[0])
+        if made is not None and readers[eqn.invars[0]] == 1 and len(eqns[made].outvars) == 1:
+            found[made] = i
+    return found
 
 
 Select: TypeAlias = str | Sequence[str] | Callable[[Step], bool]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from fbp.errors import FbpError
-from fbp.graph.gradients import Staged, check_scalar, split_arguments
+from fbp.graph.gradients import Staged, check_call, check_scalar, split_arguments
 from fbp.graph.record import Record
 from fbp.graph.reverse import Reverse
 from fbp.graph.structure import Part, Select, Step, select_steps
@@ -52,6 +52,7 @@ def taps(f: Callable[..., Any], select: Select, fallback: bool = False) -> Calla
     """
 
     def compute(*args: Any, **kwargs: Any) -> dict[str, Tap]:
+        check_call(f, args, kwargs)
         leaves, call = split_arguments(f, args, kwargs)
         staged = Staged.of(call, leaves)
         check_scalar(staged)

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax._src import source_info_util
@@ -15,6 +16,15 @@ REMATS = ("remat2", "remat", "checkpoint")
 CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 PROGRAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call")
 """The names under which a call holds its program."""
+RUN_ONCE: dict[str, str | bool | int] = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+"""Options to compile a loop with that runs once: optimizing it takes longer than it runs."""
+if jax.__version__.startswith("0.10."):
+    # Most of what is left; later versions do not know it.
+    RUN_ONCE["xla_cpu_use_fusion_emitters"] = False
 
 
 class Program(NamedTuple):

@@ -71,8 +71,8 @@ class Dense(Layer):
                 f"inputs of Dense({self.width}) must have the shape (..., {W.shape[0]}), because W is {W.shape}, "
                 f"got {A.shape}; reshape the input, or initialize for this shape"
             )
-        Z = A @ W
-        return Z + per_unit(params["b"], Z) if self.bias else Z, A
+        AW = A @ W
+        return AW + per_unit(params["b"], AW) if self.bias else AW, A
 
     def backward(self, params: Params, cache: Cache, dA_out: Activations) -> tuple[Params, Activations]:
         """dW = A^T dZ, db = sum of dZ over examples, dA = dZ W^T."""

@@ -67,7 +67,7 @@ def overview(data: Dataset, seed: int = 0, progress: Progress = no_progress) -> 
 
 def _compare(draft: Draft, config: NetworkConfig, data: Dataset) -> None:
     X, Y = draft.digits(128, data)
-    comparison = compare(config.network(), config.objective(), config.parameters(X), X, Y)
+    comparison = compare(config.network(), config.objective(), config.parameters(X), X, Y, graph=False)
     result, cost = comparison.to_dict(), comparison.cost
     draft.timings["comparison"] = result.pop("cost")
     draft.results["comparison"] = result

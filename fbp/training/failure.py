@@ -177,7 +177,7 @@ def _check_agreement(
     limit = SUSPICIOUS * jnp.finfo(method.compute or jax.tree.leaves(before.params)[0].dtype).eps
     for i in np.flatnonzero(~(found <= limit)):
         state, problem = _before(method, before, block, first, int(i))
-        verdict = compare(*problem, cost_seconds=0)
+        verdict = compare(*problem, cost_seconds=0, graph=False)
         if verdict.exit_status == Status.FAILED:
             step = steps_before + int(i) + 1
             replay = None if run is None else run.keep(problem, step, "the two gradients disagree")

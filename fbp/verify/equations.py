@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import Array
 
 from fbp.combinators import Combinator
-from fbp.layers import Activation, Dense
+from fbp.layers import Activation
 from fbp.losses import Loss
 from fbp.pairs import find_weights
 from fbp.paths import Path, format_path
-from fbp.tree import instrument, map_layers, name_layers, run_instrumented, unstack
+from fbp.tree import describe_layer, instrument, map_layers, name_layers, run_instrumented, unstack
 from fbp.typing import Activations, Cache, Key, Layer, Params, Targets, Weights, Wrapper
 from fbp.verify.autodiff import Autodiff, Gradients
 from fbp.verify.candidate import measure_jitter
@@ -140,7 +140,9 @@ def judge_equations(
         l += has_weight
         results += [
             EquationResult(
-                f"{name} {_name(layer)}".lstrip(), _quantity(layer, leaf.path, l if has_weight else 0, l), leaf
+                f"{name} {describe_layer(_unwrap(layer))}".lstrip(),
+                _quantity(layer, leaf.path, l if has_weight else 0, l),
+                leaf,
             )
             for leaf in _judge(_pull_back, layer, at, seed)
         ]
@@ -198,13 +200,6 @@ def _judge(differentiate: Callable[..., Any], part: Any, at: Any, seed: int) -> 
         jitter = max(measure_jitter(here64[path], g[path], s[path]) for g, s in zip(perturbed, shifts, strict=True))
         leaf = LeafByAutodiff(path, str(manual[path].dtype), here[path], here64[path], jitter, autodiff)
         yield leaf.describe((JudgeResult("equations", *leaf.assess()),), here[path].shape[:1])
-
-
-def _name(layer: Layer) -> str:
-    layer = _unwrap(layer)
-    if isinstance(layer, Dense):
-        return f"Dense({layer.width})"
-    return f"Activation({layer.function})" if isinstance(layer, Activation) else type(layer).__name__
 
 
 def _unwrap(layer: Layer) -> Layer:
@@ -275,5 +270,5 @@ def _find_faulty(net: Layer, params: Params, A: Any, seed: int, path: Path) -> t
         ]
     inside = [_find_faulty(*part[:3], seed, part[3]) for part in parts]
     blamed = [combinator for _, combinators in inside for combinator in combinators]
-    where = f"{format_path(path)} {_name(net)}".lstrip()
+    where = f"{format_path(path)} {describe_layer(_unwrap(net))}".lstrip()
     return True, blamed or ([] if any(bad for bad, _ in inside) else [where])

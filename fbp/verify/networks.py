@@ -10,14 +10,17 @@ from jaxtyping import Array, Float
 
 from fbp import cost
 from fbp.backprop import check_batch, loss_value, value_and_grad
+from fbp.errors import FbpError
+from fbp.graph import value_and_grad as by_local_rules
 from fbp.losses import Loss
 from fbp.typing import Activations, Key, Layer, Params, Targets, Weights
 from fbp.verify.candidate import ComputedGradient
 from fbp.verify.equations import compute_layer_inputs, find_faulty_combinators, judge_equations
 from fbp.verify.judges import Request, judge, judge_gradient
 from fbp.verify.reference import compute_reference, make_seed
-from fbp.verify.result import Verification
+from fbp.verify.result import LeafResult, Verification
 from fbp.verify.structure import check_structure
+from fbp.verify.tolerance import difference
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ def compare(
     key: Key | None = None,
     *,
     cost_seconds: float = 1.0,
+    graph: bool = True,
 ) -> Verification:
     """The hand-written gradient of a network, leaf by leaf, against `jax.grad` of the same forward pass.
 
@@ -60,6 +64,9 @@ def compare(
     half precision), or is explained by rounding that is small beside the leaf. It is INCONCLUSIVE where rounding may
     move a leaf that is not much larger as far as it is off, and up to 32 times what rounding explains.
     `fbp.verify.network` asks more judges.
+
+    Beside it stands the gradient by the table of local rules (`fbp.graph.value_and_grad`), a third one that shares
+    nothing with the others; it does not decide on the verdict.
 
     Args:
         net: a network.
@@ -69,10 +76,11 @@ def compare(
         Y: targets.
         weights: one per example, (m,).
         key: randomness for dropout; without it dropout is the identity.
-        cost_seconds: how long to time both gradients (s); 0 measures no cost.
+        cost_seconds: how long to time the gradients (s); 0 measures no cost.
+        graph: whether the gradient by local rules is computed, too, which takes one more compilation.
 
     Returns:
-        A `Verification` with the loss and both costs; it prints as a table.
+        A `Verification` with the loss and the costs; it prints as a table.
 
     Raises:
         FbpError: the shapes do not fit.
@@ -90,11 +98,36 @@ def compare(
     reference = compute_reference(function, args)
     manual = cost.compile(value_and_grad(net, loss), args)
     value, gradient = manual.call(*args)
-    leaves = judge_gradient(reference, ComputedGradient(check_structure(gradient, args[0])), Request(directions=None))
+    structure = check_structure(gradient, args[0])
+    leaves = judge_gradient(reference, ComputedGradient(structure), Request(directions=None))
+    by_rules, without_graph = None, ""
+    if graph:
+        try:
+            by_rules = cost.compile(by_local_rules(function), args)
+        except FbpError as error:
+            # What the message advises is for a call of one's own.
+            without_graph = str(error).partition("; ")[0]
+        else:
+            third = check_structure(by_rules.call(*args)[1], args[0])
+            leaves = tuple(_stand_beside(leaf, structure.leaves, third.leaves) for leaf in leaves)
     costs = None
     if cost_seconds > 0:
-        costs = cost.compare(manual, cost.compile(jax.value_and_grad(function), args), args, cost_seconds)
-    return Verification(_describe_subject(net), leaves, cost=costs, value=float(value))
+        autodiff = cost.compile(jax.value_and_grad(function), args)
+        costs = cost.compare(manual, autodiff, args, cost_seconds, by_rules)
+    subject = _describe_subject(net)
+    return Verification(subject, leaves, cost=costs, value=float(value), without_graph=without_graph)
+
+
+def _stand_beside(leaf: LeafResult, gradient: dict[str, Any], by_rules: dict[str, Any]) -> LeafResult:
+    """The leaf with its difference from the gradient by local rules."""
+    if leaf.difference is None:
+        return leaf
+    off = difference(leaf.path, gradient[leaf.path], by_rules[leaf.path])
+    # Both may be off from float64 by what rounding explains.
+    apart = leaf.verdict == "PASS" and not leaf.is_zero and not off.relative_error <= 2 * leaf.explained
+    doubt = "fbp.graph gives another gradient, and this one is right; please report it as an issue" if apart else ""
+    note = "; ".join(filter(None, (leaf.note, doubt)))
+    return replace(leaf, against_graph=off, note=note)
 
 
 def network(

@@ -36,7 +36,8 @@ _LONG_PATH = 25
 _LAYERS_SHOWN = 16
 WHOLE = "(argument)"
 """What a leaf is called that is the whole argument."""
-_HEADINGS = {"differences": "diff.", "adjoint": "adj."}
+_GRAPH = "fbp.graph"
+_HEADINGS = {"differences": "diff.", "adjoint": "adj.", _GRAPH: "graph"}
 _MARKS = {"PASS": "pass", "FAIL": "FAIL", "INCONCLUSIVE": "?"}
 _NUMBERS = ("jax.grad", "float64", "in eps", "cosine", "ratio")
 
@@ -88,6 +89,7 @@ class LeafResult:
         judges: what each judge says.
         hint: what a wrong leaf looks like.
         note: what is unusual, but not wrong.
+        against_graph: the difference from `fbp.graph.value_and_grad` in the same dtype; None where that was not asked.
     """
 
     path: str
@@ -99,6 +101,7 @@ class LeafResult:
     judges: tuple[JudgeResult, ...]
     hint: str = ""
     note: str = ""
+    against_graph: LeafDifference | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -146,6 +149,7 @@ class LeafResult:
             "note": self.note,
             "relative_error": d and d.relative_error,
             "relative_error_autodiff": against and against.relative_error,
+            "relative_error_graph": self.against_graph and self.against_graph.relative_error,
             "epsilons": d and self.epsilons,
             "cosine": d and d.cosine,
             "norm_ratio": d and d.norm_ratio,
@@ -173,6 +177,12 @@ class LeafResult:
             return ("zero", "zero", "", "", "")
         error = "" if against is None else f"{against.relative_error:.1e}"
         return error, f"{d.relative_error:.1e}", f"{self.epsilons:.2g}", f"{d.cosine:.4f}", f"{d.norm_ratio:.4g}"
+
+    def graph_cell(self) -> str:
+        """Its difference from `fbp.graph`, as text."""
+        if self.against_graph is None:
+            return "none"
+        return "zero" if self.is_zero else f"{self.against_graph.relative_error:.1e}"
 
 
 @dataclass(frozen=True)
@@ -206,6 +216,7 @@ class Verification(Printable):
         equations: of a network of fbp, one entry per equation; empty where they were not asked for.
         cost: what the gradient costs beside `jax.grad`; None where it was not measured.
         value: the loss; None where it was not computed.
+        without_graph: why `fbp.graph` gives no third gradient; empty where it gives one or was not asked.
         device: where it ran.
     """
 
@@ -214,6 +225,7 @@ class Verification(Printable):
     equations: tuple[EquationResult, ...] = ()
     cost: CostComparison | None = None
     value: float | None = None
+    without_graph: str = ""
     device: str = field(default_factory=lambda: jax.devices()[0].device_kind)
 
     @property
@@ -242,21 +254,30 @@ class Verification(Printable):
                 {"layer": each.layer, "quantity": each.quantity, **each.leaf.to_dict()} for each in self.equations
             ],
             "cost": self.cost and self.cost.to_dict(),
+            "without_graph": self.without_graph,
         }
 
     def __rich__(self) -> Any:
         asked = [name for name in DIRECTIONAL if any(leaf.judge(name) for leaf in self.leaves)]
+        third = bool(self.without_graph) or any(leaf.against_graph for leaf in self.leaves)
+        numbers = (*_NUMBERS[:1], *[_HEADINGS[_GRAPH]] * third, *_NUMBERS[1:])
+
+        def cells(leaf: LeafResult) -> tuple[str, ...]:
+            own = leaf.cells()
+            return (*own[:1], *[leaf.graph_cell()] * third, *own[1:])
+
         table = make_table(
-            f"{self.subject} against jax.grad",
-            ("leaf", "verdict", *_NUMBERS, *(_HEADINGS[name] for name in asked)),
+            f"{self.subject} against jax.grad" + (f" and {_GRAPH}" if third else ""),
+            ("leaf", "verdict", *numbers, *(_HEADINGS[name] for name in asked)),
             (
-                (name, paint(leaf.verdict, leaf.verdict), *leaf.cells(), *_marks(leaf, asked))
+                (name, paint(leaf.verdict, leaf.verdict), *cells(leaf), *_marks(leaf, asked))
                 for name, leaf in zip(_name_leaves([leaf.path for leaf in self.leaves]), self.leaves, strict=True)
             ),
-            numbers=_NUMBERS,
+            numbers=numbers,
             folds={"leaf": 8},
         )
         remarks = [line for leaf in self.leaves for line in leaf.remark(leaf.path or WHOLE)]
+        remarks += [Text(f"{_GRAPH}: {self.without_graph}")] if self.without_graph else []
         failed = [each for each in self.equations if each.verdict == "FAIL"]
         remarks += [line for each in failed for line in each.leaf.remark(f"{each.layer}: {each.quantity}")]
         parts: list[Table | Text] = [table, *remarks]
@@ -304,6 +325,9 @@ def _cost_table(cost: CostComparison) -> Table:
         ("operations", lambda c: f"{c.flops:.3g}", cost.flops_ratio),
         ("temporary memory", lambda c: f"{c.temporary_bytes / 2**20:.3f} MiB", cost.memory_ratio),
     )
-    headings = ("hand-written", "jax.grad", "ratio")
-    cells = ((name, show(cost.manual), show(cost.autodiff), f"{ratio:.2f}") for name, show, ratio in rows)
+    third = [cost.graph] if cost.graph else []
+    headings = ("hand-written", "jax.grad", "ratio", *[_GRAPH for _ in third])
+    cells = (
+        (name, show(cost.manual), show(cost.autodiff), f"{ratio:.2f}", *map(show, third)) for name, show, ratio in rows
+    )
     return make_table("cost of one value and gradient", ("", *headings), cells, numbers=headings)

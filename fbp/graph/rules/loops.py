@@ -1,6 +1,6 @@
 """Loops: the backward pass of a loop is a loop in the other direction."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from fbp.graph.record import Path
 from fbp.graph.residuals import Halves
 from fbp.graph.rules.base import Cotangents, fill_where, pick
 from fbp.graph.rules.engine import Engine, Flags, Pullback
-from fbp.graph.versions import Loop, Program, bind, evaluate, is_var, scan_of
+from fbp.graph.versions import RUN_ONCE, Loop, Program, bind, evaluate, is_var, scan_of
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,12 @@ def run_loop(
     saved = [v for v in halves.kept if v not in constants and v not in slices and v not in stacked]
     consts, xs = list(inputs[:n]), list(inputs[m:])
 
-    def forward(carry: Any, x: Any) -> Any:
+    def forward(consts: Any, carry: Any, x: Any) -> Any:
         (carry, ys, values), kept = halves.forward([*consts, *carry, *x])
         by_var = dict(zip(halves.kept, kept, strict=True))
         return carry, ((ys, values), [by_var[v] for v in saved])
 
-    carry, ((ys, values), residuals) = lax.scan(
-        forward, list(inputs[n:m]), xs, loop.length, reverse=loop.reverse, unroll=loop.unroll
-    )
+    carry, ((ys, values), residuals) = _scan(engine, loop, forward, consts, list(inputs[n:m]), xs)
     engine.record.values.update(values)
     stacks = jax.tree.leaves((ys, values))
 
@@ -108,20 +106,32 @@ def run_loop(
         d_ys = fill_where(d_ys_reached, d[loop.n_carry :], ys)
         d_consts = [jnp.zeros_like(v) if yes else None for yes, v in zip(grows, consts, strict=True)]
 
-        def backward(state: Any, step: Any) -> Any:
+        def backward(fixed: Any, state: Any, step: Any) -> Any:
             kept, dy = step
-            at = dict(zip((*slices, *stacked, *saved), kept, strict=True)) | constants
+            at = dict(zip((*slices, *stacked, *saved, *constants), (*kept, *fixed), strict=True))
             d_sums, d_before, d_x, gradients = halves.backward([at[v] for v in halves.kept], (*state, dy))
             return (d_sums, d_before), (d_x, gradients)
 
         at_hand = [*(xs[i] for i in slices.values()), *(stacks[i] for i in stacked.values()), *residuals]
-        (d_consts, d_first), (d_xs, gradients) = lax.scan(
-            backward, (d_consts, d_carry), (at_hand, d_ys), loop.length, reverse=not loop.reverse, unroll=loop.unroll
+        back = loop._replace(reverse=not loop.reverse)
+        fixed = list(constants.values())
+        (d_consts, d_first), (d_xs, gradients) = _scan(
+            engine, back, backward, fixed, (d_consts, d_carry), (at_hand, d_ys)
         )
         engine.record.gradients.update(gradients)
         return [*d_consts, *pick(wanted[n:m], d_first), *d_xs]
 
     return [*carry, *ys], pullback
+
+
+def _scan(engine: Engine, loop: Loop, step: Callable[..., Any], fixed: Any, carry: Any, xs: Any) -> Any:
+    """`jax.lax.scan` of step(fixed, carry, x), compiled in haste where the loop runs once."""
+
+    def run(fixed: Any, carry: Any, xs: Any) -> Any:
+        one = lambda carry, x: step(fixed, carry, x)
+        return lax.scan(one, carry, xs, loop.length, reverse=loop.reverse, unroll=loop.unroll)
+
+    return jax.jit(run, compiler_options=RUN_ONCE)(fixed, carry, xs) if engine.concrete else run(fixed, carry, xs)
 
 
 class Scan:

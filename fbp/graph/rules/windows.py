@@ -8,7 +8,6 @@ from jax import lax
 from jax.extend.core import primitives
 from jaxtyping import Array
 
-from fbp.errors import FbpError
 from fbp.graph.rules.base import Rule, per_input
 
 
@@ -108,13 +107,53 @@ def _window_sum(dy: Array, y: Array, x: Array, **p: Any) -> Array:
 def _pool(primitive: Any) -> Any:
     def pull(dy: Array, y: Array, x: Array, *, base_dilation: Any, window_dilation: Any, **p: Any) -> Array:
         if any(d != 1 for d in (*base_dilation, *window_dilation)):
-            raise FbpError(
-                f"windows of an extreme must lie side by side for a local rule, got dilations {base_dilation} and "
-                f"{window_dilation}; pass fallback=True"
-            )
+            return _pool_dilated(primitive, dy, x, base_dilation, window_dilation, **p)
         return primitives.select_and_scatter_add_p.bind(dy, x, select_prim=primitive, **p)
 
     return pull
+
+
+def _pool_dilated(
+    primitive: Any,
+    dy: Array,
+    x: Array,
+    base_dilation: Any,
+    window_dilation: Any,
+    *,
+    window_dimensions: Any,
+    window_strides: Any,
+    padding: Any,
+) -> Array:
+    """dx[q] = sum of dy over the windows whose extreme is at q, place by place in the window."""
+    is_better = lax.gt if primitive is primitives.ge_p else lax.lt
+    worst = np.asarray(-np.inf if primitive is primitives.ge_p else np.inf, x.dtype)
+    spread = [(low, high, by - 1) for (low, high), by in zip(padding, base_dilation, strict=True)]
+    around = lax.pad(x, worst, spread)
+
+    def starts(place: tuple[int, ...]) -> list[int]:
+        return [k * r for k, r in zip(place, window_dilation, strict=True)]
+
+    def see(place: tuple[int, ...]) -> Array:
+        first = starts(place)
+        last = [a + (n - 1) * s + 1 for a, n, s in zip(first, dy.shape, window_strides, strict=True)]
+        return lax.slice(around, first, last, window_strides)
+
+    places = list(np.ndindex(*window_dimensions))
+    best, where = see(places[0]), jnp.zeros(dy.shape, np.int32)
+    for k, place in enumerate(places[1:], start=1):
+        here = see(place)
+        better = is_better(here, best)
+        best, where = jnp.where(better, here, best), jnp.where(better, np.int32(k), where)
+    total = jnp.zeros(around.shape, dy.dtype)
+    for k, place in enumerate(places):
+        own = jnp.where(where == k, dy, np.zeros((), dy.dtype))
+        pads = [
+            (a, whole - a - _dilate(n, s), s - 1)
+            for a, whole, n, s in zip(starts(place), around.shape, dy.shape, window_strides, strict=True)
+        ]
+        total = total + lax.pad(own, np.zeros((), dy.dtype), pads)
+    cropped = lax.pad(total, np.zeros((), dy.dtype), [(-low, -high, 0) for low, high in padding])
+    return lax.slice(cropped, [0] * x.ndim, cropped.shape, base_dilation)
 
 
 def _pool_again(dy: Array, y: Array, source: Array, x: Array, *, select_prim: Any, **p: Any) -> Array:
