@@ -100,7 +100,7 @@ class Part:
             parts = [
                 cls.of(p, (*here, k), f"{key}/{k}" if len(inner) > 1 else key, taken, own) for k, p in enumerate(inner)
             ]
-            rule = formula(primitive)
+            rule = formula(primitive, eqn.params)
             steps.append(Step(here, key, name, named, primitive, source, rule, eqn, tuple(parts), inside_rule))
         return cls(path, program, tuple(steps))
 

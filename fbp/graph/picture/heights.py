@@ -1,0 +1,96 @@
+"""Where the items of ordered columns stand: close to what they are joined to, and never on one another.
+
+Column by column, each item wants to be level with its neighbours; the nearest positions that keep the order and the
+distances are an isotonic regression, which pooling neighbours solves exactly (Best and Chakravarti 1990). The page does
+the same in its own language, see templates/picture.js.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+APART = 14.0
+SWEEPS = 24
+"""The least distance between two items of a column, and how often all columns are settled."""
+
+
+class Tie(NamedTuple):
+    """Two items that want to be level.
+
+    Attributes:
+        left: one, in a column.
+        right: the other, in the next.
+        weight: how much.
+        rise: by how much the right one should stand lower than the left one.
+    """
+
+    left: int
+    right: int
+    weight: float
+    rise: float = 0.0
+
+
+def find_heights(columns: Sequence[Sequence[int]], halves: Sequence[float], ties: Sequence[Tie]) -> list[float]:
+    """The middle of every item.
+
+    Args:
+        columns: the items from top to bottom.
+        halves: half the height of each.
+        ties: between items of neighbouring columns.
+    """
+    y = [0.0] * len(halves)
+    before: list[list[Tie]] = [[] for _ in halves]
+    after: list[list[Tie]] = [[] for _ in halves]
+    for tie in ties:
+        before[tie.right].append(tie)
+        after[tie.left].append(tie)
+    for column in columns:
+        least = [halves[a] + halves[b] + APART for a, b in pairwise(column)]
+        for item, place in zip(column, spread([0.0] * len(column), [1.0] * len(column), least), strict=True):
+            y[item] = place
+
+    def settle(column: Sequence[int], looks_back: bool, looks_ahead: bool) -> None:
+        wanted, weights = [], []
+        for item in column:
+            near = [(y[t.left] + t.rise, t.weight) for t in before[item]] if looks_back else []
+            near += [(y[t.right] - t.rise, t.weight) for t in after[item]] if looks_ahead else []
+            weight = sum(w for _, w in near)
+            wanted.append(sum(place * w for place, w in near) / weight if near else y[item])
+            weights.append(weight if near else 1e-3)
+        least = [halves[a] + halves[b] + APART for a, b in pairwise(column)]
+        for item, place in zip(column, spread(wanted, weights, least), strict=True):
+            y[item] = place
+
+    for sweep in range(SWEEPS):
+        forward, both = sweep % 2 == 0, sweep >= SWEEPS // 2
+        for column in columns if forward else reversed(columns):
+            settle(column, forward or both, not forward or both)
+    return y
+
+
+def spread(wanted: Sequence[float], weights: Sequence[float], apart: Sequence[float]) -> list[float]:
+    """The positions nearest to the wanted ones, by weighted squares, with at least so much between neighbours.
+
+    Args:
+        wanted: one position for each item.
+        weights: how much each matters.
+        apart: the least distance between each item and the next.
+
+    Example:
+        >>> from fbp.graph.picture.heights import spread
+        >>> spread([0.0, 0.0], [1.0, 1.0], [2.0])
+        [-1.0, 1.0]
+    """
+    offsets = [0.0, *apart][: len(wanted)]
+    for k in range(1, len(offsets)):
+        offsets[k] += offsets[k - 1]
+    # Blocks of items that touch: their mean, weight and number.
+    blocks: list[tuple[float, float, int]] = []
+    for want, weight, offset in zip(wanted, weights, offsets, strict=True):
+        mean, total, size = want - offset, weight, 1
+        while blocks and blocks[-1][0] > mean:
+            other, w, k = blocks.pop()
+            mean, total, size = (mean * total + other * w) / (total + w), total + w, size + k
+        blocks.append((mean, total, size))
+    shifts = [mean for mean, _, size in blocks for _ in range(size)]
+    return [shift + offset for shift, offset in zip(shifts, offsets, strict=True)]
