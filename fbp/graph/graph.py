@@ -220,13 +220,9 @@ def build(part: Part, record: Record, name: str, input_names: Sequence[str], con
             places[var] = add(var, key, "node", i, value, d)
             outputs.append(places[var])
         nodes.append(_node(step, inputs, tuple(outputs), d_inputs, record))
-    return Graph(
-        name,
-        tuple(values),
-        tuple(nodes),
-        tuple(places[v] for v in jaxpr.invars),
-        tuple(place(atom) for atom in jaxpr.outvars),
-    )
+    # A number that is returned as it is written is a value more.
+    results = tuple(place(atom) for atom in jaxpr.outvars)
+    return Graph(name, tuple(values), tuple(nodes), tuple(places[v] for v in jaxpr.invars), results)
 
 
 def _node(

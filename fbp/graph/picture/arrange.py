@@ -7,7 +7,7 @@ from fbp.graph.picture.boxes import Box
 from fbp.graph.picture.heights import Tie, find_heights
 from fbp.graph.picture.plan import Plan
 
-GAP, MARGIN, TITLE = 16.0, 12.0, 24.0
+GAP, MARGIN, TITLE = 14.0, 12.0, 24.0
 """Between columns; below what is inside of an open box; above it, for its name."""
 
 

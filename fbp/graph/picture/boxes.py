@@ -64,7 +64,8 @@ class Box:
         if self.level is None or self.kind == "group":
             return self.level is not None
         (node,) = self.nodes
-        return any(inner.source != node.source for box in self.level.walk() for inner in box.nodes)
+        inner = [n.source for box in self.level.walk() for n in box.nodes]
+        return any(source.file and source != node.source for source in inner)
 
 
 @dataclass(eq=False)

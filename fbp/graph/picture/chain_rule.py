@@ -30,6 +30,7 @@ _TOKEN = re.compile(
     rf"|(?P<word>(?:{'|'.join(_WORDS)})(?![a-z])|[σΣΠψΓ√])|(?P<number>\d+|π|e(?=ˣ))|(?P<power>[⁰¹²³⁴⁵⁶⁷⁸⁹⁻ᵀ]+|[ˣᶻ⁻¹]+)|(?P<open>[(\[])|(?P<close>[)\]])|(?P<sign>[-+/,<>≤≥|])"
 )
 _LETTER = re.compile(r"\b(?:dy|[xyz])\b")
+_NAME = re.compile(r"[\w.′]+(?:[\[(][^ ]*[\])])?")
 _RAISED = str.maketrans("ˣᶻ⁻¹", "xz-1")
 
 
@@ -66,7 +67,7 @@ def write_out(node: Any, reads: Sequence[Wire], made: Wire, result: str) -> tupl
         written = _expressions(backward.get(f"d{letters[k]}", "") if letters else "", symbols, digits)
         if not written and digits and dy is not None and float(dy):
             local = short(np.asarray(wire.gradient / dy))
-            written = [f"{symbols['dy']} · d {made.name}/d {wire.name}", f"{digits['dy']} × {local}"]
+            written = [f"{symbols['dy']} · {derivative(made.name, wire.name)}", f"{digits['dy']} × {local}"]
         lines.append(carry(result, wire, written))
     return computed, lines
 
@@ -98,7 +99,11 @@ def parse(formula: str) -> tuple[str, dict[str, str]]:
 
 def derivative(of: str, by: str) -> str:
     """d pay/d total."""
-    return f"d {of}/d {by}"
+    return f"d {_bracket(of)}/d {_bracket(by)}"
+
+
+def _bracket(name: str) -> str:
+    return name if _NAME.fullmatch(name) else f"({name})"
 
 
 def _expressions(clause: str, symbols: Mapping[str, str], digits: Mapping[str, str] | None) -> list[str]:
@@ -151,9 +156,8 @@ def render(tokens: Sequence[Token], known: Mapping[str, str], times: str) -> str
         if kind == "variable":
             if piece not in known:
                 return None
-            value = known[piece]
-            alone = len(tokens) == 1 or (before == "open" and tokens[k + 1].kind == "close")
-            text += f"({value})" if value.startswith("−") and not alone else value
+            is_alone = len(tokens) == 1 or (before == "open" and tokens[k + 1].kind == "close")
+            text += known[piece] if is_alone or piece == "dy" else _bracket(known[piece])
         elif kind == "power" and set(piece) & set("ˣᶻ"):
             inner = piece.translate(_RAISED)
             raised = "".join(known.get(c, c) for c in inner).replace("-", "−")

@@ -53,8 +53,10 @@ def _chunk(parts: Sequence[Run], before: int, depth: int) -> Run:
     if len(parts) == 1:
         return parts[0]
     names = {part.name for part in parts}
+    start, stop = parts[0].start, parts[-1].stop
     name = names.pop() if len(names) == 1 else ""
-    return Run(f"{name or 'steps'} {before + 1}–{before + len(parts)}", parts[0].start, parts[-1].stop, depth)
+    span = f"{name} {before + 1}–{before + len(parts)}" if name else f"steps {start + 1}–{stop}"
+    return Run(span, start, stop, depth)
 
 
 def _scope(node: Any, depth: int) -> str:
@@ -98,7 +100,10 @@ def _named(nodes: Sequence[Any], run: Run) -> Run:
 
 
 def _join_functions(nodes: Sequence[Any], run: Run, parts: Sequence[Run]) -> list[Run]:
-    """Single nodes joined by the function that they stand in, but for the function that the run itself is."""
+    """Single nodes joined by the function that they stand in, where they stand in several."""
+    single = [nodes[part.start].source.function for part in parts if part.size == 1]
+    if len(set(single)) < 2:
+        return list(parts)
 
     def function(part: Run) -> str:
         name = nodes[part.start].source.function.rpartition(".")[2] if part.size == 1 else ""

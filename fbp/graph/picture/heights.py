@@ -5,12 +5,13 @@ distances are an isotonic regression, which pooling neighbours solves exactly (B
 the same in its own language, see templates/picture.js.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 APART = 14.0
-SWEEPS = 24
+SWEEPS = 40
 """The least distance between two items of a column, and how often all columns are settled."""
 
 
@@ -65,7 +66,55 @@ def find_heights(columns: Sequence[Sequence[int]], halves: Sequence[float], ties
         forward, both = sweep % 2 == 0, sweep >= SWEEPS // 2
         for column in columns if forward else reversed(columns):
             settle(column, forward or both, not forward or both)
+    for chain in find_chains(before, after):
+        straighten(chain, columns, halves, y)
     return y
+
+
+def find_chains(before: Sequence[Sequence[Tie]], after: Sequence[Sequence[Tie]]) -> list[list[tuple[int, float]]]:
+    """Lines without a fork, the longest first: their items, and how much lower than the first each should stand.
+
+    Args:
+        before: for each item the ties to the column before.
+        after: those to the next one.
+    """
+    back, ahead = ([[tie for tie in ties if tie.weight >= 1] for ties in some] for some in (before, after))
+    follows = [len(ties) == 1 and len(ahead[ties[0].left]) == 1 for ties in back]
+    chains = []
+    for first in range(len(before)):
+        if not follows[first]:
+            chain = [(first, 0.0)]
+            while len(ahead[chain[-1][0]]) == 1 and follows[ahead[chain[-1][0]][0].right]:
+                (tie,) = ahead[chain[-1][0]]
+                chain.append((tie.right, chain[-1][1] + tie.rise))
+            chains.append(chain)
+    return sorted(chains, key=len, reverse=True)
+
+
+def straighten(
+    chain: Sequence[tuple[int, float]], columns: Sequence[Sequence[int]], halves: Sequence[float], y: list[float]
+) -> None:
+    """Move a line to one height, if what stands above and below leaves room for it.
+
+    Args:
+        chain: its items, and how much lower than the first each should stand.
+        columns: the items from top to bottom.
+        halves: half the height of each.
+        y: the middle of each, changed in place.
+    """
+    rises = dict(chain)
+    low, high = -math.inf, math.inf
+    for column in columns:
+        for above, below in pairwise(column):
+            least = halves[above] + halves[below] + APART
+            if below in rises:
+                low = max(low, y[above] + least - rises[below])
+            if above in rises:
+                high = min(high, y[below] - least - rises[above])
+    if low <= high:
+        mean = sum(y[item] - rise for item, rise in chain) / len(chain)
+        for item, rise in chain:
+            y[item] = min(max(mean, low), high) + rise
 
 
 def spread(wanted: Sequence[float], weights: Sequence[float], apart: Sequence[float]) -> list[float]:

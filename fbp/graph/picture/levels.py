@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from fbp.graph.picture.boxes import Box, Edge, Kind, Level, Wire
 from fbp.graph.picture.bundles import bundle, leave_out_repetitions
 from fbp.graph.picture.folding import Run, split_run
+from fbp.graph.picture.symbols import name_values
 
 
 class Entry(NamedTuple):
@@ -39,7 +40,7 @@ class _Program:
 
     def __init__(self, graph: Any, numbers: "count[int]", names: Sequence[str] | None = None):
         self.graph, self.numbers = graph, numbers
-        self.names = [value.name.rpartition("/")[2] if value.kind == "node" else value.name for value in graph.values]
+        self.names = name_values(graph)
         for place, name in zip(graph.inputs, names or (), strict=names is not None):
             self.names[place] = name
         self.whole = Run(graph.name, 0, len(graph.nodes))

@@ -11,7 +11,7 @@ from fbp.report.inline import superscript
 ALL = 64
 """Arrays of at most so many entries are given in full."""
 _BINS = 24
-_ROWS, _COLUMNS = 3, 4
+_MOST, _MOST_IN_ALL = 4, 9
 _FIGURE_SPACE = "\N{FIGURE SPACE}"
 
 
@@ -54,28 +54,36 @@ def short(x: np.ndarray | None, digits: int = 4) -> str:
         return ""
     if x.ndim == 0:
         return entry(plain(x)[()], digits)
-    if x.size <= _COLUMNS and x.size == max(x.shape, default=0):
+    if x.size <= _MOST and x.size == max(x.shape, default=0):
         return "[" + ", ".join(entry(v, digits - 1) for v in plain(x).ravel()) + "]"
     return f"‖{number(norm(x), digits - 1)}‖"
 
 
 def lines(x: np.ndarray | None) -> list[str]:
-    """An array for the label of an edge: a small matrix row by row, and else its shape and norm."""
+    """An array for the label of an edge: a small one row by row, a vector as a column, and else its shape and norm."""
     if x is None:
         return []
     if x.ndim == 0:
         return [entry(plain(x)[()], 4)]
-    rows = x.reshape(1, -1) if x.ndim == 1 else x
-    if x.ndim > 2 or not x.size or rows.shape[0] > _ROWS or rows.shape[1] > _COLUMNS:
+    rows = x.reshape(-1, 1) if x.ndim == 1 else x
+    if x.ndim > 2 or not 0 < x.size <= _MOST_IN_ALL or max(rows.shape) > _MOST:
         return [f"{shape(x.shape)}  ‖{number(norm(x), 3)}‖" if x.size else shape(x.shape)]
     power = _power(rows)
-    texts = [[entry(v / 10.0**power if power else v, 3) for v in row] for row in plain(rows)]
-    widths = [max(len(row[k]) for row in texts) for k in range(rows.shape[1])]
-    padded = [
-        (_FIGURE_SPACE * 2).join(t.rjust(w, _FIGURE_SPACE) for t, w in zip(row, widths, strict=True)) for row in texts
-    ]
-    found = [f"[{padded[0]}]"] if len(padded) == 1 and x.size > 1 else padded
-    return [*found[:-1], found[-1] + (f" ×10{superscript(power)}" if power else "")]
+    texts = _align(plain(rows) / 10.0**power if power else plain(rows))
+    width = max(len(text) for row in texts for text in row)
+    padded = [(_FIGURE_SPACE * 2).join(text.rjust(width, _FIGURE_SPACE) for text in row) for row in texts]
+    return [*padded, f"×10{superscript(power)}"] if power else padded
+
+
+def _align(rows: np.ndarray) -> list[list[str]]:
+    """Entries with as many decimal places as three digits of the largest need, unless that makes one of them zero."""
+    if rows.dtype.kind == "f" and np.all(np.isfinite(rows)) and np.any(rows):
+        most = 2 - math.floor(math.log10(np.max(np.abs(rows))))
+        rounded = np.round(rows, most)
+        if not np.any((rounded == 0) & (rows != 0)):
+            places = next((k for k in range(max(most, 0)) if np.allclose(rounded, np.round(rounded, k), 0, 1e-9)), most)
+            return [[f"{v:z.{max(places, 0)}f}".replace("-", "−") for v in row.tolist()] for row in rounded]
+    return [[entry(v, 3) for v in row] for row in rows]
 
 
 def _power(x: np.ndarray) -> int:

@@ -1,4 +1,4 @@
-"""A level in columns: longest paths give the ranks, sweeps of medians and swaps an order with few crossings.
+"""A level in columns: longest paths give the ranks, sweeps of means and single moves an order with few crossings.
 
 Sugiyama, Tagawa and Toda (1981); Gansner, Koutsofios, North and Vo (1993), "A technique for drawing directed graphs".
 """
@@ -7,7 +7,7 @@ from bisect import bisect_right, insort
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple, TypeAlias
 
 _SWEEPS = 16
@@ -100,6 +100,7 @@ def order_columns(n: int, links: Sequence[Link], first: Sequence[int] = (), last
         join(here, vertices[link.target])
         routes.append(route)
     _reduce_crossings(columns)
+    _balance(columns)
     return Columns(columns, routes)
 
 
@@ -148,46 +149,79 @@ def _reduce_crossings(columns: list[list[Item]]) -> None:
         forward = sweep % 2 == 0
         order = range(1, len(columns)) if forward else range(len(columns) - 2, -1, -1)
         for c in order:
-            _sort_by_neighbours(columns[c], columns[c - 1 if forward else c + 1], forward)
-        _swap(columns)
+            _sort_by_neighbours(columns[c], columns[c - 1 if forward else c + 1], forward, sweep % 4 < 2)
+        for c in range(len(columns)):
+            _sift(columns, c)
         crossings = count_crossings(columns)
         if crossings < fewest:
             best, fewest = [list(column) for column in columns], crossings
     columns[:] = best
 
 
-def _sort_by_neighbours(column: list[Item], fixed: list[Item], forward: bool) -> None:
+def _sort_by_neighbours(column: list[Item], fixed: list[Item], forward: bool, keeps_ties: bool) -> None:
+    """Sort by the mean place of the neighbours; of equal ones the order is kept, or turned to get out of a dead end."""
     place = {item: k for k, item in enumerate(fixed)}
-    own = {item: k for k, item in enumerate(column)}
+    # One without neighbours stays about where it is.
+    scale = max(len(fixed) - 1, 1) / max(len(column) - 1, 1)
 
-    def middle(item: Item) -> float:
+    def key(own: int, item: Item) -> tuple[float, int]:
         ends = [place[other] for other in (item.before if forward else item.after)]
-        # One without neighbours stays about where it is.
-        return sum(ends) / len(ends) if ends else own[item] * max(len(fixed) - 1, 1) / max(len(column) - 1, 1)
+        return (sum(ends) / len(ends) if ends else own * scale), (own if keeps_ties else -own)
 
-    column.sort(key=middle)
+    keys = {item: key(own, item) for own, item in enumerate(column)}
+    column.sort(key=lambda item: keys[item])
 
 
-def _swap(columns: list[list[Item]]) -> None:
-    """Swap neighbours in a column as long as that takes crossings away."""
-    for c, column in enumerate(columns):
-        before = {item: k for k, item in enumerate(columns[c - 1])} if c else {}
-        after = {item: k for k, item in enumerate(columns[c + 1])} if c + 1 < len(columns) else {}
-        improved = True
-        while improved:
-            improved = False
-            for k in range(len(column) - 1):
-                upper, lower = column[k], column[k + 1]
-                gain = _inversions(upper.before, lower.before, before) + _inversions(upper.after, lower.after, after)
-                if gain > 0:
-                    column[k], column[k + 1] = lower, upper
-                    improved = True
+def _sift(columns: list[list[Item]], c: int) -> None:
+    """Move each item of a column to where its edges cross least (Matuszewski, Schönfeld and Molitor 1999)."""
+    before = {item: k for k, item in enumerate(columns[c - 1])} if c else {}
+    after = {item: k for k, item in enumerate(columns[c + 1])} if c + 1 < len(columns) else {}
+    column = columns[c]
+    for item in list(column):
+        own = column.index(item)
+        others = column[:own] + column[own + 1 :]
+        # Below each of the others rather than above it: how many crossings more.
+        steps = [
+            _inversions(other.before, item.before, before) + _inversions(other.after, item.after, after)
+            for other in others
+        ]
+        costs = [0, *accumulate(steps)]
+        least = min(costs)
+        if costs[own] > least:
+            column[:] = [*others]
+            column.insert(costs.index(least), item)
+
+
+def _balance(columns: list[list[Item]]) -> None:
+    """Let a weight and a bias, read beside a main line, come in from both sides of it, if nothing crosses for that."""
+    crossings = count_crossings(columns)
+    for c in range(1, len(columns)):
+        for vertex in columns[c]:
+            near = [item for item in vertex.before if item.after == [vertex]]
+            aside = [item for item in near if _is_aside(item)]
+            main = [item for item in near if item not in aside]
+            if len(aside) < 2 or not main:
+                continue
+            half = len(aside) // 2
+            wanted = [*aside[:half], *main, *aside[half:]]
+            kept = columns[c - 1], columns[c - 2]
+            columns[c - 1] = _place(kept[0], wanted)
+            if c > 1:
+                columns[c - 2] = _place(kept[1], [w for item in wanted for w in item.before if w.after == [item]])
+            if count_crossings(columns) > crossings:
+                columns[c - 1], columns[c - 2] = kept
+
+
+def _is_aside(item: Item) -> bool:
+    return all(not other.before and other.after == [item] for other in item.before)
+
+
+def _place(column: list[Item], wanted: list[Item]) -> list[Item]:
+    """The column with these items in this order, in the places that they have."""
+    some = iter(wanted)
+    return [next(some) if item in wanted else item for item in column]
 
 
 def _inversions(upper: list[Item], lower: list[Item], place: dict[Item, int]) -> int:
-    """How many crossings fewer two neighbours would have the other way round."""
-    difference = 0
-    for one in upper:
-        for other in lower:
-            difference += (place[one] > place[other]) - (place[one] < place[other])
-    return difference
+    """How many crossings more two items have in this order than in the other."""
+    return sum((place[one] > place[other]) - (place[one] < place[other]) for one in upper for other in lower)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from fbp.graph.picture.boxes import Level
+from fbp.graph.picture.boxes import Box, Level
 from fbp.graph.picture.ordering import Columns, Item, Link, order_columns
 from fbp.graph.picture.shapes import Shape, draw_box, draw_label
 
-_ASIDE, _STRAIGHT = 0.01, 4.0
+_ASIDE, _STRAIGHT = 1e-4, 4.0
 
 
 class Joint(NamedTuple):
@@ -52,6 +52,9 @@ def make_plan(level: Level) -> Plan:
         level: its boxes and edges.
     """
     ordered = _order(level)
+    for box in level.boxes:
+        if box.level is not None:
+            _order_ports(level, box, box.level, ordered)
     items = sorted(
         (item for column in ordered.columns for item in column), key=lambda item: (item.kind != "vertex", item.of)
     )
@@ -80,11 +83,34 @@ def _order(level: Level) -> Columns:
         )
         for edge in level.edges
     ]
-    # Ports before the first box of another kind are those where edges come in.
-    others = [k for k, box in enumerate(level.boxes) if box.kind != "port"]
-    begin = min(others, default=len(level.boxes))
-    ends = [k for k, box in enumerate(level.boxes) if box.kind == "output" or (box.kind == "port" and k > begin)]
+    begin = _count_entries(level)
+    ends = [k for k, box in enumerate(level.boxes) if box.kind == "output" or (box.kind == "port" and k >= begin)]
     return order_columns(len(level.boxes), links, range(begin), ends)
+
+
+def _order_ports(level: Level, box: Box, inner: Level, ordered: Columns) -> None:
+    """Ports in the order in which the edges outside arrive and leave."""
+    height = {item: k for column in ordered.columns for k, item in enumerate(column)}
+    vertices = {item.of: item for column in ordered.columns for item in column if item.kind == "vertex"}
+    place = {other.number: k for k, other in enumerate(level.boxes)}
+    keys: dict[int, int] = {}
+    for edge, route in zip(level.edges, ordered.routes, strict=True):
+        if edge.target is box and edge.entry:
+            keys[edge.entry.number] = height[route[-1] if route else vertices[place[edge.source.number]]]
+        elif edge.source is box:
+            first = route[0] if route else vertices[place[edge.target.number]]
+            keys.update((port.number, height[first]) for port in edge.exits)
+    ports = [k for k, other in enumerate(inner.boxes) if other.kind == "port"]
+    begin = _count_entries(inner)
+    for some in ([k for k in ports if k < begin], [k for k in ports if k >= begin]):
+        arranged = sorted((inner.boxes[k] for k in some), key=lambda port: keys.get(port.number, 0))
+        for k, port in zip(some, arranged, strict=True):
+            inner.boxes[k] = port
+
+
+def _count_entries(level: Level) -> int:
+    """The number of ports where edges come in: those before the first box of another kind."""
+    return next((k for k, box in enumerate(level.boxes) if box.kind != "port"), len(level.boxes))
 
 
 def _joints(level: Level, ordered: Columns, number: dict[Item, int]) -> list[Joint]:

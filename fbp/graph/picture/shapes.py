@@ -34,7 +34,7 @@ def draw_box(box: Box) -> Shape:
         return Shape(0.0, 2 * LINE, '<circle r="2.5"/>')
     title, below = _texts(box)
     title_size, below_size = 15.0, 11.0
-    width = max(40.0, 1.08 * text_width(title, title_size) + 22, text_width(below, below_size) + 18)
+    width = max(40.0, 1.14 * text_width(title, title_size) + 22, text_width(below, below_size) + 18)
     height = 42.0 if below or box.holds_nodes else 36.0
     if box.kind in ("input", "constant", "output", "inputs"):
         height = 30.0 if not below else 40.0
@@ -83,10 +83,17 @@ def draw_label(edge: Edge) -> Shape:
         value = [f"{len(edge.wires)} arrays"]
         carried = [norm(wire.gradient) ** 2 for wire in edge.wires if wire.gradient is not None]
         gradient = [f"‖{number(sum(carried) ** 0.5, 3)}‖"] if carried else []
-    width = max((text_width(text, 13) for text in value + gradient), default=0.0)
-    above = [_text(text, LINE * (k + 1 - len(value)) - 5, "value") for k, text in enumerate(value)]
-    below = [_text(text, 15 + LINE * k, "gradient") for k, text in enumerate(gradient)]
-    return Shape(width + 6, 2 * LINE * max(len(value), len(gradient)) + 6, "".join(above + below))
+    widths = [max((text_width(text, 13) for text in texts), default=0.0) for texts in (value, gradient)]
+    above = [
+        _text(text, LINE * (k + 1 - len(value)) - 5, "value", _right(value, widths[0])) for k, text in enumerate(value)
+    ]
+    below = [_text(text, LINE * (k + 1), "gradient", _right(gradient, widths[1])) for k, text in enumerate(gradient)]
+    return Shape(max(widths) + 6, 2 * LINE * max(len(value), len(gradient)) + 6, "".join(above + below))
+
+
+def _right(texts: list[str], width: float) -> float:
+    """Where the right end of lines is: rows of numbers stand below one another, a single line is in the middle."""
+    return width / 2 if len(texts) > 1 else 0.0
 
 
 def text_width(text: str, size: float) -> float:
@@ -104,8 +111,9 @@ def _rect(width: float, height: float, radius: float, shift: float = 0.0, kind: 
     return f'<rect{named} {corner} width="{_n(width)}" height="{_n(height)}" rx="{_n(radius)}"/>'
 
 
-def _text(text: str, y: float, kind: str) -> str:
-    return f'<text class="{kind}" y="{_n(y)}">{escape(text)}</text>' if text else ""
+def _text(text: str, y: float, kind: str, right: float = 0.0) -> str:
+    aligned = f' text-anchor="end" x="{_n(right)}"' if right else ""
+    return f'<text class="{kind}"{aligned} y="{_n(y)}">{escape(text)}</text>' if text else ""
 
 
 def _n(x: float) -> str:

@@ -38,7 +38,38 @@ function findHeights(columns, halves, ties, sweeps, gap) {
       spread(wanted, weights, least[c]).forEach((place, k) => { y[columns[c][k]] = place; });
     }
   }
+  for (const chain of findChains(before, after)) straighten(chain, columns, least, y);
   return y;
+}
+
+function findChains(before, after) {
+  const [back, ahead] = [before, after].map(some => some.map(ties => ties.filter(tie => tie.weight >= 1)));
+  const follows = back.map(ties => ties.length === 1 && ahead[ties[0].left].length === 1);
+  const chains = [];
+  before.forEach((_, first) => {
+    if (follows[first]) return;
+    const chain = [[first, 0]];
+    for (;;) {
+      const [item, rise] = chain[chain.length - 1], [tie] = ahead[item];
+      if (ahead[item].length !== 1 || !follows[tie.right]) break;
+      chain.push([tie.right, rise + tie.rise]);
+    }
+    chains.push(chain);
+  });
+  return chains.sort((a, b) => b.length - a.length);
+}
+
+function straighten(chain, columns, least, y) {
+  const rises = new Map(chain);
+  let low = -Infinity, high = Infinity;
+  columns.forEach((column, c) => column.slice(1).forEach((below, k) => {
+    const above = column[k];
+    if (rises.has(below)) low = Math.max(low, y[above] + least[c][k] - rises.get(below));
+    if (rises.has(above)) high = Math.min(high, y[below] - least[c][k] - rises.get(above));
+  }));
+  if (low > high) return;
+  const mean = chain.reduce((sum, [item, rise]) => sum + y[item] - rise, 0) / chain.length;
+  for (const [item, rise] of chain) y[item] = Math.min(Math.max(mean, low), high) + rise;
 }
 
 function arrange(level, opened, rules) {
