@@ -1,7 +1,9 @@
 """The computation graph of a function at a point: what each node computes, with the numbers on every edge."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -118,6 +120,37 @@ class Graph:
         self.values, self.nodes = filled.values, filled.nodes
         return self
 
+    def draw(self, path: str | os.PathLike[str], depth: int | None = None) -> Path:
+        """Write a picture of the graph, whole or not at all.
+
+        Args:
+            path: a file that ends in .svg (for print), .html (a page that opens offline, folds, zooms and steps through
+                both passes) or .json (all of it for programs; arrays of more than 64 entries as statistics).
+            depth: how many levels of boxes are open at first; None for as many as are taken in at a glance.
+
+        Returns:
+            The path.
+
+        Raises:
+            FbpError: the path ends in something else or cannot be written.
+
+        Example:
+            >>> import tempfile
+            >>> g = fbp.graph.trace(lambda x: jnp.sin(x) * x, 2.0).backward()
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     g.draw(f"{folder}/picture.svg").name
+            'picture.svg'
+        """
+        # Drawing needs what differentiating does not.
+        from fbp.graph.picture.write import write
+
+        return write(self, path, depth)
+
+    def _repr_html_(self) -> str:
+        from fbp.graph.picture.write import notebook
+
+        return notebook(self)
+
     def __getitem__(self, name: str) -> Value:
         """The value of a name: an input, or the (first) result of a node by its key or name.
 
@@ -189,13 +222,9 @@ def build(part: Part, record: Record, name: str, input_names: Sequence[str], con
         if step.alias is not None:
             places[step.alias] = outputs[0]
         nodes.append(_node(step, inputs, tuple(outputs), d_inputs, record))
-    return Graph(
-        name,
-        tuple(values),
-        tuple(nodes),
-        tuple(places[v] for v in jaxpr.invars),
-        tuple(place(atom) for atom in jaxpr.outvars),
-    )
+    # A number that is returned as it is written is a value more.
+    results = tuple(place(atom) for atom in jaxpr.outvars)
+    return Graph(name, tuple(values), tuple(nodes), tuple(places[v] for v in jaxpr.invars), results)
 
 
 def _node(

@@ -47,6 +47,12 @@ class Source:
         return linecache.getline(self.file, self.line).strip()
 
     @property
+    def expression(self) -> str:
+        """The expression itself; "" where it is longer than a line."""
+        first, start, last, end = self.span
+        return linecache.getline(self.file, first).encode()[start:end].decode() if first == last else ""
+
+    @property
     def variable(self) -> str:
         """The variable that this expression is assigned to as a whole; "" where it is part of another one."""
         return _assignments(self.file).get(self.span, "") if self.file else ""

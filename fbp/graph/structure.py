@@ -107,7 +107,7 @@ class Part:
             parts = [
                 cls.of(p, (*here, k), f"{key}/{k}" if len(inner) > 1 else key, taken, own) for k, p in enumerate(inner)
             ]
-            rule = formula(primitive)
+            rule = formula(primitive, eqn.params)
             alias = None if naming is None else naming.outvars[0]
             steps.append(Step(here, key, name, named, primitive, source, rule, eqn, tuple(parts), inside_rule, alias))
         return cls(path, program, tuple(steps))

@@ -1,5 +1,8 @@
 """The table of local rules, one for each primitive, each beside its formula."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from fbp.graph.rules import arithmetic, elementwise, indexing, products, reductions, shapes, windows
 from fbp.graph.rules.base import Rule
 from fbp.graph.rules.branches import Cond
@@ -27,9 +30,20 @@ STRUCTURES: dict[str, Structure] = {
 }
 """Primitives that hold programs, by name; the first line of each class is its formula."""
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
-def formula(primitive: str) -> str:
-    """The local rule of a primitive in one line; "" where there is none."""
+
+def formula(primitive: str, params: Mapping[str, Any] | None = None) -> str:
+    """The local rule of a primitive in one line; "" where there is none.
+
+    Args:
+        primitive: its name in JAX.
+        params: what it is given beside arrays: an exponent is written into the rule.
+    """
+    if primitive == "integer_pow" and params:
+        n = params["y"]
+        raised, lower = (str(k).translate(_RAISED) if k != 1 else "" for k in (n, n - 1))
+        return RULES[primitive].formula.replace("ⁿ⁻¹", lower).replace("ⁿ", raised).replace(" n ", f" {n} ")
     if primitive in RULES:
         return RULES[primitive].formula
     return (STRUCTURES[primitive].__doc__ or "").splitlines()[0] if primitive in STRUCTURES else ""
