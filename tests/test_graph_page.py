@@ -86,7 +86,7 @@ def test_a_click_shows_the_numbers_of_a_node(visit):
     text = page.locator("#panel").inner_text()
     assert "d pay/d discount = d pay/d pay · total = 1 × 1000 = 1000" in text
     assert "pay = total * discount" in text
-    assert "y = x z:  dx = dy z,  dz = dy x" in text or "y = x z: dx = dy z, dz = dy x" in text
+    assert "y = x z: dx = dy z, dz = dy x" in text
     assert page.locator("#panel .value .number").inner_text() == "700"
     box(page, "input; discount").click()
     assert page.locator("#panel .value .number").inner_text() == "0.7"
@@ -98,9 +98,7 @@ def test_steps_forward_and_back(visit):
     assert seen(page, "value") == ["0.7", "1000", "2", "300", "400", "600", "700"]
     caption = page.locator("#caption")
     page.get_by_role("button", name="Step").click()
-    assert caption.inner_text() == "Forward 1 of 3: trousers * number = trousers · number = 300 × 2 = 600" or (
-        "300 × 2 = 600" in caption.inner_text()
-    )
+    assert caption.inner_text() == "Forward 1 of 3: trousers * number = 300 × 2 = 600"
     assert seen(page, "value") == ["0.7", "2", "300", "400", "600"]
     assert seen(page, "gradient") == []
     for _ in range(3):
@@ -282,7 +280,7 @@ def test_two_thousand_nodes_open_folded_in_two_seconds(browser, tmp_path):
         return (x**2).sum()
 
     rng = np.random.default_rng(0)
-    params = [{"W": rng.normal(size=(8, 8)).astype("f"), "b": rng.normal(size=8).astype("f")} for _ in range(150)]
+    params = [{"W": rng.normal(size=(8, 8)).astype("f"), "b": rng.normal(size=8).astype("f")} for _ in range(170)]
     g = trace(deep, params, np.ones((2, 8), "f")).backward()
     assert sum(len(graph.nodes) for graph in g.walk()) >= 2000
     path = g.draw(tmp_path / "deep.html")

@@ -59,7 +59,11 @@ def write_out(node: Any, reads: Sequence[Wire], made: Wire, result: str) -> tupl
     arrays = {"y": y, "dy": dy} | {letter: w.value.value for letter, w in zip(letters, reads, strict=False)}
     if all(x is None or (np.ndim(x) == 0 and x.dtype.kind in "iuf") for x in arrays.values()):
         digits = {letter: short(x) for letter, x in arrays.items() if x is not None}
-    computed = _join(made.name, [*_expressions(forward, symbols, digits), _amount(y)]) if y is not None else ""
+    sides = _expressions(forward, symbols, digits)
+    if not _NAME.fullmatch(made.name):
+        # What is called by its expression is not written a second time.
+        sides = sides[1:]
+    computed = _join(made.name, [*sides, _amount(y)]) if y is not None else ""
     lines = []
     for k, wire in enumerate(reads):
         if wire.gradient is None:

@@ -35,7 +35,7 @@ def render_page(plan: Plan, opened: Set[int], name: str) -> str:
     page = read_template("page.html")
     parts = {
         "NAME": escape(name),
-        "STYLE": read_template("picture.css") + read_template("page.css"),
+        "STYLE": "".join(read_template(f"{name}.css") for name in ("colors", "picture", "page")),
         "SCRIPT": read_template("layout.js") + read_template("page.js"),
         "DATA": text,
     }

@@ -1,5 +1,6 @@
 """A picture as one SVG."""
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from html import escape
@@ -28,10 +29,25 @@ def render_svg(arranged: Arranged, title: str) -> str:
     width, height = arranged.width + 2 * _AROUND, arranged.height + 2 * _AROUND
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="graph" role="img" viewBox="0 0 {_n(width)} {_n(height)}" '
-        f'width="{_n(width)}" height="{_n(height)}">\n<title>{escape(title)}</title>\n'
-        f"<style>\n{read_template('picture.css')}</style>\n"
+        f'width="{_n(width)}" height="{_n(height)}">\n<title>{escape(title)}</title>\n<metadata>fbp.graph</metadata>\n'
+        f"<style>\n{_style()}</style>\n"
         f"{_group(arranged, _AROUND, _AROUND)}\n</svg>\n"
     )
+
+
+@cache
+def _style() -> str:
+    """The style with its colors written out, since programs that print an SVG know no variables."""
+    light, dark = (
+        dict(re.findall(r"(--[\w-]+): (#\w+)", half)) for half in read_template("colors.css").split("@media", 1)
+    )
+    rules = read_template("picture.css")
+
+    def paint(colors: dict[str, str]) -> str:
+        return re.sub(r"var\((--[\w-]+)\)", lambda name: colors[name[1]], rules)
+
+    colored = "".join(f"{rule}}}\n" for rule in paint(dark).split("}\n") if "#" in rule)
+    return f"{paint(light)}@media screen and (prefers-color-scheme: dark) {{\n{colored}}}\n"
 
 
 def _group(arranged: Arranged, x: float, y: float) -> str:
