@@ -14,7 +14,7 @@ from fbp import theory
 from papers_rows.networks import HE, draw_normal
 from papers_rows.row import DERIVED, Row, jackknife
 
-TOKENS, WIDTH = 8, 64
+TOKENS, WIDTH, WIDE = 8, 64, 128
 XIONG, NOCI = "Xiong et al. 2020", "Noci et al. 2022"
 NORM = fbp.LayerNorm(0.0)
 
@@ -204,8 +204,8 @@ def _changes(quick: bool) -> Iterator[Row]:
     """What a small change of all weights changes behind the last norm, over the number of blocks."""
     depths, networks = (8, 32) if quick else (8, 64), 8 if quick else 40
     source, span = "Liu et al. 2020", math.log(depths[1] / depths[0])
-    branch = fbp.Serial(fbp.Activation("relu"), fbp.Dense(WIDTH, "he_normal"))
-    where = f"relu, n={WIDTH}, L={depths[0]} and {depths[1]}, weights changed by 1 % at random"
+    branch = fbp.Serial(fbp.Activation("relu"), fbp.Dense(WIDE, "he_normal"))
+    where = f"relu, n={WIDE}, L={depths[0]} and {depths[1]}, weights changed by 1 % at random"
     post = lambda L: fbp.Repeat(fbp.Serial(fbp.Residual(branch), NORM), L)
     pre = lambda L: fbp.Serial(fbp.Repeat(fbp.Residual(fbp.Serial(NORM, branch)), L), NORM)
     changes = np.stack([_change(post(L), networks) for L in depths], axis=1)
@@ -220,12 +220,12 @@ def _changes(quick: bool) -> Iterator[Row]:
 
 
 def _change(net: fbp.Layer, networks: int) -> np.ndarray:
-    params = fbp.flow.sample_parameters(net, (WIDTH,), networks, seed=65)
+    params = fbp.flow.sample_parameters(net, (WIDE,), networks, seed=65)
     rng = np.random.default_rng(65)
-    moved = jax.tree.map(lambda p: p + np.float32(0.01 * HE / WIDTH**0.5) * draw_normal(rng, p.shape), params)
+    moved = jax.tree.map(lambda p: p + np.float32(0.01 * HE / WIDE**0.5) * draw_normal(rng, p.shape), params)
     # Biases stay: their change would be that of the weights.
     moved = jax.tree.map(lambda p, new: new if p.ndim > 3 else p, params, moved)
-    X = draw_normal(rng, (networks, 8, WIDTH))
+    X = draw_normal(rng, (networks, 8, WIDE))
 
     @jax.jit
     def change(params, moved, X):
