@@ -94,7 +94,8 @@ def normalization(draft: Draft) -> None:
         ),
         Figure(
             "flow",
-            "Gradient norms by layer, relative to the last block. The theory of batch normalization is that of its fixed point, which the first layer has not reached.",
+            "Gradient norms by layer, relative to the last block. The theory of batch normalization is that of its "
+            "fixed point, which the first layer has not reached.",
             partial(panels, drawn, "layer $l$ (input on the left)", "$log_{10} ‖dZ_l‖ / ‖dZ_L‖$"),
         ),
         Table(
