@@ -100,8 +100,9 @@ def complexity(draft: Draft) -> None:
         ),
         Figure(
             "operations",
-            f"Counted over predicted operations, a point for each network at batch {BATCHES[-1]}: the excess, which the "
-            f"products do not explain, is {excess[0]:.1%} in the narrowest network and {excess[1]:.1%} in the widest.",
+            f"Counted over predicted operations, a point for each network at batch {BATCHES[-1]}: the excess, which "
+            f"the products do not explain, is {excess[0]:.1%} in the narrowest network and {excess[1]:.1%} in the "
+            "widest.",
             partial(curves, lines, *axes, log_x=True, reference=("theory", 1.0)),
         ),
         Table(

@@ -57,7 +57,7 @@ def initialization(draft: Draft) -> None:
         "Named initializers",
         flows,
         name="initializers",
-        text=f"{len(INITIALIZERS)} initializers, the same depth and batch for all. The verdict is on the hidden layers.",
+        text=f"{len(INITIALIZERS)} initializers, the same depth and batch. The verdict is on the hidden layers.",
         caption="Gradient norms by layer, one initializer a curve.",
         table="Initializers and their factor a layer.",
         columns=("activation", "initializer"),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbp
-from fbp.report import Curve, Figure, Table, Text, interval, number, panels
+from fbp.report import Curve, Figure, Table, Text, interval, number, panels, significant
 from fbp.studies import Draft, study
 
 WIDTH, EXAMPLES = 128, 64
@@ -71,9 +71,9 @@ def normalization(draft: Draft) -> None:
         # The first layer has inputs of another kind: the rate is that from the last block to the first.
         predicted = float(10 ** (2 * expected[1] / (depth - 1)))
         found = fbp.flow.diagnose(flow.log10.dZ[0, :, 1 : depth + 1], None)
-        rows.append((name, found.kind, found.rate, interval(found.low, found.high, 3), predicted))
+        rows.append((name, found.kind, significant(found.rate), interval(found.low, found.high, 3), predicted))
         draft.records += flow.records(network=name)
-    by = {name: (rate, predicted) for name, _, rate, _, predicted in rows}
+    by = {name: (float(rate), predicted) for name, _, rate, _, predicted in rows}
     draft.results = {name: {"measured": rate, "theory": predicted} for name, (rate, predicted) in by.items()}
     pre, post = totals["residual, pre-LN"], totals["residual, post-LN"]
     draft.findings = [
@@ -94,7 +94,8 @@ def normalization(draft: Draft) -> None:
         ),
         Figure(
             "flow",
-            "Gradient norms by layer, relative to the last block. The theory of batch normalization is that of its fixed point, which the first layer has not reached.",
+            "Gradient norms by layer, relative to the last block. The theory of batch normalization is that of its "
+            "fixed point, which the first layer has not reached.",
             partial(panels, drawn, "layer $l$ (input on the left)", "$log_{10} ‖dZ_l‖ / ‖dZ_L‖$"),
         ),
         Table(

@@ -115,8 +115,8 @@ def phase_diagram(draft: Draft) -> None:
             partial(curves, drawn, "$σ_w^2$", factor, reference=("edge of chaos", 1.0)),
         ),
         Table(
-            "The edge of chaos: by theory, and between which of the measured $σ_w^2$ the rate, with its interval, passes "
-            "one; and the largest distance of the rate from theory.",
+            "The edge of chaos: by theory, and between which of the measured $σ_w^2$ the rate, with its interval, "
+            "passes one; and the largest distance of the rate from theory.",
             ("$σ_b^2$", "$σ_w^2$, theory", "measured", "rate off by at most, in %"),
             tuple((b, fixed(edge, 2), at, fixed(100 * off, 1)) for b, edge, at, off in rows),
         ),

@@ -10,7 +10,7 @@ import fbp.script
 import numpy as np
 
 import fbp
-from fbp.report import Curve, Figure, Table, Text, curves, interval, number, plain
+from fbp.report import Curve, Figure, Table, Text, curves, interval, number, plain, significant
 from fbp.studies import Draft, study
 
 WIDTH = 128
@@ -90,7 +90,7 @@ def residual(draft: Draft) -> None:
         Table(
             "Gain of $‖dZ‖^2$ over the whole network.",
             ("branch", "measured", "from", "to (95 %)", "theory"),
-            tuple(rows),
+            tuple((name, *map(significant, rest)) for name, *rest in rows),
         ),
         Figure(
             "stream",

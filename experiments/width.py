@@ -90,8 +90,8 @@ def width(draft: Draft) -> None:
         Text("Two hidden relu layers, one step of gradient descent with a small rate; Yang & Hu (2021, 2022)."),
         Figure(
             "coordinates",
-            "The coordinate check: a line is level where a step changes the logits by as much at every width. Bands go from "
-            "10 % to 90 % of the networks.",
+            "The coordinate check: a line is level where a step changes the logits by as much at every width. Bands go "
+            "from 10 % to 90 % of the networks.",
             partial(draw, steps, ylabel="change of the logits in one step"),
         ),
     )

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from fbp.report import write
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-STUDIES = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
+STUDIES = sorted(path.stem for path in EXPERIMENTS.glob("[!_]*.py"))
 SMALLER = {
     "activation": {"WIDTH": 24, "FAMILIES": {"bounded": ("tanh",), "rectified": ("relu",)}},
     "complexity": {"BATCHES": (64,)},
@@ -36,6 +37,16 @@ def as_users():
     yield
     jax.config.update("jax_numpy_dtype_promotion", before[0])
     jax.config.update("jax_numpy_rank_promotion", before[1])
+
+
+def test_all_studies_are_run_together(tmp_path):
+    """Without an interpreter's start: a study is a program that is given its folder."""
+    runner = runpy.run_path(str(EXPERIMENTS / "__main__.py"))
+    assert sorted(runner["list_studies"]()) == STUDIES
+    fine, broken = ("one", 0, 1.0, "fine"), ("two", 1, 2.0, "")
+    for done, status in (([fine, broken], 1), ([fine], 0)):
+        runner["script"].__globals__["run_studies"] = lambda out, quick, done=done: iter(done)
+        assert runner["script"](out=tmp_path) == status
 
 
 @pytest.mark.slow

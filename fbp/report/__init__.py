@@ -10,6 +10,7 @@ from fbp.report.document import Text as Text
 from fbp.report.format import fixed as fixed
 from fbp.report.format import interval as interval
 from fbp.report.format import number as number
+from fbp.report.format import significant as significant
 from fbp.report.inline import mathtext as mathtext
 from fbp.report.inline import plain as plain
 from fbp.report.lines import Curve as Curve

@@ -52,6 +52,23 @@ def fixed(value: float, places: int) -> Decimal | float:
     return Decimal(f"{value:z.{places}f}") if math.isfinite(value) else value
 
 
+def significant(value: float, digits: int = 3) -> Decimal | float:
+    """A value for a table's cell that is shown with so many significant digits, without powers of ten.
+
+    Args:
+        value: the number.
+        digits: how many of its digits mean something.
+
+    Example:
+        >>> fbp.report.number(fbp.report.significant(77201.3)), fbp.report.number(fbp.report.significant(0.99961))
+        ('77200', '1.00')
+    """
+    if not math.isfinite(value) or not value:
+        return value
+    rounded = float(f"{value:.{digits - 1}e}")
+    return Decimal(f"{rounded:.{max(0, digits - 1 - math.floor(math.log10(abs(rounded))))}f}")
+
+
 def number(value: int | float | Decimal, digits: int = _DIGITS, keep_zeros: bool = False) -> str:
     """A number for a reader: integers and decimals whole, floats rounded.
 

@@ -18,6 +18,7 @@ from fbp.report.style import FONT, INK, MUTED, PAPER, CurveStyle, curve_style
 
 REFERENCE: dict[str, Any] = {"color": MUTED, "linewidth": 1.2, "linestyle": (0, (2, 2))}
 _THEORY: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": "-", "zorder": 2.5}
+_POINTS: dict[str, Any] = {"linestyle": "none", "markersize": 7}
 _ALIKE = 0.006
 """Of the height of the axes, less than a line is wide: curves so near to one another are drawn once."""
 _LEVEL = 0.2
@@ -144,7 +145,12 @@ def has_theory(curves: Iterable[Curve]) -> bool:
 
 
 def add_legend(
-    figure: Figure, styles: dict[str, CurveStyle], reference: Reference, theory: bool, loc: Any = "outside lower center"
+    figure: Figure,
+    styles: dict[str, CurveStyle],
+    reference: Reference,
+    theory: bool,
+    loc: Any = "outside lower center",
+    joined: bool = True,
 ) -> Legend:
     """The legend of a figure, below it.
 
@@ -154,8 +160,9 @@ def add_legend(
         reference: the line to compare with.
         theory: whether lines of theory are drawn.
         loc: where, as matplotlib takes it.
+        joined: whether the curves are lines, not points.
     """
-    entries = [(label, look.line) for label, look in styles.items()]
+    entries = [(label, look.line if joined else look.line | _POINTS) for label, look in styles.items()]
     if theory:
         entries.append(("theory", _THEORY))
     if reference is not None:
@@ -189,7 +196,7 @@ def _draw(axes: Axes, curve: Curve, look: CurveStyle, log_x: bool, log_y: bool, 
     if not hidden:
         step = max(1, len(x) // 8)
         places = (look.rank * step // 5 % step, step) if curve.joined else None
-        line: dict[str, Any] = look.line if curve.joined else look.line | {"linestyle": "none"}
+        line: dict[str, Any] = look.line if curve.joined else look.line | _POINTS
         axes.plot(x, y, **line, markevery=places, markeredgecolor=PAPER, markeredgewidth=0.5)
     if curve.expected is not None:
         axes.plot(x, visible(curve.expected, log_y), **_THEORY)
@@ -215,10 +222,10 @@ def _find_coinciding(curves: Sequence[Curve], log_x: bool, log_y: bool, shown: W
     tolerance = _ALIKE * (_scale(shown[1], log_y) - _scale(shown[0], log_y))
     heights = [np.log10(y) if log_y else y for y in (visible(curve.y, log_y) for curve in curves)]
     for i, curve in enumerate(curves):
-        if not curve.joined or np.isnan(heights[i]).all():
+        if np.isnan(heights[i]).all():
             continue
         for first in range(i):
-            if first in same or not curves[first].joined:
+            if first in same or curves[first].joined != curve.joined:
                 continue
             alike = np.array_equal(visible(curves[first].x, log_x), visible(curve.x, log_x), equal_nan=True)
             gaps = np.isnan(heights[first]), np.isnan(heights[i])

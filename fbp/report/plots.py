@@ -85,7 +85,7 @@ def curves(
         names += [(*reference, MUTED)] if reference else []
         crowded = lower or has_theory(curves) or not all(curve.joined for curve in curves)
         if crowded or len({x for x, _ in ends}) != 1 or not _fit_at_the_edge(upper, names):
-            add_legend(figure, styles, reference, has_theory(curves))
+            add_legend(figure, styles, reference, has_theory(curves), joined=any(curve.joined for curve in curves))
             return figure
         for name, y, color in names:
             upper.annotate(

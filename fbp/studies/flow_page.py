@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from fbp.flow import Diagnosis, Flow, Plan
-from fbp.report import Figure, Table, Text, Tile, fixed, interval, number, tiles
+from fbp.report import Figure, Table, Text, Tile, fixed, interval, number, significant, tiles
 from fbp.studies.flow_networks import AnyCell, AnyPlan, describe_plan
 from fbp.studies.flows import flow_figure
 from fbp.studies.frame import Draft
@@ -165,9 +165,9 @@ def _table(name: str, diagnoses: Mapping[AnyCell, Diagnosis]) -> Table:
             cell[1],
             cell.depth,
             d.kind,
-            fixed(d.rate, 3) if d.rate >= 0.01 else d.rate,
+            significant(d.rate),
             interval(d.low, d.high, 3) if d.verdict.networks > 1 else None,
-            fixed(d.theory, 3) if d.theory is not None and d.theory >= 0.01 else d.theory,
+            None if d.theory is None else significant(d.theory),
             d.phase,
             fixed(d.verdict.decades, 2),
             None if d.trainable is None or d.trainable > 1e4 else round(d.trainable),

@@ -11,7 +11,7 @@ from fbp.data import Dataset
 from fbp.flow import Flow, measure, verdict
 from fbp.losses import SoftmaxCrossEntropy
 from fbp.networks import mlp
-from fbp.report import Block, Curve, Figure, Table, Text, fixed, interval, panels, plain
+from fbp.report import Block, Curve, Figure, Table, Text, fixed, interval, panels, plain, significant
 from fbp.report.lines import has_theory
 from fbp.studies.frame import Draft
 
@@ -144,6 +144,9 @@ def _verdict_table(caption: str, flows: Flows, columns: tuple[str, str]) -> Tabl
         for label, flow in each.items():
             v = flow.verdict()
             names = (text.replace(" ", "\N{NO-BREAK SPACE}") for text in (title, label))
-            rows.append((*names, v.kind, v.rate, interval(v.low, v.high, 3), theory_rate(flow), fixed(v.decades, 2)))
+            rate, theory = v.rate, theory_rate(flow)
+            ends = interval(v.low, v.high, 3) if v.networks > 1 else None
+            theory = None if theory is None else significant(theory)
+            rows.append((*names, v.kind, significant(rate), ends, theory, fixed(v.decades, 2)))
     heads = (*columns, "verdict", "factor a layer", "95\N{NO-BREAK SPACE}% interval", "theory", "decades")
     return Table(caption, heads, tuple(rows))

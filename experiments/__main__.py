@@ -1,0 +1,72 @@
+"""All studies, two at a time: `python experiments [--quick] [--out DIR]`."""
+
+# First, for a Ctrl-C while the rest is imported.
+
+# isort: split
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from fbp.terminal import start
+
+HERE = Path(__file__).parent
+# The longest first, so that none of them is left alone at the end.
+LONGEST = ("grokking", "papers", "transformer", "remedies", "alternative_rules", "activation")
+AT_ONCE = 2
+
+
+def list_studies() -> list[str]:
+    """The names of the studies, in the order in which they begin."""
+    names = sorted(path.stem for path in HERE.glob("[!_]*.py"))
+    return [*LONGEST, *(name for name in names if name not in LONGEST)]
+
+
+def run_studies(out: Path, quick: bool) -> Iterator[tuple[str, int, float, str]]:
+    """Run every study; as each is done, its name, status, seconds and last words."""
+
+    def run(name: str) -> tuple[str, int, float, str]:
+        begun = time.monotonic()
+        words = [sys.executable, str(HERE / f"{name}.py"), "--out", str(out / name), *(["--quick"] if quick else [])]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        said = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+        return name, done.returncode, time.monotonic() - begun, said[-1] if said else ""
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for done in as_completed([pool.submit(run, name) for name in list_studies()]):
+            yield done.result()
+
+
+def script(*, out: Path = Path("results"), quick: bool = False) -> int:
+    """Run all studies, two at a time, each into a folder of its own.
+
+    Parameters
+    ----------
+    out
+        The folder of their folders.
+    quick
+        Smaller grids, for a first look.
+    """
+    begun, failed = time.monotonic(), 0
+    for name, status, seconds, said in run_studies(out, quick):
+        print(f"{name:18} {seconds:5.0f} s  {said}", flush=True)
+        failed += status != 0
+    print(f"{failed} failed; {time.monotonic() - begun:.0f} s in all")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    from cyclopts import App, Parameter
+
+    app = App(
+        name="python experiments",
+        help="All studies.",
+        default_parameter=Parameter(negative=()),
+        help_format="plaintext",
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    app.default(script)
+    start("experiments", lambda words: app(words, exit_on_error=False, print_error=False))
