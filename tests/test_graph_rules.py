@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from graph_cases import CASES, ELEMENTWISE, INDEXING, PRODUCTS, REDUCTIONS, SHAPES, WINDOWS, Arg, draw
+from jax import lax
 
 import fbp.graph
 from fbp.graph.rules import (
@@ -65,6 +66,33 @@ def test_rule_equals_vjp(primitive, f, args, x64):
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
         assert np.max(np.abs(a - b), initial=0) <= 1e-12 * np.max(np.abs(b), initial=1), primitive
+
+
+DILATED = {
+    "window": ((2, 2), (1, 1), [(0, 0), (0, 0)], (1, 1), (2, 3)),
+    "window, strides, padding": ((3, 2), (2, 1), [(1, 2), (0, 1)], (1, 1), (2, 2)),
+    "input": ((3, 2), (1, 2), [(0, 1), (1, 1)], (2, 2), (1, 1)),
+    "both, a negative padding": ((3, 3), (2, 2), [(2, 1), (-1, 1)], (2, 1), (1, 2)),
+}
+
+
+@pytest.mark.parametrize("largest", [True, False], ids=["max", "min"])
+@pytest.mark.parametrize(("size", "strides", "padding", "base", "dilation"), DILATED.values(), ids=DILATED)
+def test_extremes_of_dilated_windows(size, strides, padding, base, dilation, largest, x64):
+    """Where JAX has no derivative: against that of an extreme over the patches, which it has."""
+    x = np.random.default_rng(0).uniform(1.0, 2.0, (9, 8)) * (1 if largest else -1)
+
+    def ours(x):
+        init, op = (-np.inf, lax.max) if largest else (np.inf, lax.min)
+        return lax.reduce_window(x, init, op, size, strides, padding, base, dilation)
+
+    def theirs(x):
+        patches = lax.conv_general_dilated_patches(x[None, None], size, strides, padding, base, dilation)[0]
+        return patches.max(0) if largest else patches.min(0)
+
+    loss = as_loss(ours, [x])
+    assert np.array_equal(ours(x), theirs(x))
+    assert np.allclose(fbp.graph.value_and_grad(loss)(x)[1], jax.grad(as_loss(theirs, [x]))(x), rtol=1e-12)
 
 
 NARROW = [

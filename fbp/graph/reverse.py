@@ -28,15 +28,18 @@ class Reverse:
         fallback: whether a primitive without a rule is differentiated by JAX.
         concrete: whether loops of unknown length may be counted by running them.
         record: what is kept on the way.
+        linear: as `Engine.linear`.
     """
 
     fallback: bool = False
     concrete: bool = False
     record: Record = field(default_factory=Record)
+    linear: bool = False
 
-    def inner(self, silent: bool = False) -> "Reverse":
+    def inner(self, silent: bool = False, linear: bool = False) -> "Reverse":
         """As `Engine.inner`."""
-        return replace(self, concrete=False, record=Record() if silent else self.record.inner())
+        record = Record() if silent else self.record.inner()
+        return replace(self, concrete=False, record=record, linear=self.linear or linear)
 
     def active(self, program: Program, inputs: Flags, path: Path) -> list[bool]:
         """As `Engine.active`."""

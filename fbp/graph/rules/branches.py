@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 
@@ -37,7 +38,8 @@ class Cond:
         """As `Structure.run`."""
         (index, *operands), branches = inputs, self._branches(eqn)
         if not isinstance(index, Tracer):
-            k = int(jnp.clip(index, 0, len(branches) - 1))
+            # By NumPy: while something is traced, JAX would trace this, too.
+            k = int(np.clip(np.asarray(index), 0, len(branches) - 1))
             outputs, pull_one = engine.run(branches[k], operands, wanted[1:], reached, (*path, k))
             return outputs, lambda d: [None, *pull_one(d)]
         each = [_Branch(engine, branch, wanted[1:], reached, (*path, k)) for k, branch in enumerate(branches)]

@@ -95,6 +95,9 @@ class CustomJvp(_Whole):
         self, engine: Engine, eqn: Any, inputs: Sequence[Any], wanted: Flags, reached: Flags, path: Path
     ) -> tuple[list[Any], Pullback]:
         """As `Structure.run`."""
+        if engine.linear:
+            # A rule may call its own function on tangents: asked for a derivative there, it would never end.
+            return engine.run(program_of(eqn), inputs, wanted, reached, (*path, 0))
         self._note_values(engine, program_of(eqn), inputs, path)
         if not any(reached):
             return bind(eqn, inputs), lambda d: [None] * len(inputs)
@@ -117,7 +120,7 @@ class CustomJvp(_Whole):
         n_out, n_in = len(eqn.outvars), len(inputs)
         zeros = [jnp.zeros(avals[i].shape, avals[i].dtype) for i in moving]
         # The map of tangents is linear: its derivative is the same everywhere, so it is taken at zero.
-        outs, pullback = engine.inner(silent=True).run(
+        outs, pullback = engine.inner(silent=True, linear=True).run(
             Program.of(closed),
             [*inputs, *zeros],
             [*[False] * n_in, *[True] * len(moving)],

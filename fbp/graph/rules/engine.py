@@ -18,14 +18,17 @@ class Engine(Protocol):
     Attributes:
         record: what is kept on the way.
         concrete: whether loops of unknown length may be counted by running them.
+        linear: whether the program is a map of tangents: it is linear, and no rule inside is asked for a derivative.
     """
 
     @property
     def record(self) -> Record: ...
     @property
     def concrete(self) -> bool: ...
+    @property
+    def linear(self) -> bool: ...
 
-    def inner(self, silent: bool = False) -> "Engine":
+    def inner(self, silent: bool = False, linear: bool = False) -> "Engine":
         """The same with an empty record, for a program that is compiled by itself; a silent one keeps nothing."""
         ...
 
