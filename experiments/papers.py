@@ -46,11 +46,7 @@ def papers(draft: Draft) -> None:
         f"{len(failing)} do not hold as stated.",
         f"Theory lies inside the 95 % interval in {len(known) - outside(known)} of {len(known)} rows; "
         f"{sum(row.stated is None for row in rows)} rows are derivations, in which theory is what is judged.",
-        *(
-            f"**{row.id}**: {row.finding or 'outside the interval.'} (Stated {number(row.claim)}, measured "
-            f"{number(row.measured.value)}.)"
-            for row in failing
-        ),
+        *map(describe, by_id(failing).values()),
     ]
     add_overview(draft, rows)
     for title, group in groups.items():
@@ -93,6 +89,17 @@ def add_overview(draft: Draft, rows: list[Row]) -> None:
             lambda: edge_of_chaos(rows),
         ),
     )
+
+
+def by_id(rows: list[Row]) -> dict[str, list[Row]]:
+    """The rows of each claim."""
+    return {id: [row for row in rows if row.id == id] for id in dict.fromkeys(row.id for row in rows)}
+
+
+def describe(rows: list[Row]) -> str:
+    """What is the case where the statements of one claim are not."""
+    numbers = "; ".join(f"stated {number(row.claim)}, measured {number(row.measured.value)}" for row in rows)
+    return f"**{rows[0].id}**: {rows[0].finding or 'outside the interval.'} ({numbers[0].upper()}{numbers[1:]}.)"
 
 
 def outside(rows: list[Row]) -> int:

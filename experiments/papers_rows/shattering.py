@@ -11,7 +11,7 @@ from fbp import theory
 from papers_rows.networks import HE, draw_normal
 from papers_rows.row import DERIVED, Measured, Row, jackknife
 
-WIDTH, EXAMPLES = 200, 8
+WIDTH, EXAMPLES = 300, 8
 SHATTERED = (
     "Examples become alike on their way through relu layers, and so do their gradients: the correlation falls like a "
     "power of the depth, not exponentially."
