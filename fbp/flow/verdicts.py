@@ -146,7 +146,7 @@ def verdict(log10_norms: ArrayLike, step: str = "layer") -> Verdict:
 
     Example:
         >>> str(fbp.flow.verdict([[-2.0, -1.0, 0.0], [-2.2, -1.1, 0.0]]))
-        'vanishing, ×0.0891 a layer [0.0459, 0.173], -2.10 decades in all'
+        'vanishing, ×0.0891 a layer [0.0206, 0.385], -2.10 decades in all'
     """
     curves = _check_curves(log10_norms)
     networks, steps = len(curves), curves.shape[1] - 1
