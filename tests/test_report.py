@@ -32,7 +32,8 @@ from fbp.report import (
     rerun,
     write,
 )
-from fbp.report.style import curve_style, render_figure
+from fbp.report.lines import find_level
+from fbp.report.style import INK, MUTED, curve_style, render_figure
 
 ATTACK = "<script>alert(1)</script>"
 DEPTH = np.arange(1, 9)
@@ -517,3 +518,46 @@ def test_manifest_says_what_the_run_depended_on(studied):
     assert manifest["command"] == "python study.py --quick --out first"
     assert manifest["sha256"]["data.csv"] == hashlib.sha256((studied / "data.csv").read_bytes()).hexdigest()
     assert set(manifest["versions"]) == {"python", "fbp", "jax", "jaxlib", "numpy"}
+
+
+def test_level_curves_beside_steep_ones_are_drawn_again():
+    x = np.arange(1, 21)
+    steep, flat, near = Curve("steep", x, -x), Curve("flat", x, 0.01 * x), Curve("near", x, 0.3 - 0.01 * x)
+    assert find_level([steep, flat, near]) == pytest.approx((0.01 - 0.08 * 0.28, 0.29 + 0.08 * 0.28))
+    assert find_level([flat, near]) is None
+    assert find_level([steep, flat]) is None
+    assert find_level([steep, Curve("flat", x, 0.01 * x, expected=0 * x)]) is not None
+    figure = panels([("one", [steep, flat]), ("two", [steep, near]), ("three", [steep])], "x", "y")
+    assert [axes.get_title("left") for axes in figure.axes] == ["one", "two", "three", "one, enlarged", "two, enlarged"]
+    assert len(curves([steep, flat, near], "x", "y").axes) == 2
+
+
+def test_coinciding_curves_are_drawn_once_and_said():
+    x = np.arange(1, 21)
+    lines = [Curve("he", x, -x), Curve("orthogonal", x, -x + 1e-3), Curve("glorot", x, -2.0 * x)]
+    axes = curves(lines, "x", "y").axes[0]
+    assert len(axes.lines) == 2
+    assert "orthogonal: as he" in [text.get_text() for text in axes.texts]
+
+
+@pytest.mark.parametrize(("x", "log"), [([0.0, 1.0, 2.0, 3.0], False), ([16, 32, 64], True)])
+def test_whole_numbers_have_whole_ticks(x, log):
+    axes = curves([Curve("a", x, np.ones(len(x)))], "x", "y", log_x=log).axes[0]
+    ticks = axes.get_xticks()
+    assert (ticks == np.round(ticks)).all()
+    assert not log or ticks.tolist() == x
+
+
+def test_figures_have_a_form_for_phones_and_dark_pages(folder, page):
+    sources = page.all("source")
+    assert len(sources) == len(FULL.figures())
+    assert all(int(source["width"]) < 420 and source["media"] == "(max-width: 36rem)" for source in sources)
+    svg = (folder / "figures" / "norms.svg").read_text(encoding="utf-8")
+    assert "prefers-color-scheme:dark" in svg
+    for color in (INK, MUTED, curve_style(0).color.lower()):
+        assert f"stroke: {color}" in svg or f"fill: {color}" in svg
+        assert f'[style*="fill: {color}"]' in svg
+
+
+def test_nine_curves_have_nine_colors():
+    assert len({curve_style(rank).color for rank in range(9)}) == 9

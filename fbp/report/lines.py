@@ -111,7 +111,8 @@ def find_level(curves: Sequence[Curve], log_y: bool = False) -> Window | None:
     whole = _span(curves, log_y)
     if whole is None:
         return None
-    ends = [[_scale(end, log_y) for end in span] for curve in curves if (span := _span([curve], log_y)) is not None]
+    seen = [(curve, span) for curve in curves if (span := _span([curve], log_y)) is not None]
+    ends = [[_scale(end, log_y) for end in span] for _, span in seen]
     tall = _scale(whole[1], log_y) - _scale(whole[0], log_y)
     if max(high - low for low, high in ends) <= tall / 2:
         return None
@@ -119,7 +120,8 @@ def find_level(curves: Sequence[Curve], log_y: bool = False) -> Window | None:
     for start, _ in ends:
         inside = [end for end in ends if start <= end[0] and end[1] <= start + _LEVEL * tall]
         level = max(level, inside, key=len)
-    if not level:
+    # One curve alone can be read as it is, but beside theory.
+    if len(level) < 2 and not has_theory(curve for (curve, _), end in zip(seen, ends, strict=True) if end in level):
         return None
     low, high = min(end[0] for end in level), max(end[1] for end in level)
     margin = 0.08 * (high - low) or 0.01 * tall
