@@ -32,7 +32,7 @@ def check_picture(out: Path) -> None:
     Raises:
         FbpError: it has another ending, is not a picture of this program, or its folder cannot be written.
     """
-    if out.suffix not in ENDINGS:
+    if out.suffix.lower() not in ENDINGS:
         raise FbpError(
             f"--out must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}, got {str(out)!r}; use e.g. {out.stem}.html"
         )
@@ -42,7 +42,7 @@ def check_picture(out: Path) -> None:
         if out.exists() and MARK not in _read_beginning(out):
             raise FbpError(f"--out must be new or an older picture, got {out}, which is another file; use another name")
         # Permissions do not tell what a file system allows; a file that is made does.
-        with tempfile.TemporaryFile(dir=out.parent):
+        with tempfile.TemporaryFile(dir=next(folder for folder in out.absolute().parents if folder.exists())):
             pass
     except OSError as error:
         raise FbpError(
