@@ -201,6 +201,10 @@ def build(part: Part, record: Record, name: str, input_names: Sequence[str], con
     for k, (var, own, value, d) in enumerate(zip(jaxpr.invars, names, given, d_given, strict=True)):
         places[var] = add(var, own, "constant" if k < len(constants) else "input", None, value, d)
 
+    for var, value in zip(jaxpr.constvars, part.program.consts, strict=True):
+        if var not in places:
+            places[var] = add(var, "constant", "constant", None, value, None)
+
     def place(atom: Any) -> int:
         if is_var(atom):
             return places[atom]
