@@ -352,3 +352,10 @@ def test_a_mistake_is_one_clear_line(call, message):
     with pytest.raises(FbpError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_constants_of_a_program_inside_are_values_of_its_graph():
+    g = trace(jax.scipy.special.expi, 1.5).backward()
+    held = [value for graph in g.walk() for value in graph.values if value.kind == "constant"]
+    assert held
+    assert all(value.value is not None for value in held)

@@ -82,6 +82,8 @@ GRAPHS = {
     "transformer": (transformer, transformer_arguments(3)),
     "attend": (attend, (np.arange(1.0, 3.0),)),
     "flat": (flat, (0.5,)),
+    "expi": (jax.scipy.special.expi, (1.5,)),
+    "hessian": (lambda x: jnp.sum(jax.hessian(lambda x: jnp.sum(jnp.sin(x) * x[::-1]))(x)), (np.ones(3, np.float32),)),
     "identity": (lambda x: x, (1.0,)),
     "constant": (lambda x: 2.0, (1.0,)),
     "choice of while": (

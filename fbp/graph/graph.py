@@ -202,7 +202,8 @@ def build(part: Part, record: Record, name: str, input_names: Sequence[str], con
         places[var] = add(var, own, "constant" if k < len(constants) else "input", None, value, d)
 
     for var, value in zip(jaxpr.constvars, part.program.consts, strict=True):
-        places[var] = add(var, "constant", "constant", None, value, None)
+        if var not in places:
+            places[var] = add(var, "constant", "constant", None, value, None)
 
     def place(atom: Any) -> int:
         if is_var(atom):

@@ -97,7 +97,7 @@ def parse(formula: str) -> tuple[str, dict[str, str]]:
     for clause in tail.split(",  "):
         left, _, right = clause.partition(" = ")
         # "xᵀ dy, batch axes kept": what follows is said in words.
-        clauses[left] = right.partition(", ")[0]
+        clauses[left] = right if right.startswith("[d") else right.partition(", ")[0]
     return forward, clauses
 
 
@@ -160,7 +160,9 @@ def render(tokens: Sequence[Token], known: Mapping[str, str], times: str) -> str
         if kind == "variable":
             if piece not in known:
                 return None
-            is_alone = len(tokens) == 1 or (before == "open" and tokens[k + 1].kind == "close")
+            is_alone = len(tokens) == 1 or (
+                before == "open" and [token.kind for token in tokens[k + 1 : k + 2]] == ["close"]
+            )
             text += known[piece] if is_alone or piece == "dy" else _bracket(known[piece])
         elif kind == "power" and set(piece) & set("ˣᶻ"):
             inner = piece.translate(_RAISED)

@@ -44,6 +44,8 @@ class _Program:
         for place, name in zip(graph.inputs, names or (), strict=names is not None):
             self.names[place] = name
         self.whole = Run(graph.name, 0, len(graph.nodes))
+        # Constants of a program inside: no edge brings them.
+        self.held = {k for k, value in enumerate(graph.values) if value.kind == "constant"}.difference(graph.inputs)
         self.readers: dict[int, list[tuple[int, Wire]]] = defaultdict(list)
         self.reads: list[list[Wire]] = []
         for i, node in enumerate(graph.nodes):
@@ -96,11 +98,16 @@ class _Program:
             child = self._child(part)
             child.reads = tuple(self._inputs_of(part, within.get(part, frozenset())))
             for wire in child.reads:
-                if wire.value.kind == "literal":
-                    if len(child.reads) == 2 and not child.holds_nodes and wire.value.shape == ():
+                if wire.value.kind == "literal" or (wire.place in self.held and wire.place not in source):
+                    if (
+                        wire.value.kind == "literal"
+                        and len(child.reads) == 2
+                        and not child.holds_nodes
+                        and wire.value.shape == ()
+                    ):
                         child.literals[wire.slot] = wire.value.name
                         continue
-                    source[wire.place] = self.box("literal", wire.name, [wire.place])
+                    source[wire.place] = self.box(wire.value.kind, wire.name, [wire.place])
                     level.boxes.append(source[wire.place])
                 level.edges.append(Edge(source[wire.place], child, (wire,), wire.value.kind != "literal"))
             level.boxes.append(child)
@@ -149,7 +156,7 @@ class _Program:
         made = {p for node in self.graph.nodes[run.start : run.stop] for p in node.outputs} | within
         found: dict[int, Wire] = {}
         for wire in (wire for i in range(run.start, run.stop) for wire in self.reads[i]):
-            if wire.place in made or wire.value.kind == "literal":
+            if wire.place in made or wire.value.kind == "literal" or wire.place in self.held:
                 continue
             before = found.get(wire.place)
             parts = [w.gradient for w in (before, wire) if w is not None and w.gradient is not None]

@@ -297,6 +297,8 @@ document.addEventListener("keydown", event => {
 function press(number) {
   if (boxes.get(number).level) toggle(number);
   choose(number);
+  // The panel may have taken the place where it stands.
+  keepInView(number);
 }
 
 // Pointers: a click chooses, one pointer drags, two zoom.
