@@ -160,7 +160,8 @@ def gpt(
         depth: the number of blocks.
         heads: of attention.
         style: "gpt2" or "modern".
-        init: the initializer of every dense layer; GPT-2's suits its width of 768 and more, "lecun_normal" any.
+        init: the initializer of every dense layer, and of the embedding as the head's matrix, n -> vocabulary; GPT-2's
+            suits its width of 768 and more, "lecun_normal" any.
         norm_position: "pre" normalizes the input of each branch, and the stream at the end; "post" the stream after
             each branch, as in Vaswani et al. (2017).
         key_value_heads: fewer heads of keys and values, a divisor of `heads`; None for as many.
@@ -200,6 +201,11 @@ def gpt(
         raise FbpError(f"heads must divide the width {width}, got {heads}; use a divisor of it")
 
     modern = style == "modern"
+    rule = initializer(init)
+    # The rows of E are the columns of the head's matrix, whose fan-in is the width.
+    of_rows = rule
+    if rule.distribution not in ("orthogonal", "constant"):
+        of_rows = replace(rule, mode="none", scale=rule.stddev(width, vocabulary) ** 2)
     block = _transformer_block(
         width,
         heads,
@@ -207,12 +213,12 @@ def gpt(
         hidden=hidden or (-(-8 * width // 24) * 8 if modern else 4 * width),
         modern=modern,
         norm_first=norm_position == "pre",
-        init=initializer(init),
+        init=rule,
         branches=2 * depth if scale_residual else 1,
         dropout=dropout,
         attention=attention,
     )
-    lines: dict[str, Any] = {"tokens": Embedding(vocabulary, width)}
+    lines: dict[str, Any] = {"tokens": Embedding(vocabulary, width, of_rows)}
     if not modern:
         lines["positions"] = LearnedPositions(length)
     if dropout:
@@ -220,7 +226,7 @@ def gpt(
     lines["blocks"] = Repeat(block, depth, checkpoint)
     if norm_position == "pre":
         lines["norm"] = RMSNorm() if modern else LayerNorm()
-    head = Unembedding(vocabulary)
+    head = Unembedding(vocabulary, of_rows)
     lines["head"] = head.sharing("tokens") if share_head else head
     return Network(shape=(length,), **lines)
 

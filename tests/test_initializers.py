@@ -266,7 +266,9 @@ def test_nothing_to_do_without_batch_normalization():
 @pytest.mark.parametrize(("init", "deviation"), [(None, 0.02), ("lecun_normal", 64**-0.5)])
 def test_the_last_weights_of_a_branch_are_smaller(init, deviation):
     options = {} if init is None else {"init": init}
-    blocks = fbp.gpt(20, 8, 64, 8, 2, hidden=64, **options).init(jax.random.key(0))[0]["blocks"]
+    params, _ = fbp.gpt(300, 8, 64, 8, 2, hidden=64, **options).init(jax.random.key(0))
+    assert float(np.std(params["tokens"]["E"])) == pytest.approx(deviation, rel=0.02)
+    blocks = params["blocks"]
     found = {name: float(np.std(blocks[name]["W"])) for name in ("q", "up", "o", "down")}
     expected = {"q": deviation, "up": deviation, "o": deviation / 4, "down": deviation / 4}
     assert found == pytest.approx(expected, rel=0.02)
