@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from papers_rows.learning import draw_starts
 
 import fbp
 from fbp.report import Curve, Figure, Table, Text, curves, number, panels
@@ -85,7 +86,7 @@ def train(net, train_data, test_data, decay: float, seeds: int, epochs: int, eve
         accuracy, loss = (jnp.stack(x) for x in zip(*evaluated, strict=True))
         return accuracy, loss, measure_norms(step(params, *train_data)[1]), measure_norms(params)
 
-    start = jax.jit(jax.vmap(lambda seed: net.init(jax.random.key(seed))[0]))(jnp.arange(seeds))
+    start = draw_starts(net, jnp.arange(seeds))
     seen, steps = [look(start)], [0]
 
     def on_epoch(records, state):
