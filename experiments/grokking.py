@@ -66,9 +66,9 @@ def build() -> fbp.Serial:
     return fbp.Serial(fbp.gpt(MODULUS + 1, 3, WIDTH, DEPTH, HEADS), Answer(), shape=(3,))
 
 
-def train(net, train_data, test_data, decay: float, seeds: int, epochs: int, every: int) -> Seen:
-    """AdamW from every seed at once, looked at before training and every so many epochs."""
-    step = fbp.value_and_grad(net, LOSS)
+@partial(jax.jit, static_argnums=0)
+def look(net: fbp.Serial, params, train_data, test_data):
+    """The fields of `Seen` but the steps, of all runs at one moment."""
 
     def measure_norms(tree):
         leaves = jax.tree.leaves_with_path(tree[0])
@@ -79,19 +79,24 @@ def train(net, train_data, test_data, decay: float, seeds: int, epochs: int, eve
         Z, _ = net.forward(params, X)
         return jnp.mean(jnp.argmax(Z, axis=-1) == Y), LOSS.value(Z, Y)
 
-    @jax.jit
-    @jax.vmap
-    def look(params):
+    def one(params):
         evaluated = [evaluate(params, *data) for data in (train_data, test_data)]
         accuracy, loss = (jnp.stack(x) for x in zip(*evaluated, strict=True))
-        return accuracy, loss, measure_norms(step(params, *train_data)[1]), measure_norms(params)
+        gradient = fbp.value_and_grad(net, LOSS)(params, *train_data)[1]
+        return accuracy, loss, measure_norms(gradient), measure_norms(params)
 
+    return jax.vmap(one)(params)
+
+
+def train(net, train_data, test_data, decay: float, seeds: int, epochs: int, every: int) -> Seen:
+    """AdamW from every seed at once, looked at before training and every so many epochs."""
+    seen_now = partial(look, net, train_data=train_data, test_data=test_data)
     start = draw_starts(net, jnp.arange(seeds))
-    seen, steps = [look(start)], [0]
+    seen, steps = [seen_now(start)], [0]
 
     def on_epoch(records, state):
         if records.epoch % every == 0:
-            seen.append(look(state.params))
+            seen.append(seen_now(state.params))
             steps.append(records[0].step)
 
     rate = optax.linear_schedule(RATE / WARMUP, RATE, WARMUP)
@@ -200,8 +205,8 @@ def report(draft: Draft, runs: dict[float, Seen]) -> None:
     ]
     if gradients:
         draft.findings.append(
-            f"What is known by heart teaches little: from the moment when {KNOWN:.0%} of the sums shown are right to "
-            f"the end, the norm of their gradient goes {'; '.join(gradients)}."
+            f"And whether what is known by heart still moves them: from the moment when {KNOWN:.0%} of the sums shown "
+            f"are right to the end, the norm of their gradient goes {'; '.join(gradients)}."
         )
     add_figures(draft, runs, rows, last)
 
