@@ -25,7 +25,7 @@ def activation(draft: Draft) -> None:
     draft.setting = {"width": WIDTH, "depth": depth, "networks a curve": seeds, "batch": "64 digits"}
     flow = measure_perceptrons(draft, WIDTH, seeds)
     flows = {
-        f"{family}, {variance}": {name: flow(name, init, depth) for name in (names[:2] if draft.quick else names)}
+        f"{family}, {variance}": {name: flow(name, init, depth) for name in (names[:1] if draft.quick else names)}
         for init, variance in VARIANCES.items()
         for family, names in FAMILIES.items()
     }

@@ -143,18 +143,23 @@ def alternative_rules(draft: Draft) -> None:
     lowest = float(min(values.min() for values in raw.values()))
     start, end, *_ = ends(runs["raw error", rates[0]])
     draft.results = {"rows": rows, "lowest_cosine_W1": lowest}
+    at_end = {(rule, rate): ends(run)[2] for (rule, rate), run in runs.items()}
+    fed = {rule: deep_rows[rule][:2] for rule in DEEP_RULES[1:]}
     draft.findings = [
         f"For $W_1$ the raw-error rule is **not the gradient**: its cosine is {start:.3f} at the start and {end:.3f} "
         f"after {epochs} epochs at learning rate {rates[0]:g}; the lowest seen is {lowest:.3f}. For $W_2$ "
         "it is the gradient.",
-        "It points downhill nevertheless, and it does not see the saturation of the output: "
-        + "; ".join(f"{rule}, learning rate {rate:g}: loss {loss:.4f}" for rule, rate, _, _, loss, _ in rows)
-        + f" after {epochs} epochs.",
-        "In a network of four layers the first layer's cosine with the gradient goes from start to end: "
-        + "; ".join(f"{rule} {deep_rows[rule][0]:z.2f} to {deep_rows[rule][1]:z.2f}" for rule in DEEP_RULES[1:])
-        + ". Random matrices begin at right angles to the gradient and come to a cosine of "
-        f"{deep_rows['feedback alignment'][1]:.2f} after {epochs} epochs, because the weights turn towards them; the "
-        "signs of $W$ are close from the start.",
+        f"Nevertheless **it learns**: after {epochs} epochs its loss is "
+        + "; ".join(
+            f"{at_end['raw error', rate]:.4f} at learning rate {rate:g}, where the gradient has "
+            f"{at_end['gradient', rate]:.4f}"
+            for rate in rates
+        )
+        + ". It leaves out the slope of the output, so that a saturated output sends back its whole error.",
+        "In a network of four layers random feedback begins at right angles to the first layer's gradient and turns "
+        f"towards it in {epochs} epochs, to a cosine of "
+        + " and ".join(f"{fed[rule][1]:z.2f} ({rule}, {fed[rule][0]:z.2f} at the start)" for rule in DEEP_RULES[2:])
+        + "; the signs of $W$ begin at {:z.2f} and come to {:z.2f}.".format(*fed["sign-symmetric"]),
         "That a network learns is no proof that its backward pass is right: a comparison with the gradient is.",
     ]
 
@@ -174,12 +179,12 @@ def alternative_rules(draft: Draft) -> None:
         ),
         Figure(
             "cosine",
-            "The angle between the raw-error rule and the gradient of $W_1$, over training.",
+            "Cosine of the raw-error rule with the gradient of $W_1$: medians, bands span the seeds.",
             partial(curves, cosines, **beside_gradient),
         ),
         Figure(
             "training",
-            "Training by both rules at two learning rates; bands span the seeds.",
+            "Training by both rules at two learning rates: medians, bands span the seeds.",
             partial(curves, losses, "epoch", "half squared error per digit", log_y=True),
         ),
         end_table(("rule", "learning rate"), rows),
@@ -192,12 +197,12 @@ def alternative_rules(draft: Draft) -> None:
         ),
         Figure(
             "alignment",
-            "Cosine of each layer's update with the gradient; bands span the seeds.",
+            "Cosine of each layer's update with the gradient: medians, bands span the seeds.",
             partial(panels, deep_cosines, **beside_gradient),
         ),
         Figure(
             "deep",
-            "Training by four rules from the same weights and batches.",
+            "Training by four rules from the same weights and batches: medians, bands span the seeds.",
             partial(curves, deep_losses, "epoch", "loss (nats)", log_y=True),
         ),
         end_table(("rule",), tuple((rule, *row) for rule, row in deep_rows.items())),

@@ -18,11 +18,12 @@ WIDTH = 128
 
 @study
 def depth(draft: Draft) -> None:
-    """Four networks at several depths, the same batch of digits through all of them."""
+    """Networks at several depths, the same batch of digits through all of them."""
     depths, seeds = ((8, 32), 8) if draft.quick else ((8, 32, 128), 20)
+    networks = NETWORKS[1:] if draft.quick and len(NETWORKS) > 1 else NETWORKS
     draft.setting = {"width": WIDTH, "depths": depths, "networks a curve": seeds, "batch": "64 digits"}
     flow = measure_perceptrons(draft, WIDTH, seeds)
-    flows = {f"{name}, {init}": {f"depth {d}": flow(name, init, d) for d in depths} for name, init in NETWORKS}
+    flows = {f"{name}, {init}": {f"depth {d}": flow(name, init, d) for d in depths} for name, init in networks}
     rates = {network: [flow.verdict() for flow in each.values()] for network, each in flows.items()}
     last = {network: each[-1] for network, each in rates.items()}
     steady = max(rates, key=lambda network: -np.ptp([np.log(v.rate) for v in rates[network]]))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from papers_rows.learning import draw_starts
 
 import fbp
 from fbp.report import Curve, Figure, Table, Text, curves, number, panels
@@ -65,9 +66,9 @@ def build() -> fbp.Serial:
     return fbp.Serial(fbp.gpt(MODULUS + 1, 3, WIDTH, DEPTH, HEADS), Answer(), shape=(3,))
 
 
-def train(net, train_data, test_data, decay: float, seeds: int, epochs: int, every: int) -> Seen:
-    """AdamW from every seed at once, looked at before training and every so many epochs."""
-    step = fbp.value_and_grad(net, LOSS)
+@partial(jax.jit, static_argnums=0)
+def look(net: fbp.Serial, params, train_data, test_data):
+    """The fields of `Seen` but the steps, of all runs at one moment."""
 
     def measure_norms(tree):
         leaves = jax.tree.leaves_with_path(tree[0])
@@ -78,19 +79,24 @@ def train(net, train_data, test_data, decay: float, seeds: int, epochs: int, eve
         Z, _ = net.forward(params, X)
         return jnp.mean(jnp.argmax(Z, axis=-1) == Y), LOSS.value(Z, Y)
 
-    @jax.jit
-    @jax.vmap
-    def look(params):
+    def one(params):
         evaluated = [evaluate(params, *data) for data in (train_data, test_data)]
         accuracy, loss = (jnp.stack(x) for x in zip(*evaluated, strict=True))
-        return accuracy, loss, measure_norms(step(params, *train_data)[1]), measure_norms(params)
+        gradient = fbp.value_and_grad(net, LOSS)(params, *train_data)[1]
+        return accuracy, loss, measure_norms(gradient), measure_norms(params)
 
-    start = jax.jit(jax.vmap(lambda seed: net.init(jax.random.key(seed))[0]))(jnp.arange(seeds))
-    seen, steps = [look(start)], [0]
+    return jax.vmap(one)(params)
+
+
+def train(net, train_data, test_data, decay: float, seeds: int, epochs: int, every: int) -> Seen:
+    """AdamW from every seed at once, looked at before training and every so many epochs."""
+    seen_now = partial(look, net, train_data=train_data, test_data=test_data)
+    start = draw_starts(net, jnp.arange(seeds))
+    seen, steps = [seen_now(start)], [0]
 
     def on_epoch(records, state):
         if records.epoch % every == 0:
-            seen.append(look(state.params))
+            seen.append(seen_now(state.params))
             steps.append(records[0].step)
 
     rate = optax.linear_schedule(RATE / WARMUP, RATE, WARMUP)
@@ -112,7 +118,7 @@ def tell_steps(first, last: int) -> str:
     known = np.sort(first[np.isfinite(first)])
     if len(known) == 0:
         return f"in no run within {last} steps"
-    span = f"step {known[0]:.0f}" if known[0] == known[-1] else f"steps {known[0]:.0f} to {known[-1]:.0f}"
+    span = f"at step {known[0]:.0f}" if known[0] == known[-1] else f"at steps {known[0]:.0f} to {known[-1]:.0f}"
     return span if len(known) == len(first) else f"{span} in {len(known)} of {len(first)} runs"
 
 
@@ -160,29 +166,25 @@ def report(draft: Draft, runs: dict[float, Seen]) -> None:
     """What the runs say."""
     _, interval, *_, last = next(iter(runs.values())).steps
     first = {decay: [find_first(x.steps, x.accuracy[:, :, i]) for i in (0, 1)] for decay, x in runs.items()}
-    rows, delays, weights, gradients = [], [], [], []
+    rows, known_at, weights, gradients = [], [], [], []
     for decay, seen in runs.items():
         heart, known = first[decay]
-        name = f"weight decay {decay:g}"
-        delays.append(
-            f"{name}: the sums that are shown {tell_steps(heart, last)}, the others {tell_steps(known, last)}"
-        )
+        known_at.append(f"{tell_steps(known, last)} at decay {decay:g}")
         norm, slope = seen.weight[:, :, -1], seen.gradient[:, :, -1]
         peak = norm.argmax(axis=1)
-        begin, most, end = (number(float(np.median(x)), 3) for x in (norm[:, 0], norm.max(axis=1), norm[:, -1]))
-        weights.append(f"{name}: {begin} at the start, {most} at its largest, {end} after {last} steps")
+        begin, most, end = (float(np.median(x)) for x in (norm[:, 0], norm.max(axis=1), norm[:, -1]))
+        told = f"{number(end, 3)} at decay {decay:g}"
+        weights.append(f"{told} (at its largest {number(most, 3)})" if most > 1.005 * end else told)
         if np.isfinite(heart).all():
-            places = [int(np.searchsorted(seen.steps, step)) for step in heart]
-            then = [slope[run, place] for run, place in enumerate(places)]
-            gradients.append(
-                f"{name} {number(np.median(then), 2)} then, {number(np.median(slope[:, -1]), 2)} at the end"
-            )
+            then = [slope[run, np.searchsorted(seen.steps, step)] for run, step in enumerate(heart)]
+            ends = (number(float(np.median(x)), 2) for x in (then, slope[:, -1]))
+            gradients.append(f"from {' to '.join(ends)} at decay {decay:g}")
         middle = lambda x: float(np.median(x)) if np.isfinite(x).all() else None
         rows.append(
             (
                 *(decay, middle(heart), middle(known), float(np.median(seen.accuracy[:, -1, 1]))),
                 *(float(np.median(seen.loss[:, -1, i])) for i in (0, 1)),
-                *(float(np.median(x)) for x in (norm[:, 0], norm.max(axis=1), seen.steps[peak], norm[:, -1])),
+                *(begin, most, float(np.median(seen.steps[peak])), end),
             )
         )
     draft.results = {
@@ -193,16 +195,18 @@ def report(draft: Draft, runs: dict[float, Seen]) -> None:
         }
         for decay, (heart, known) in first.items()
     }
+    by_heart = tell_steps(np.concatenate([heart for heart, _ in first.values()]), last)
     draft.findings = [
-        f"{KNOWN:.0%} are first right, where they are asked every {interval} steps: " + "; ".join(delays) + ".",
+        f"{KNOWN:.0%} of the sums that are shown are right {by_heart}, at any weight decay, and of the others "
+        f"{'; '.join(known_at)} (asked every {interval} steps).",
         *compare_delays(first),
-        "The norm of all parameters, medians over runs: " + "; ".join(weights) + ".",
+        f"Weight decay decides how large the weights become: from {number(rows[0][6], 3)} the norm of all parameters "
+        f"goes in {last} steps to {'; '.join(weights)}.",
     ]
     if gradients:
         draft.findings.append(
-            f"The norm of the gradient over all sums that are shown, when {KNOWN:.0%} of them are right: "
-            + "; ".join(gradients)
-            + "."
+            f"And whether what is known by heart still moves them: from the moment when {KNOWN:.0%} of the sums shown "
+            f"are right to the end, the norm of their gradient goes {'; '.join(gradients)}."
         )
     add_figures(draft, runs, rows, last)
 
@@ -217,12 +221,14 @@ def compare_delays(first) -> list[str]:
     if not ratios:
         return []
     told = "; ".join(f"{number(float(np.median(x)), 2)} at decay {decay:g}" for decay, x in ratios.items())
-    return [f"Steps until the others are known, over those for the sums shown, in the median: {told}."]
+    return [f"The wait: steps until the others are known, over those for the sums shown, are in the median {told}."]
 
 
 def add_figures(draft: Draft, runs: dict[float, Seen], rows, last: int) -> None:
     """Accuracies, norms by decay, and norms by matrix."""
     name = lambda decay: f"decay {decay:g}"
+    several = len(next(iter(runs.values())).weight) > 1
+    spans = "medians over runs, bands span them all" if several else "one run a curve"
     accuracies = [
         (name(decay), median_curves(("shown", "others"), seen.steps, seen.accuracy)) for decay, seen in runs.items()
     ]
@@ -246,19 +252,17 @@ def add_figures(draft: Draft, runs: dict[float, Seen], rows, last: int) -> None:
         ),
         Figure(
             "accuracy",
-            "The fraction of right answers among the sums that are shown and among others that are not: medians over "
-            "runs, bands span them all.",
+            f"The fraction of right answers among the sums that are shown and among others that are not: {spans}.",
             partial(panels, accuracies, "step", "fraction right"),
         ),
         Figure(
             "weights",
-            "The norm of all parameters over training: medians over runs, bands span them all.",
+            f"The norm of all parameters over training: {spans}.",
             partial(curves, total("weight"), "step", "norm of the parameters"),
         ),
         Figure(
             "gradients",
-            "The norm of the gradient of the mean loss over all sums that are shown: medians over runs, bands span "
-            "them all.",
+            f"The norm of the gradient of the mean loss over all sums that are shown: {spans}.",
             partial(curves, total("gradient"), "step", "norm of the gradient", log_y=True),
         ),
         Table(
@@ -275,12 +279,12 @@ def add_figures(draft: Draft, runs: dict[float, Seen], rows, last: int) -> None:
         "By matrix",
         Figure(
             "gradients_by_matrix",
-            "Gradient norms by matrix, medians over runs, bands span them all.",
+            f"Gradient norms by matrix: {spans}.",
             partial(panels, by_matrix, "step", "$log_{10} ‖dW‖$"),
         ),
         Figure(
             "weights_by_matrix",
-            "Norms of the weights by matrix, medians over runs, bands span them all.",
+            f"Norms of the weights by matrix: {spans}.",
             partial(panels, weights, "step", "$‖W‖$"),
         ),
     )

@@ -27,7 +27,7 @@ def initialization(draft: Draft) -> None:
     flow = measure_perceptrons(draft, WIDTH, seeds)
     flows = {name: {init: flow(name, init, depth) for init in INITIALIZERS} for name in ACTIVATIONS}
     variances = np.linspace(0.5, 4.0, 8 if draft.quick else 15)
-    options = {"seeds": max(seeds // 2, 4), "scales": tuple(np.sqrt(variances))}
+    options = {"seeds": seeds if draft.quick else seeds // 2, "scales": tuple(np.sqrt(variances))}
     dial = {name: flow(name, "lecun_normal", depth, **options) for name in ACTIVATIONS}
 
     def rates(flow):

@@ -235,35 +235,30 @@ def add_start(draft: Draft, depths, starts: dict[str, dict[int, Start]]) -> None
     found = {"exponent": exponents, "exponent_of_the_mean_loss": together, "change_exponent": changes}
     found |= {"growth": slopes, "first_over_last": ratios, "queries_last_over_first": queries}
     draft.results["start"] = {plain(name): {key: x[name]._asdict() for key, x in found.items()} for name in starts}
-    total = {name: float(by_depth[deepest].stream[:, -1].mean()) for name, by_depth in starts.items()}
     logarithm = fit_exponents(depths, np.log(np.log(depths))[:, None]).mean
-    stream, lower, upper = starts[PRE][deepest].stream.mean(axis=0), 1 + blocks / 2, 1 + 3 * blocks / 2
-    inside = int(np.sum((lower <= stream) & (stream <= upper)))
+    lower, upper = 1 + blocks / 2, 1 + 3 * blocks / 2
+    pairs = ((PRE, PRE_SCALED), (POST, POST_SCALED))
+    is_evened = all(abs(np.log(x[y].mean)) < abs(np.log(x[n].mean)) for x in (ratios, queries) for n, y in pairs)
+    beside = lambda x, digits, n, y: f"{describe(x[y], digits)} instead of {describe(x[n], digits)} ({n})"
+    compare = lambda x, digits: "; ".join(beside(x, digits, *pair) for pair in pairs)
+    fastest = max(changes, key=lambda name: changes[name].mean)
     draft.findings += [
-        "The gradient of the last block's second feed-forward matrix, of the loss of one character, is over "
-        f"{depths[0]} to {deepest} blocks proportional to {describe_exponent(exponents[POST])} with post-norm and to "
-        f"{describe_exponent(exponents[PRE])} with pre-norm. Xiong et al. (2020) bound it by the orders $d √(ln d)$ "
-        f"and $d √(ln d / L)$: {judge(exponents[POST], 0)}, and {judge(exponents[PRE], -0.5)}. One over the root of "
-        "the measured stream, by which the last norm of a pre-norm network divides, has the exponent "
-        f"{number(implied[PRE].mean, 2)} over these depths.",
-        f"Of the mean loss the same gradient goes like {describe_exponent(together[POST])} (post-norm) and "
-        f"{describe_exponent(together[PRE])} (pre-norm); it also depends on how alike the gradients of different "
-        "characters are.",
-        f"In the pre-norm stream the mean square grows by {describe(slopes[PRE], 3)} a block, to "
-        f"{number(total[PRE], 3)} behind block {deepest}; behind {inside} of {deepest} blocks the mean over networks "
-        "is within the bounds $1 + l/2$ and $1 + 3l/2$ of Xiong et al. With projections smaller by $√(2L)$ (Radford et "
-        f"al. 2019) it ends at {number(total[PRE_SCALED], 3)}.",
-        f"In the first of {deepest} blocks the norm of this gradient (mean loss), over that in the last, is "
-        + "; ".join(f"{describe(ratio, 3)} ({name})" for name, ratio in ratios.items())
-        + ".",
-        f"Queries: the norm in the last of {deepest} blocks, over that in the first, is "
-        + "; ".join(f"{describe(queries[name], 2)} ({name})" for name in starts)
-        + ". Noci et al. (2022) derive that queries and keys lose their gradient where the vectors of a sentence "
-        "become alike, and that branches scaled by one over the root of the depth keep it.",
-        f"Parameters that are all moved by {NUDGE:.0%} of their deviation change the scores by a mean square "
-        f"proportional to {describe_exponent(changes[POST])} with post-norm and {describe_exponent(changes[PRE])} with "
-        "pre-norm. Liu et al. (2020) derive the orders $L$ and $log L$, exponents 1 and, over these depths, "
-        f"{logarithm:.2f}: {judge(changes[POST], 1)}, and {judge(changes[PRE], logarithm)}.",
+        f"The gradient of the last block, of the loss of one character, goes over {depths[0]} to {deepest} blocks like "
+        f"**{describe_exponent(exponents[POST])} with post-norm** and **{describe_exponent(exponents[PRE])} with "
+        f"pre-norm**. Xiong et al. (2020) bound it by $d √(ln d)$ and $d √(ln d / L)$: {judge(exponents[POST], 0)}, "
+        f"and {judge(exponents[PRE], -0.5)}. The last norm of a pre-norm network divides by the root of the mean "
+        f"square of its stream, which grows by {describe(slopes[PRE], 3)} a block; one over that root goes like "
+        f"$L^{{{number(implied[PRE].mean, 2)}}}$.",
+        f"Residual projections smaller by $√(2L)$ (Radford et al. 2019) {'' if is_evened else 'do not '}make all "
+        f"{deepest} blocks more alike. $‖dW‖$ of the first block over the last: {compare(ratios, 3)}. That of the last "
+        f"block's queries over the first's: {compare(queries, 2)}; Noci et al. (2022) derive that queries lose their "
+        "gradient where vectors become alike, and keep it in branches scaled by one over the root of the depth.",
+        f"What a nudge of all parameters by {NUDGE:.0%} of their deviation changes in the scores grows fastest with "
+        f"the depth in {fastest}: its mean square goes like {describe_exponent(changes[POST])} with post-norm, "
+        f"{describe_exponent(changes[PRE])} with pre-norm, and {describe_exponent(changes[POST_SCALED])} and "
+        f"{describe_exponent(changes[PRE_SCALED])} with the smaller projections. Liu et al. (2020) derive $L$ for "
+        f"post-norm and $log L$ for pre-norm, exponents 1 and, over these depths, {logarithm:.2f}: "
+        f"{judge(changes[POST], 1)}, and {judge(changes[PRE], logarithm)}.",
     ]
     bounds = [Curve("bound $1 + l/2$", blocks, lower), Curve("bound $1 + 3l/2$", blocks, upper)]
     draft.section(
@@ -358,16 +353,22 @@ def add_training(draft: Draft, depth: int, steps: int, seeds: int, batches, seen
     learned = [label for label, end in ends.items() if np.all(end < ln_v - 0.1)]
     stuck = [label for label in ends if label not in learned]
     said = lambda labels: "; ".join(f"{label} ({np.median(ends[label]):.2f})" for label in labels)
+    effect = "changes" if "post-norm, warm-up" in learned else "does not change"
+    between = " to ".join(number(f(row[-1] for row in rows if row[0] in learned), 2) for f in (min, max) if learned)
     draft.findings += [
-        f"In {at[-1]} steps of Adam at the better of the rates {' and '.join(map(str, RATES))}, {depth} blocks bring "
-        f"the loss at least 0.1 nats below chance, $ln {VOCABULARY}$ = {ln_v:.2f}, in every run of: "
+        f"In {at[-1]} steps of Adam at the better of the rates {' and '.join(map(str, RATES))}, {depth} blocks come at "
+        f"least 0.1 nats below chance, $ln {VOCABULARY}$ = {ln_v:.2f}, in every run of: "
         + (said(learned) or "no network")
         + (f"; not in every run of: {said(stuck)}" if stuck else "")
-        + f" (medians at the end; who knows the language has {floor:.2f}). Xiong et al. train post-norm by a warm-up.",
-        "The first block's gradient over the last one's (down), at the start and after these steps: "
-        + "; ".join(f"{row[0]} {number(row[-2], 2)} and {number(row[-1], 2)}" for row in rows)
-        + ".",
+        + f" (median losses; who knows the language has {floor:.2f})."
+        + (f" The warm-up by which Xiong et al. train post-norm {effect} that here." if "post-norm" in stuck else ""),
     ]
+    if stuck and learned:
+        draft.findings.append(
+            "Where the loss stays, the first block's gradient over the last one's goes in these steps from "
+            + "; ".join(f"{number(row[-2], 2)} to {number(row[-1], 2)} ({row[0]})" for row in rows if row[0] in stuck)
+            + f"; where it falls, it ends at {between}."
+        )
     draft.section(
         "The first steps",
         Text(

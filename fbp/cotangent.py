@@ -80,10 +80,17 @@ def _shift(tree: Any, power: Array) -> Any:
 
 
 def _times_power_of_two(x: Array, power: Array) -> Array:
-    # Two factors, because 2**power can overflow where x * 2**power does not; ldexp, because exp2 rounds.
-    one = jnp.ones((), x.dtype)
+    # Two factors, because 2**power can overflow where x * 2**power does not.
     half = power // 2
-    return x * jnp.ldexp(one, half) * jnp.ldexp(one, power - half)
+    return x * _power_of_two(half, x.dtype) * _power_of_two(power - half, x.dtype)
+
+
+def _power_of_two(power: Array, dtype: Any) -> Array:
+    # Its bits: exp2 rounds, and ldexp is a long program, of which a network would hold dozens.
+    info = jnp.finfo(dtype)
+    bits = jnp.clip(power, info.minexp, info.maxexp - 1) - info.minexp + 1
+    integer = jnp.dtype(f"int{info.bits}")
+    return jax.lax.bitcast_convert_type(bits.astype(integer) << info.nmant, dtype)
 
 
 def log10_norm(x: Float[Array, "*shape"], exponent: Int[Array, ""] | None = None) -> Float[Array, ""]:

@@ -527,7 +527,9 @@ def test_level_curves_beside_steep_ones_are_drawn_again():
     assert find_level([flat, near]) is None
     assert find_level([steep, flat]) is None
     assert find_level([steep, Curve("flat", x, 0.01 * x, expected=0 * x)]) is not None
-    figure = panels([("one", [steep, flat]), ("two", [steep, near]), ("three", [steep])], "x", "y")
+    # The line of the last panel shows no more where it is enlarged.
+    level = Curve("level", x, 0.1 + 0 * x)
+    figure = panels([("one", [steep, flat]), ("two", [steep, near]), ("three", [steep, level])], "x", "y")
     assert [axes.get_title("left") for axes in figure.axes] == ["one", "two", "three", "one, enlarged", "two, enlarged"]
     assert len(curves([steep, flat, near], "x", "y").axes) == 2
 

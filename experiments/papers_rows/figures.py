@@ -8,7 +8,7 @@ import numpy as np
 
 from fbp import theory
 from fbp.report import Curve, canvas, curve_style, curves
-from fbp.report.style import MUTED, PALETTE, WIDTH, WRONG, darken
+from fbp.report.style import MUTED, PALETTE, WIDTH, WRONG, darken, is_narrow
 from papers_rows.row import FAILS, HOLDS, INSIDE, Row
 from papers_rows.tanh import tanh_flows
 
@@ -42,7 +42,7 @@ def agreement(rows: Sequence[Row]) -> matplotlib.figure.Figure:
     for label, color in ((HOLDS, PALETTE[0]), (f"{INSIDE}, or near", PALETTE[4]), ("does not hold", WRONG)):
         axes.plot([], [], "o-", color=color, markersize=3.6, label=label)
     axes.plot([], [], "o", markerfacecolor="none", markeredgecolor=MUTED, label="stated")
-    figure.legend(loc="outside lower center", ncols=4)
+    figure.legend(loc="outside lower center", ncols=1 if is_narrow() else 4)
     return figure
 
 

@@ -38,13 +38,20 @@ def watch(net, loss, data, observe, rates, seeds: int, epochs: int, batch: int, 
         What `observe` gives, each with the axes (rates, seeds, epochs + 1) in front.
     """
     look = jax.jit(jax.vmap(observe))
-    start = jax.jit(jax.vmap(lambda seed: net.init(jax.random.key(seed))[0]))(jnp.arange(seeds))
+    start = draw_starts(net, jnp.arange(seeds))
     seen = [look(jax.tree.map(lambda x: jnp.concatenate([x] * len(rates)), start))]
     options |= {"learning_rates": rates, "seeds": seeds, "epochs": epochs, "batch_size": batch}
     on_epoch = lambda _, state: seen.append(look(state.params))
     fbp.training.fit_many(net, loss, start, data, on_epoch=on_epoch, **options)
     found = (np.stack(x, axis=1) for x in zip(*seen, strict=True))
     return [x.reshape(len(rates), seeds, *x.shape[1:]) for x in found]
+
+
+# It runs once for a network: what optimization would save is less than it takes.
+@partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+def draw_starts(net: fbp.Serial, seeds: Array):
+    """The initial parameters from every seed, with an axis of seeds in front."""
+    return jax.vmap(lambda seed: net.init(jax.random.key(seed))[0])(seeds)
 
 
 def median_curve(label: str, values: np.ndarray) -> Curve:

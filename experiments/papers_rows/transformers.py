@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -44,6 +44,7 @@ def _block(pre: bool) -> fbp.Network:
     return fbp.Network(**mix, norm1=NORM, **inner, end=fbp.Add().of("norm1", "down"), norm2=NORM)
 
 
+@cache
 def _measure(pre: bool, depth: int, networks: int) -> fbp.flow.Flow:
     """Tokens are independent and Gaussian, the cotangent of what is normalized last standard normal."""
     blocks = fbp.Repeat(_block(pre), depth)
@@ -99,7 +100,8 @@ def _lengths(quick: bool) -> Iterator[Row]:
 
 
 def _last_layer(quick: bool) -> Iterator[Row]:
-    depths, networks = (6, 24) if quick else (8, 64), 4 if quick else 12
+    # Quick, one of the depths is that of the lengths above: a program less for each position.
+    depths, networks = (12, 24) if quick else (8, 64), 6 if quick else 12
     where = f"d={WIDTH}, {TOKENS} tokens, L={depths[0]} and {depths[1]}"
     for pre, name, stated in ((True, "pre", -0.5), (False, "post", 0.0)):
         squares = [10 ** (2 * np.asarray(_measure(pre, L, networks).log10.dW[0], np.float64)[:, -1]) for L in depths]

@@ -141,6 +141,17 @@ def is_within(curve: Curve, window: Window, log_y: bool = False) -> bool:
     return span is not None and window[0] <= span[0] and span[1] <= window[1]
 
 
+def is_flat(curves: Sequence[Curve], window: Window) -> bool:
+    """Whether curves are one level line in a window, without theory to compare with: it need not be drawn again.
+
+    Args:
+        curves: inside the window.
+        window: the heights that are shown.
+    """
+    span = _span(curves, False)
+    return not has_theory(curves) and (span is None or span[1] - span[0] <= _ALIKE * (window[1] - window[0]))
+
+
 def has_theory(curves: Iterable[Curve]) -> bool:
     """Whether theory says anything about one of the curves."""
     return any(curve.expected is not None and np.isfinite(np.asarray(curve.expected)).any() for curve in curves)

@@ -23,6 +23,7 @@ from fbp.report.lines import (
     assign_styles,
     find_level,
     has_theory,
+    is_flat,
     is_within,
     plot_curves,
     visible,
@@ -126,7 +127,7 @@ def panels(
     drawn: list[tuple[str, Sequence[Curve], Window | None]] = [(*panel, None) for panel in panels]
     if level is not None:
         inside = [(heading, [curve for curve in part if is_within(curve, level)]) for heading, part in panels]
-        drawn += [(f"{heading}, {_ENLARGED}", part, level) for heading, part in inside if part]
+        drawn += [(f"{heading}, {_ENLARGED}", part, level) for heading, part in inside if not is_flat(part, level)]
     with style():
         styles = assign_styles(every)
         figure, grid = _arrange([len(panels), len(drawn) - len(panels)])
