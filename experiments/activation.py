@@ -39,8 +39,8 @@ def activation(draft: Draft) -> None:
     stable = [f"{name} ({variance})" for (name, variance), v in verdicts.items() if v.kind == "stable"]
     swayed = [name for name, seen in kinds.items() if len(seen) > 1]
     draft.findings = [
-        f"Of {len(verdicts)} networks of {depth} layers {counts['vanishing']} vanish, {counts['stable']} are stable "
-        f"and {counts['exploding']} explode. **Stable**: {', '.join(stable) or 'none'}.",
+        f"{len(verdicts)} networks of {depth} layers: {counts['vanishing']} vanishing, {counts['stable']} stable, "
+        f"{counts['exploding']} exploding. **Stable**: {', '.join(stable) or 'none'}.",
         f"No variance suits all: from $1/n$ to $2/n$ the verdict changes for {len(swayed)} of {len(kinds)} activations"
         + (f" ({', '.join(swayed)})." if swayed else "."),
         f"The fastest to vanish is **{worst}** ({variance}), ×{slowest.rate:.3f} a layer.",

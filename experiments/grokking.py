@@ -205,8 +205,8 @@ def report(draft: Draft, runs: dict[float, Seen]) -> None:
     ]
     if gradients:
         draft.findings.append(
-            f"And whether what is known by heart still moves them: from the moment when {KNOWN:.0%} of the sums shown "
-            f"are right to the end, the norm of their gradient goes {'; '.join(gradients)}."
+            f"From the moment when {KNOWN:.0%} of the sums shown are right to the end, the norm of the gradient over "
+            f"them goes {'; '.join(gradients)}."
         )
     add_figures(draft, runs, rows, last)
 
