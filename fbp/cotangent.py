@@ -88,7 +88,8 @@ def _times_power_of_two(x: Array, power: Array) -> Array:
 def _power_of_two(power: Array, dtype: Any) -> Array:
     # Its bits: exp2 rounds, and ldexp is a long program, of which a network would hold dozens.
     info = jnp.finfo(dtype)
-    bits = jnp.clip(power, info.minexp, info.maxexp - 1) - info.minexp + 1
+    # An exponent of 0 in the bits is the number 0.
+    bits = jnp.clip(power - info.minexp + 1, 0, info.maxexp - info.minexp)
     integer = jnp.dtype(f"int{info.bits}")
     return jax.lax.bitcast_convert_type(bits.astype(integer) << info.nmant, dtype)
 
