@@ -262,8 +262,13 @@ def _write_heading(axes: Axes, heading: str, same: Sequence[tuple[str, str]]) ->
     if heading:
         # Not bold: mathtext would stay as it is beside it.
         pad = 5 + 1.35 * (FONT - 1.5) * len(notes)
-        across = int(axes.get_position().width * axes.figure.bbox.width / axes.figure.dpi * 72 / (0.55 * FONT))
-        axes.set_title("\n".join(map(mathtext, _wrap(heading, across))), fontsize=FONT, fontweight="normal", pad=pad)
+        lines = _wrap(heading, _count_characters(axes))
+        axes.set_title("\n".join(map(mathtext, lines)), fontsize=FONT, fontweight="normal", pad=pad)
+
+
+def _count_characters(axes: Axes) -> int:
+    """About as many as stand beside each other over the width of the axes."""
+    return int(axes.get_position().width * axes.figure.bbox.width / axes.figure.dpi * 72 / (0.55 * FONT))
 
 
 def _wrap(heading: str, width: int) -> list[str]:
@@ -281,7 +286,10 @@ def _set_ticks(axes: Axes, curves: Sequence[Curve], log_x: bool, log_y: bool) ->
     places = places[np.isfinite(places)]
     whole = bool(len(places)) and bool(np.all(places == np.round(places)))
     if whole and not log_x:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        digits = len(f"{places[-1]:.0f}")
+        axes.xaxis.set_major_locator(
+            MaxNLocator(min(10, max(2, _count_characters(axes) // (digits + 2))), integer=True)
+        )
     if whole and log_x and len(places) <= _TICKS:
         axes.xaxis.set_major_locator(FixedLocator(places.tolist()))
         axes.xaxis.set_minor_locator(NullLocator())
