@@ -1,8 +1,5 @@
 """All studies, two at a time: `python experiments [--quick] [--out DIR]`."""
 
-# First, for a Ctrl-C while the rest is imported.
-
-# isort: split
 import os
 import subprocess
 import sys

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fbp.config import integers, names
+from fbp.config import integers, names, unused_option
 from fbp.errors import FbpError
 from fbp.flow import Plan
 from fbp.studies.flow_grid import QUICK
@@ -35,10 +35,7 @@ def make_plan(
     """
     for name, value in (transformer if network == "mlp" else perceptron).items():
         if value is not None:
-            raise FbpError(
-                f"--{name} must not be given with --network {network}, which has no such part, got "
-                f"{value if value is not True else 'it'}; leave it out"
-            )
+            raise unused_option(name, network, value if value is not True else "it")
     typed = {"width": shared["width"], "seeds": shared["seeds"]}
     typed["depths"] = shared["depth"] and integers("depth", shared["depth"])
     sizes = (QUICK[network] if quick else {}) | _given(typed)

@@ -14,11 +14,12 @@ from fbp import graph
 from fbp.cli.loading import load, parse_arguments
 from fbp.config import COMPARISON, PictureConfig
 from fbp.errors import FbpError, check_count, check_seed
+from fbp.graph.picture.content import SCHEMA
+from fbp.graph.picture.write import ENDINGS
 from fbp.terminal import Progress
 from fbp.verify.table import make_table
 
-ENDINGS = (".html", ".svg", ".json")
-MARK = b"fbp.graph"
+MARK = SCHEMA.encode()
 """What stands at the beginning of every picture that this program has written."""
 _BEGINNING = 4096
 

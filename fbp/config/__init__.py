@@ -9,7 +9,9 @@ from fbp.config.network import NetworkConfig as NetworkConfig
 from fbp.config.network import PictureConfig as PictureConfig
 from fbp.config.network import TransformerConfig as TransformerConfig
 from fbp.config.network import check_unused as check_unused
+from fbp.config.network import count_transformer as count_transformer
 from fbp.config.network import draw_parameters as draw_parameters
 from fbp.config.network import integers as integers
 from fbp.config.network import names as names
+from fbp.config.network import unused_option as unused_option
 from fbp.config.training import TrainingConfig as TrainingConfig

@@ -230,9 +230,7 @@ class TransformerConfig:
             FbpError: it does not fit.
         """
         n, T, V = self.width, self.length, self.vocabulary
-        parameters = n * (V + T + 12 * n * self.depth)
-        # Of each block, for a token: the stream, queries, keys, values, output, the inside, and the softmax.
-        activations = T * (self.depth * (16 * n + self.heads * T) + 3 * V)
+        parameters, activations = count_transformer(n, self.depth, self.heads, T, V)
         check_memory(
             "a network and its gradients",
             f"width {n}, depth {self.depth}, length {T}, vocabulary {V} in batches of {examples}",
@@ -251,6 +249,21 @@ class TransformerConfig:
 
         tokens = jax.random.randint(jax.random.key(seed), (examples, self.length + 1), 0, self.vocabulary)
         return tokens[:, :-1], tokens[:, 1:]
+
+
+def count_transformer(width: int, depth: int, heads: int, length: int, vocabulary: int) -> tuple[int, int]:
+    """About how many parameters a transformer has, and how many numbers its forward pass keeps of a sequence.
+
+    Args:
+        width: entries of a token's vector.
+        depth: blocks.
+        heads: of attention.
+        length: tokens of a sequence.
+        vocabulary: different tokens.
+    """
+    parameters = width * (vocabulary + length + 12 * width * depth)
+    # Of each block, for a token: the stream, queries, keys, values, output, the inside, and the softmax.
+    return parameters, length * (depth * (16 * width + heads * length) + 3 * vocabulary)
 
 
 def draw_parameters(net: "Serial | Network", seed: int) -> "Params":
@@ -284,10 +297,20 @@ def check_unused(kind: str, options: Any, *, shared: tuple[str, ...] = ()) -> No
     """
     for field in fields(options):
         if field.name not in shared and getattr(options, field.name) != field.default:
-            raise FbpError(
-                f"--{field.name} must not be given with --network {kind}, which has no such part, got "
-                f"{getattr(options, field.name)}; leave it out"
-            )
+            raise unused_option(field.name, kind, getattr(options, field.name))
+
+
+def unused_option(name: str, kind: str, received: Any) -> FbpError:
+    """The error about an option that belongs to another kind of network.
+
+    Args:
+        name: of the option.
+        kind: of network that is asked for.
+        received: what was given.
+    """
+    return FbpError(
+        f"--{name} must not be given with --network {kind}, which has no such part, got {received}; leave it out"
+    )
 
 
 def integers(what: str, text: str) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from fbp.config import count_transformer
 from fbp.errors import FbpError, check_count
 from fbp.flow import Cell, Flow, Plan, measure
 from fbp.memory import check_memory
@@ -111,10 +112,9 @@ class TransformerPlan:
                 raise FbpError(f"{name} of a grid must be at least one, each once, got {list(values)}; name each once")
         for _ in self.networks():
             pass
-        n, T, L = self.width, self.length, max(self.depths)
-        # Of each block, for a token, as `TransformerConfig.check_memory` counts them.
-        activations = 16 * T * (L * (16 * n + self.heads * T) + 3 * self.vocabulary)
-        _check_memory(self, n * (self.vocabulary + T + 12 * n * L), activations)
+        sizes = self.width, max(self.depths), self.heads, self.length, self.vocabulary
+        parameters, activations = count_transformer(*sizes)
+        _check_memory(self, parameters, 16 * activations)
 
     def networks(self) -> Iterator[tuple[TransformerCell, Layer]]:
         """Every kind, in order."""

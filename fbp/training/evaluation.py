@@ -131,22 +131,22 @@ def _check_data(net: Layer, loss: Loss, params: Params, X: ArrayLike, Y: ArrayLi
 
 
 def evaluate_batches(
-    net: Layer, loss: Loss, params: Params, data: HeldOut, *, batch_size: int = LARGEST_BATCH, runs: int = 0
+    net: Layer, loss: Loss, params: Params, data: HeldOut, *, batch_size: int = LARGEST_BATCH, several: bool = False
 ) -> list[Evaluation]:
     """What `evaluate` returns, of data that were checked.
 
     Args:
         net: a network that does not look at its batch.
         loss: a loss of its output.
-        params: its parameters; of several runs with a leading axis of them.
+        params: its parameters.
         data: the examples.
         batch_size: the number of examples computed at a time.
-        runs: how many; 0 for one without such an axis.
+        several: whether the parameters, and the rows of the data where there are some, have a leading axis of runs.
 
     Returns:
         One of each run.
     """
-    axes = None if not runs else (0, *[None if data.rows is None else 0] * 2)
+    axes = (0, *[None if data.rows is None else 0] * 2) if several else None
     batches = [
         _measure(params, *data.take(rows), weights, net=net, loss=loss, axes=axes)
         for rows, weights in _cut(data.size, batch_size)

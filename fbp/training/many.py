@@ -220,7 +220,7 @@ class _Many(Training):
         if self.held_out is None:
             return [None] * len(self.each)
         net, params = self._all_for_use()
-        return list(evaluate_batches(net, self.method.loss, params, self.held_out, runs=len(self.each)))
+        return list(evaluate_batches(net, self.method.loss, params, self.held_out, several=True))
 
     def _all_for_use(self) -> tuple[Layer, Params]:
         """The network without batches in its statistics, and the parameters of all runs for it."""

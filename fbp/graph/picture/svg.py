@@ -8,6 +8,7 @@ from importlib.resources import files
 
 from fbp.graph.picture.arrange import TITLE, Arranged, find_port
 from fbp.graph.picture.boxes import Box
+from fbp.graph.picture.content import SCHEMA
 from fbp.graph.picture.shapes import title_when_open
 
 _AROUND = 16.0
@@ -29,7 +30,7 @@ def render_svg(arranged: Arranged, title: str) -> str:
     width, height = arranged.width + 2 * _AROUND, arranged.height + 2 * _AROUND
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="graph" role="img" viewBox="0 0 {_n(width)} {_n(height)}" '
-        f'width="{_n(width)}" height="{_n(height)}">\n<title>{escape(title)}</title>\n<metadata>fbp.graph</metadata>\n'
+        f'width="{_n(width)}" height="{_n(height)}">\n<title>{escape(title)}</title>\n<metadata>{SCHEMA}</metadata>\n'
         f"<style>\n{_style()}</style>\n"
         f"{_group(arranged, _AROUND, _AROUND)}\n</svg>\n"
     )

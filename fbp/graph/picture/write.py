@@ -17,6 +17,7 @@ from fbp.graph.picture.plan import make_plan
 from fbp.graph.picture.svg import render_svg
 from fbp.serialize import to_json
 
+ENDINGS = (".html", ".svg", ".json")
 _NOTEBOOK_HEIGHT = 520
 
 
@@ -30,7 +31,7 @@ def write(graph: Any, path: str | os.PathLike[str], depth: int | None) -> Path:
         ".html": lambda: page(graph, depth),
         ".json": lambda: to_json(describe(graph)) + "\n",
     }
-    if target.suffix.lower() not in renderers:
+    if target.suffix.lower() not in ENDINGS:
         raise FbpError(
             f"a picture must end in .svg, .html or .json, got {target.name!r}; a browser turns .svg into other formats"
         )
