@@ -58,6 +58,8 @@ RULES = ("gradient", "raw error")
 DEEP_RULES = ("gradient", "sign-symmetric", "feedback alignment", "direct feedback alignment")
 LOSS, ERROR, COSINE_W1 = range(3)
 """What the last axis of a run begins with; the cosines of further layers follow."""
+LEARNED = 0.5
+"""A network has learned when its loss is below this part of what it was."""
 
 
 def backward(rule, net, loss, params, X, Y, weights=None, key=None):
@@ -139,32 +141,34 @@ def alternative_rules(draft: Draft) -> None:
 
     rows = tuple((rule, rate, *ends(run)) for (rule, rate), run in runs.items())
     deep_rows = {rule: ends(run) for rule, run in deep.items()}
-    raw = {rate: run[:, :, COSINE_W1] for (rule, rate), run in runs.items() if rule == "raw error"}
-    lowest = float(min(values.min() for values in raw.values()))
+    raw = {rate: run for (rule, rate), run in runs.items() if rule == "raw error"}
+    lowest, lowest_W2 = (float(min(run[:, :, COSINE_W1 + l].min() for run in raw.values())) for l in range(2))
+    learns = all(np.median(run[:, -1, LOSS] / run[:, 0, LOSS]) < LEARNED for run in raw.values())
     start, end, *_ = ends(runs["raw error", rates[0]])
     draft.results = {"rows": rows, "lowest_cosine_W1": lowest}
     at_end = {(rule, rate): ends(run)[2] for (rule, rate), run in runs.items()}
     fed = {rule: deep_rows[rule][:2] for rule in DEEP_RULES[1:]}
+    turns = all(end > start for start, end in (fed[rule] for rule in DEEP_RULES[2:]))
     draft.findings = [
         f"For $W_1$ the raw-error rule is **not the gradient**: its cosine is {start:.3f} at the start and {end:.3f} "
         f"after {epochs} epochs at learning rate {rates[0]:g}; the lowest seen is {lowest:.3f}. For $W_2$ "
-        "it is the gradient.",
-        f"Nevertheless **it learns**: after {epochs} epochs its loss is "
+        f"the lowest is {lowest_W2:.3f}.",
+        ("Nevertheless **it learns**" if learns else "**It does not learn** at every rate")
+        + f": after {epochs} epochs its loss is "
         + "; ".join(
             f"{at_end['raw error', rate]:.4f} at learning rate {rate:g}, where the gradient has "
             f"{at_end['gradient', rate]:.4f}"
             for rate in rates
         )
         + ". It leaves out the slope of the output, so that a saturated output sends back its whole error.",
-        "In a network of four layers random feedback begins at right angles to the first layer's gradient and turns "
-        f"towards it in {epochs} epochs, to a cosine of "
-        + " and ".join(f"{fed[rule][1]:z.2f} ({rule}, {fed[rule][0]:z.2f} at the start)" for rule in DEEP_RULES[2:])
-        + "; the signs of $W$ begin at {:z.2f} and come to {:z.2f}.".format(*fed["sign-symmetric"]),
+        f"In a network of four layers the cosine with the first layer's gradient goes in {epochs} epochs "
+        + ", ".join(f"from {fed[rule][0]:z.2f} to {fed[rule][1]:z.2f} ({rule})" for rule in DEEP_RULES[1:])
+        + ("; with random matrices **the network turns towards the gradient**." if turns else "."),
         "That a network learns is no proof that its backward pass is right: a comparison with the gradient is.",
     ]
 
     losses = [median_curve(f"{rule}, {rate:g}", run[:, :, LOSS]) for (rule, rate), run in runs.items()]
-    cosines = [median_curve(f"$W_1$, rate {rate:g}", values) for rate, values in raw.items()]
+    cosines = [median_curve(f"$W_1$, rate {rate:g}", run[:, :, COSINE_W1]) for rate, run in raw.items()]
     deep_losses = [median_curve(rule, run[:, :, LOSS]) for rule, run in deep.items()]
     deep_cosines = [
         (rule, [median_curve(f"$W_{l + 1}$", deep[rule][:, :, COSINE_W1 + l]) for l in range(4)])

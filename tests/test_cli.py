@@ -260,7 +260,13 @@ def test_train_takes_tables_and_arrays_on_disk(run, tmp_path):
         (("flow", "--network", "gpt", "--depth", "2,2"), "depths of a grid must be at least one, each once"),
         (("flow", "--network", "gpt", "--width", "100000"), "the deepest networks of a grid must fit"),
         (("flow", "--norm", "layer", "--seeds", "9" * 12), "must fit"),
-        (("flow", "--norm", "layer", "--resume"), "--resume must be given for plain perceptrons"),
+        (("flow", "--residual-scale", "0.1"), "--residual-scale must come with --residual, got 0.1 alone"),
+        (("flow", "--residual", "--residual-scale", "1/L"), "--residual-scale must be a number or 1/sqrt(depth)"),
+        (("flow", "--residual", "--residual-scale", "nan"), "residual_scale must be a finite number"),
+        (
+            ("flow", "--network", "gpt", "--residual-scale", "1"),
+            "residual-scale must not be given with --network gpt",
+        ),
         (("tarin",), "train"),
         (("compare", "--no-such-option"), "no-such-option"),
     ],
@@ -425,10 +431,34 @@ def test_quick_leaves_what_was_typed(run, monkeypatch, words, sizes):
         seen.append((sizes.depths, sizes.width, sizes.seeds))
         raise KeyboardInterrupt
 
-    for name in ("run_flow", "run_networks"):
-        monkeypatch.setattr(f"fbp.studies.flow_grid.{name}", note)
+    monkeypatch.setattr("fbp.studies.flow_grid.run_flow", note)
     assert run("flow", *words)[0] == 130
     assert seen == [sizes]
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (("--bias", "0.2"), {"bias": 0.2}),
+        (("--norm", "rms", "--residual"), {"norm": "rms", "residual": True, "residual_scale": 1.0}),
+        (("--residual", "--residual-scale", "1/sqrt(depth)"), {"norm": "none", "residual_scale": "1/sqrt(depth)"}),
+        (("--residual", "--residual-scale", "0.5", "--activation", "relu,elu"), {"residual_scale": 0.5}),
+        (("--network", "gpt", "--style", "gpt2,modern", "--heads", "2"), {"styles": ("gpt2", "modern"), "heads": 2}),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, tuple) else "",
+)
+def test_options_reach_the_plan(run, monkeypatch, words, options):
+    from fbp.studies.flow_networks import list_options
+
+    seen = []
+
+    def note(plan, *_):
+        seen.append(list_options(plan))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fbp.studies.flow_grid.run_flow", note)
+    assert run("flow", *words)[0] == 130
+    assert options.items() <= seen[0].items()
 
 
 def test_a_quick_grid_is_repeated_as_it_was_typed(run, monkeypatch, tmp_path):
@@ -665,7 +695,7 @@ def test_an_interruption_is_one_line_and_status_130(run, monkeypatch, tmp_path):
     monkeypatch.setattr(flow_grid, "grid", stopped)
     status, out, err = run("flow", "--quick", "--out", tmp_path / "flow")
     assert (status, out) == (130, "")
-    left = f"finished groups are kept in {tmp_path / 'flow'}, and the same command with --resume goes on"
+    left = f"what is measured is kept in {tmp_path / 'flow'}, and the same command with --resume goes on"
     assert err == f"fbp: interrupted; {left}\n"
 
 

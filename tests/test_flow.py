@@ -1,5 +1,6 @@
 """Gradient flow: against theory with confidence intervals, against other computations of the same, and its promises."""
 
+import csv
 import json
 import math
 import re
@@ -11,12 +12,12 @@ import pytest
 
 import fbp
 from fbp import gradient_norms
-from fbp.cli.flow import make_plan
 from fbp.flow import Plan, confidence_interval, diagnose, grid, measure, sample_parameters, verdict
 from fbp.flow.probe import add_probes, read_network
 from fbp.flow.results import interval_of_logs
 from fbp.flow.sampling import Draw, sample_inputs, sample_normals, sample_weights, unit_gain
-from fbp.studies.flow_grid import run_flow, run_networks
+from fbp.studies.flow_grid import run_flow
+from fbp.studies.flow_networks import PerceptronPlan, TransformerPlan
 
 SB = math.sqrt(0.05)
 TANH = {1.3: (0.8802, 0.3153), 2.5: (1.1335, 1.0640), 4.0: (1.3424, 2.1955)}
@@ -378,37 +379,79 @@ def test_biases_of_a_plan_replace_those_of_the_initializers():
     assert own.diagnosis().theory == given.diagnosis().theory
 
 
+GRIDS = {
+    "norm": PerceptronPlan(Plan((2, 3), ("relu",), ("he_normal",), width=8, seeds=3, bias=0.1), norm="layer"),
+    "residual": PerceptronPlan(
+        Plan((2, 3), ("relu",), ("he_normal",), width=8, seeds=3), residual=True, residual_scale="1/sqrt(depth)"
+    ),
+    "gpt": TransformerPlan((2, 3), ("modern",), width=8, heads=2, length=4, vocabulary=9, seeds=3),
+}
+"""Of networks that share no program."""
+
+
 @pytest.mark.parametrize(
-    ("words", "cells", "step"),
-    [
-        ({"norm": "layer", "bias": 0.1}, 2, "layer"),
-        ({"residual": True}, 2, "part of the stream"),
-        ({"style": "modern", "heads": 2, "length": 4, "vocabulary": 9}, 4, "part of the stream"),
-    ],
-    ids=["norm", "residual", "gpt"],
+    ("name", "cells", "step"),
+    [("norm", 2, "layer"), ("residual", 2, "part of the stream"), ("gpt", 4, "part of the stream")],
 )
-def test_networks_without_a_common_program_are_measured(tmp_path, words, cells, step):
-    """The same numbers as `measure` gives, one picture of all cells, and rows of every layer."""
-    names = ("activation", "init", "norm", "residual", "bias"), ("style", "heads", "length", "vocabulary")
-    perceptron, transformer = ({name: words.get(name) for name in part} for part in names)
-    shared = {"depth": "2,3", "width": 8, "seeds": 3}
-    if "style" not in words:
-        perceptron |= {"activation": "relu", "init": "he_normal"}
-    plan = make_plan("gpt" if "style" in words else "mlp", perceptron, transformer, shared, 0, False, False)
-    report = run_networks(plan, tmp_path / "flow")
+def test_networks_without_a_common_program_are_measured(tmp_path, name, cells, step):
+    """The same numbers as `measure` gives, one picture of all cells, and rows of every layer and part."""
+    plan = GRIDS[name]
+    report = run_flow(plan, tmp_path / "flow")
     found = report.results["cells"]
     assert len(found) == cells
     assert {cell["verdict"]["step"] for cell in found} == {step}
     assert report.figures()[0].name == "map"
+    rows = list(csv.DictReader((tmp_path / "flow" / "data.csv").read_text().splitlines()))
     for (cell, net), row in zip(plan.networks(), found, strict=True):
-        d = measure(net, seeds=3).diagnosis()
-        assert (row["depth"], row["rate"], row["sentence"]) == (cell.depth, d.rate, str(d))
-    rows = (tmp_path / "flow" / "data.csv").read_text().splitlines()
-    assert len(rows) == 1 + 3 * sum(len(list_layers_with_weights(net)) for _, net in plan.networks())
+        flow = measure(net, seeds=3)
+        assert (row["depth"], row["rate"], row["sentence"]) == (
+            cell.depth,
+            flow.diagnosis().rate,
+            str(flow.diagnosis()),
+        )
+        own = [each for each in rows if (each["depth"], each[cell._fields[1]]) == (str(cell.depth), cell[1])]
+        for along, paths, values in (
+            ("layers", flow.layers, flow.log10.dZ),
+            ("stream", flow.parts if flow.branches else (), flow.stream.log10_dZ),
+        ):
+            shown = [each for each in own if each.get("along", "layers") == along]
+            assert [each["path"] for each in shown] == 3 * list(paths)
+            read = [float(each["log10_norm_dZ"]) for each in shown]
+            np.testing.assert_allclose(read, values.ravel()[: len(read)], rtol=1e-6)
+    assert {path.name for path in (tmp_path / "flow").iterdir()} >= {"report.html", "data.csv"}
+    assert not (tmp_path / "flow" / "measured").exists()
 
 
-def list_layers_with_weights(net):
-    return measure(net, seeds=1).layers
+@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("damage", [None, b"", b"PK"], ids=["whole", "empty", "cut"])
+def test_networks_that_are_measured_are_not_measured_again(tmp_path, monkeypatch, name, damage):
+    plan, out, counted = GRIDS[name], tmp_path / "flow", []
+    whole = run_flow(plan, tmp_path / "whole")
+
+    def stop_at(calls):
+        counted.clear()
+
+        def count(net, **options):
+            counted.append(net)
+            if len(counted) == calls:
+                raise KeyboardInterrupt
+            return measure(net, **options)
+
+        monkeypatch.setattr("fbp.studies.flow_networks.measure", count)
+
+    stop_at(2)
+    with pytest.raises(KeyboardInterrupt):
+        run_flow(plan, out)
+    if damage is not None:
+        (out / "measured" / "1.npz").write_bytes(damage)
+    stop_at(None)
+    other = GRIDS["norm" if name == "gpt" else "gpt"]
+    with pytest.raises(fbp.FbpError, match="got other "):
+        run_flow(other, out, resume=True)
+    resumed = run_flow(plan, out, resume=True)
+    assert len(counted) == len(list(plan.networks())) - (damage is None)
+    assert resumed.results == whole.results
+    assert (out / "data.csv").read_bytes() == (tmp_path / "whole" / "data.csv").read_bytes()
 
 
 @pytest.mark.parametrize(

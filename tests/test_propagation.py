@@ -165,6 +165,21 @@ NETWORKS = {
     "unequal widths": fbp.mlp((N, 150, 300, 400, 200, 200, 250, 120), "tanh", "glorot_normal"),
     "orthogonal, unequal": fbp.mlp((N, 150, 300, 400, 250, 150), "relu", "orthogonal"),
     "softplus": fbp.mlp(SQUARE, "softplus", "he_normal"),
+    "blocks alone": fbp.Serial(*[BLOCK] * 6, shape=(N,)),
+    "lines": fbp.Serial(
+        fbp.Dense(N),
+        *[
+            fbp.Network(
+                norm=fbp.LayerNorm(),
+                up=fbp.Dense(N, "he_normal"),
+                act=fbp.Activation("relu"),
+                down=fbp.Dense(N, "lecun_normal"),
+                end=fbp.Add().of("input", "down"),
+            )
+        ]
+        * 4,
+        shape=(N,),
+    ),
     "branch of two layers": fbp.Serial(
         fbp.Dense(N),
         *[
@@ -186,9 +201,13 @@ def test_expected_is_what_is_measured(name):
     relative = lambda x: 10 ** (2 * (x - x[..., -1:]))
     for quantity in ("stream_log10_dZ", "dZ"):
         line, measured = flow.expected(0, quantity), np.asarray(flow.values(quantity)[0], np.float64)
+        first = 0
         if quantity == "dZ":  # relative to the stream, as the last layer may stand in a branch
             assert len(line) == len(flow.layers)
-        for l in (0, len(line) // 2):
+            # Theory begins behind a first residual block.
+            first = int(name == "blocks alone")
+            assert np.isnan(line).sum() == first
+        for l in (first, len(line) // 2):
             covers(relative(measured)[:, l], relative(line)[l], 1.0)
     # A batch at a time: examples of one network are not independent, networks are.
     for quantity in ("stream_log10_mean_square", "log10_mean_square"):
@@ -220,7 +239,9 @@ def test_where_no_theory_holds():
     for net, reason in {
         fbp.mlp((8,) * 4, "tanh", "constant(0.1)"): "constant weights",
         fbp.Serial(fbp.Dense(8), fbp.Activation("relu"), BLOCK_OF_8, shape=(8,)): "in front of a residual block",
-        fbp.Serial(BLOCK_OF_8, BLOCK_OF_8, shape=(8,)): "does not begin with a dense layer",
+        fbp.Network(
+            a=fbp.Dense(8), b=fbp.Dense(8), c=fbp.Dense(8).of("a"), end=fbp.Add().of("a", "b", "c"), shape=(8,)
+        ): "branches other than residual blocks",
         fbp.Serial(
             fbp.Dense(8), fbp.Residual(fbp.Serial(fbp.Dense(8), fbp.Activation("relu"))), shape=(8,)
         ): "a branch",

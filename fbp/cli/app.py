@@ -81,6 +81,7 @@ def flow(
     init: Annotated[str | None, _shown_as("he_normal,glorot_normal,orthogonal")] = None,
     norm: Annotated[str | None, _shown_as("none")] = None,
     residual: bool = False,
+    residual_scale: Annotated[str | None, _shown_as("1")] = None,
     bias: float | None = None,
     style: Annotated[str | None, _shown_as("gpt2")] = None,
     heads: Annotated[Integer | None, _shown_as("4")] = None,
@@ -109,6 +110,8 @@ def flow(
         Normalization before each activation: none, batch, layer or rms.
     residual
         Put a residual connection around each layer but the first.
+    residual_scale
+        Factor on what a layer adds to the residual stream: a number, or 1/sqrt(depth).
     bias
         Standard deviation of the biases, in place of the initializers' own.
     style
@@ -134,19 +137,18 @@ def flow(
     """
     check_seed(seed)
     from fbp.cli.flow import make_plan
-    from fbp.flow import Plan
-    from fbp.studies.flow_grid import describe_grid, run_flow, run_networks
+    from fbp.studies.flow_grid import describe_grid, run_flow
     from fbp.studies.frame import announce
     from fbp.terminal import explain_interruption, show_progress
 
-    perceptron = {"activation": activation, "init": init, "norm": norm, "residual": residual or None, "bias": bias}
+    perceptron = {"activation": activation, "init": init, "norm": norm, "bias": bias}
+    perceptron |= {"residual": residual or None, "residual_scale": residual_scale}
     transformer = {"style": style, "heads": heads, "length": length, "vocabulary": vocabulary}
     shared = {"depth": depth, "width": width, "seeds": seeds}
-    plan = make_plan(network, perceptron, transformer, shared, seed, quick, resume)
+    plan = make_plan(network, perceptron, transformer, shared, seed, quick)
     with explain_interruption(describe_grid(out, resume)):
         with show_progress() as progress:
-            is_plain = isinstance(plan, Plan)
-            report = run_flow(plan, out, resume, progress) if is_plain else run_networks(plan, out, progress)
+            report = run_flow(plan, out, resume, progress)
         announce(report, out)
     return 0
 

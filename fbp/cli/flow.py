@@ -7,7 +7,7 @@ from fbp.config import integers, names, unused_option
 from fbp.errors import FbpError
 from fbp.flow import Plan
 from fbp.studies.flow_grid import QUICK
-from fbp.studies.flow_networks import AnyPlan, PerceptronPlan, TransformerPlan
+from fbp.studies.flow_networks import BY_DEPTH, AnyPlan, PerceptronPlan, TransformerPlan
 
 
 def make_plan(
@@ -17,7 +17,6 @@ def make_plan(
     shared: Mapping[str, Any],
     seed: int,
     quick: bool,
-    resume: bool,
 ) -> AnyPlan:
     """The plan of a command.
 
@@ -28,14 +27,13 @@ def make_plan(
         shared: depth, width and seeds.
         seed: of all randomness.
         quick: whether sizes that were not given are small.
-        resume: whether a grid is to go on, which only that of plain perceptrons does.
 
     Raises:
         FbpError: an option belongs to another kind of network, or does not fit.
     """
     for name, value in (transformer if network == "mlp" else perceptron).items():
         if value is not None:
-            raise unused_option(name, network, value if value is not True else "it")
+            raise unused_option(name.replace("_", "-"), network, value if value is not True else "it")
     typed = {"width": shared["width"], "seeds": shared["seeds"]}
     typed["depths"] = shared["depth"] and integers("depth", shared["depth"])
     sizes = (QUICK[network] if quick else {}) | _given(typed)
@@ -48,14 +46,20 @@ def make_plan(
         chosen: dict[str, Any] = {name: tuple(names(text)) for name, text in lists.items() if text}
         plain = Plan(seed=seed, bias=perceptron["bias"], **sizes, **chosen)
         norm, residual = perceptron["norm"] or "none", bool(perceptron["residual"])
-        plan = PerceptronPlan(plain, norm, residual) if residual or norm != "none" else plain
-    if resume and not isinstance(plan, Plan):
-        raise FbpError(
-            "--resume must be given for plain perceptrons, whose grids are kept as they grow, got it with "
-            f"{'--network gpt' if network == 'gpt' else '--residual' if perceptron['residual'] else '--norm'}; "
-            "leave it out"
-        )
+        scale = _read_scale(perceptron["residual_scale"], residual)
+        plan = PerceptronPlan(plain, norm, residual, scale) if residual or norm != "none" else plain
     return plan
+
+
+def _read_scale(text: str | None, residual: bool) -> Any:
+    if text is None:
+        return 1.0
+    if not residual:
+        raise FbpError(f"--residual-scale must come with --residual, got {text} alone; add --residual")
+    try:
+        return text if text == BY_DEPTH else float(text)
+    except ValueError:
+        raise FbpError(f"--residual-scale must be a number or {BY_DEPTH}, got {text!r}; use e.g. 0.1") from None
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

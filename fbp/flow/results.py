@@ -202,7 +202,7 @@ class Flow:
             "correlation": points.correlation,
             "dZ_cosine": points.dZ_cosine,
         }[kind]
-        line[: len(found)] = found
+        line[len(line) - len(found) :] = found
         return line + self._anchor(scale, prediction) if kind == "dZ" else line
 
     def records(self, **labels: Any) -> Iterator[dict[str, Any]]:
@@ -213,10 +213,27 @@ class Flow:
         """
         columns = {f"log10_norm_{name}": self.values(name) for name in NORMS}
         columns |= {name: self.values(name) for name in OTHERS}
-        for s, seed, l in np.ndindex(self.log10.dZ.shape):
-            measured = {name: float(x[s, seed, l]) for name, x in columns.items()}
-            path = {"path": self.layers[l]} if self.layers else {}
-            yield {**labels, "scale": float(self.scales[s]), "seed": seed, "layer": l + 1, **path, **measured}
+        columns |= {} if self.dZ_cosine is None else {"dZ_cosine": self.dZ_cosine}
+        yield from self._rows("layer", self.layers, columns, labels)
+
+    def stream_records(self, **labels: Any) -> Iterator[dict[str, Any]]:
+        """Tidy rows: one for each scale, seed and part of the stream, with its path, and the given labels in front.
+
+        Args:
+            labels: further columns, the same in every row.
+        """
+        if self.stream is not None:
+            log10_norm_dZ, *others = self.stream
+            columns = dict(zip(Stream._fields[1:], others, strict=True))
+            yield from self._rows("part", self.parts, {"log10_norm_dZ": log10_norm_dZ} | columns, labels)
+
+    def _rows(
+        self, place: str, paths: tuple[str, ...], columns: dict[str, np.ndarray], labels: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        for s, seed, i in np.ndindex(next(iter(columns.values())).shape):
+            measured = {name: float(x[s, seed, i]) for name, x in columns.items()}
+            path = {"path": paths[i]} if paths else {}
+            yield {**labels, "scale": float(self.scales[s]), "seed": seed, place: i + 1, **path, **measured}
 
     def _along(self, quantity: str, scale: int) -> np.ndarray:
         """A quantity along the stream, which in a plain network is that of the layers, (seeds, parts)."""

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fbp.activations import Nonlinearity, activation
-from fbp.combinators import Combinator, Residual
+from fbp.combinators import Combinator, Residual, Serial
 from fbp.errors import FbpError
 from fbp.initializers import Initializer, initializer
-from fbp.layers import Activation, BatchNorm, Dense, Dropout, LayerNorm, RMSNorm
+from fbp.layers import Activation, Add, BatchNorm, Dense, Dropout, LayerNorm, RMSNorm
 from fbp.theory.steps import (
     Branch,
     Gradient,
@@ -25,26 +25,30 @@ from fbp.theory.steps import (
     list_values,
     scale_weights,
 )
-from fbp.tree import list_shared
+from fbp.tree import list_layers, list_shared
 from fbp.typing import Layer
 
 _LINEAR = activation("linear")
+_BRANCHES = "branches other than residual blocks of one chain"
 _NORMS = {BatchNorm: "batch", LayerNorm: "layer", RMSNorm: "rms"}
 
 
 class Stack(NamedTuple):
-    """The stream of a network from its first dense layer on.
+    """The stream of a network from its first dense layer or residual block on.
 
     Attributes:
         steps: from each part of the stream to the next, (parts - 1,): each a dense layer or a residual block, with what
             stands before it.
         widths: of the parts, (parts,).
         q_first: the expected mean square of the first part; None where it is to be measured.
+        begins_dense: whether the first part is a dense layer. Of the layers inside a first residual block nothing is
+            said.
     """
 
     steps: tuple[tuple[Step, ...], ...]
     widths: tuple[int, ...]
     q_first: float | None = None
+    begins_dense: bool = True
 
     @property
     def anchor(self) -> int:
@@ -79,7 +83,7 @@ class StackPrediction(NamedTuple):
 
     Attributes:
         parts: at the parts of its stream.
-        layers: at the outputs of its dense layers, those of branches included.
+        layers: at the outputs of its dense layers, those of branches included, but for a first residual block.
     """
 
     parts: Points
@@ -106,13 +110,22 @@ def describe_stack(net: Layer, batch: int) -> Stack | str:
         elements = list(_list_elements(net))
         start = next((i for i, layer in enumerate(elements) if isinstance(layer, (Dense, Residual))), 0)
         first = elements[start] if elements else net
-        if not isinstance(first, Dense):
-            return "no theory: the stream does not begin with a dense layer"
-        _sigma(first, first.width)
-        steps, widths = _list_steps(elements[start + 1 :], first.width, batch)
+        width = _width(first)
+        steps, widths = _list_steps(elements[start + 1 :], width, batch)
     except _NoTheory as reason:
         return f"no theory: {reason}"
-    return Stack(tuple(steps), (first.width, *widths))
+    return Stack(tuple(steps), (width, *widths), begins_dense=isinstance(first, Dense))
+
+
+def _width(first: Layer) -> int:
+    """Of the first part, which is measured: of a residual block the width of what is added."""
+    if isinstance(first, Dense):
+        _sigma(first, first.width)
+        return first.width
+    dense = [layer for layer in list_layers(first) if isinstance(layer, Dense)]
+    if not isinstance(first, Residual) or not dense:
+        raise _NoTheory("a stream that begins with neither a dense layer nor a residual block")
+    return dense[-1].width
 
 
 def _list_elements(net: Layer) -> Iterator[Layer]:
@@ -122,14 +135,44 @@ def _list_elements(net: Layer) -> Iterator[Layer]:
             raise _NoTheory(f"{type(net).__name__} layers")
         yield net
         return
-    if len(net.stream) < len(net.children):
-        # A simple layer that theory does not know says more than the branches do.
-        for child in net.children:
-            list(_list_elements(child))
-        raise _NoTheory("branches other than residual blocks of one chain")
+    children = net.children if len(net.stream) == len(net.children) else _list_sums(net)
     for _ in range(1 if net.copies is None else net.copies):
-        for child in net.children:
+        for child in children:
             yield from _list_elements(child)
+
+
+def _list_sums(net: Combinator) -> list[Layer]:
+    """The layers of a stream; where one adds a chain of lines to the stream, a residual block."""
+    for child in net.children:
+        # A simple layer that theory does not know says more than the branches do.
+        if not isinstance(child, Add):
+            list(_list_elements(child))
+    elements: list[Layer] = []
+    before = -1
+    for i in net.stream:
+        layer, sources = net.children[i], net.sources[i]
+        branches = [source for source in sources if source != before]
+        if isinstance(layer, Add) and len(sources) == 2 and len(branches) == 1:
+            elements.append(Residual(Serial(*_list_chain(net, before, branches[0]))))
+        elif sources == (before,):
+            elements.append(layer)
+        else:
+            raise _NoTheory(_BRANCHES)
+        before = i
+    if not net.stream:
+        raise _NoTheory(_BRANCHES)
+    return elements
+
+
+def _list_chain(net: Combinator, start: int, end: int) -> list[Layer]:
+    """The layers behind the line `start`, up to `end`."""
+    chain: list[Layer] = []
+    while end != start:
+        if len(net.sources[end]) != 1:
+            raise _NoTheory(_BRANCHES)
+        chain.insert(0, net.children[end])
+        (end,) = net.sources[end]
+    return chain
 
 
 def _list_steps(elements: Sequence[Layer], width: int, batch: int) -> tuple[list[tuple[Step, ...]], list[int]]:
@@ -253,9 +296,10 @@ def _predict(stack: Stack, scale: float, q: float, c: float, dZ_cosine: float) -
     dense = list_dense(steps, values, gradients)
     ends = np.cumsum([0, *map(len, stack.steps)])
     parts = _points([values[i] for i in ends], [gradients[i] for i in ends])
-    return StackPrediction(
-        parts, _points([start, *(each.output for each in dense)], [gradients[0], *(each.gradient for each in dense)])
-    )
+    outputs, d_outputs = [each.output for each in dense], [each.gradient for each in dense]
+    if stack.begins_dense:
+        outputs, d_outputs = [start, *outputs], [gradients[0], *d_outputs]
+    return StackPrediction(parts, _points(outputs, d_outputs))
 
 
 def _points(values: Sequence[Value], gradients: Sequence[Gradient]) -> Points:

@@ -1,10 +1,9 @@
 """The report of `fbp flow`: a grid of depths, activations and initializers, measured and set beside theory."""
 
-import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from fbp.interrupts import postpone_interruptions
 from fbp.report import Report, check_target, describe_target, write
 from fbp.report.write import MANIFEST, SCHEMA, SCHEMA_VERSION, read_stamp
 from fbp.serialize import to_json
-from fbp.studies.flow_networks import AnyCell, PerceptronPlan, TransformerPlan, measure_networks
+from fbp.studies.flow_networks import AnyCell, AnyPlan, TransformerPlan, list_options, measure_networks
 from fbp.studies.flow_page import fill_page
 from fbp.studies.frame import Draft
 from fbp.terminal import Progress, no_progress
@@ -26,16 +25,20 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 """The sizes of a small grid, for a first look, by the kind of network."""
 _QUESTION = "How do gradients change from layer to layer, over depth, activation and initialization?"
+_QUESTION_OF_TRANSFORMERS = (
+    "How do gradients change along the stream of a transformer, over depth and the place of the norm?"
+)
 _STATE = "result.json"
+_KEPT = "measured"
 
 
 def run_flow(
-    plan: Plan, out: str | os.PathLike[str] = "flow", resume: bool = False, progress: Progress = no_progress
+    plan: AnyPlan, out: str | os.PathLike[str] = "flow", resume: bool = False, progress: Progress = no_progress
 ) -> Report:
     """Measure a grid, write its folder, and return the report.
 
-    Rows go to `data.csv` in the folder as they are measured, so that a stopped run leaves a table of complete groups,
-    and `resume=True` goes on from there.
+    What is measured is kept in the folder: of plain networks the rows of `data.csv`, of others a file for each kind in
+    `measured/`, which the table replaces at the end. `resume=True` goes on from there.
 
     Args:
         plan: what to measure.
@@ -44,7 +47,7 @@ def run_flow(
         progress: called with a line about what happens next.
 
     Returns:
-        The report; its rows are only in the table.
+        The report; rows of plain networks are only in the table.
 
     Raises:
         FbpError: the folder cannot be written, or holds a grid of other options.
@@ -53,40 +56,30 @@ def run_flow(
     check_target(folder)
     with postpone_interruptions():
         _begin(folder, plan, resume)
-    flows: dict[AnyCell, Flow] = {**grid(plan, folder, resume, progress)}
-    draft = Draft("Gradient flow", _QUESTION, progress=progress, seed=plan.seed)
-    fill_page(draft, plan, flows)
-    progress("drawing")
-    report = draft.report()
-    write(report, folder, table=folder / TABLE)
-    return report
-
-
-def run_networks(
-    plan: PerceptronPlan | TransformerPlan, out: str | os.PathLike[str] = "flow", progress: Progress = no_progress
-) -> Report:
-    """Measure networks that share no program, write their folder at the end, and return the report.
-
-    Args:
-        plan: what to measure.
-        out: the folder; an older report in it is replaced.
-        progress: called with a line about what happens next.
-
-    Raises:
-        FbpError: the folder cannot be written.
-    """
-    check_target(out)
-    flows = measure_networks(plan, progress)
-    question = _QUESTION
-    if isinstance(plan, TransformerPlan):
-        question = "How do gradients change along the stream of a transformer, over depth and the place of the norm?"
+    table = folder / TABLE if isinstance(plan, Plan) else None
+    flows: dict[AnyCell, Flow]
+    if isinstance(plan, Plan):
+        flows = {**grid(plan, folder, resume, progress)}
+    else:
+        flows = measure_networks(plan, folder / _KEPT, progress)
+    question = _QUESTION_OF_TRANSFORMERS if isinstance(plan, TransformerPlan) else _QUESTION
     draft = Draft("Gradient flow", question, progress=progress, seed=plan.seed)
     fill_page(draft, plan, flows)
-    draft.records += [row for cell, flow in flows.items() for row in flow.records(**cell._asdict())]
+    draft.records += list(_list_rows(flows)) if table is None else []
     progress("drawing")
     report = draft.report()
-    write(report, out)
+    write(report, folder, table)
+    shutil.rmtree(folder / _KEPT, ignore_errors=True)
     return report
+
+
+def _list_rows(flows: Mapping[AnyCell, Flow]) -> Iterator[dict[str, Any]]:
+    for cell, flow in flows.items():
+        labels = cell._asdict()
+        if flow.branches:
+            yield from flow.stream_records(**labels, along="stream")
+            labels["along"] = "layers"
+        yield from flow.records(**labels)
 
 
 def describe_grid(out: Path, resume: bool) -> Callable[[], str]:
@@ -102,21 +95,22 @@ def describe_grid(out: Path, resume: bool) -> Callable[[], str]:
     def describe() -> str:
         begun = read_stamp(out / _STATE) != state or (resume and state is not None)
         if begun and read_stamp(out / MANIFEST) in (None, manifest):
-            return f"finished groups are kept in {out}, and the same command with --resume goes on"
+            return f"what is measured is kept in {out}, and the same command with --resume goes on"
         return describe_report()
 
     return describe
 
 
-def _begin(folder: Path, plan: Plan, resume: bool) -> None:
+def _begin(folder: Path, plan: AnyPlan, resume: bool) -> None:
     """Begin the folder, or check that what it holds is a grid of this plan."""
     state = folder / _STATE
-    options = json.loads(json.dumps(dataclasses.asdict(plan)))
+    options = json.loads(json.dumps(list_options(plan)))
     if resume and state.exists():
         there = json.loads(state.read_text(encoding="utf-8"))
         before = there.get("plan") or there.get("results", {}).get("plan")
         if before != options:
-            differ = [name for name in options if not isinstance(before, dict) or before.get(name) != options[name]]
+            before = before if isinstance(before, dict) else {}
+            differ = [name for name in {**options, **before} if before.get(name) != options.get(name)]
             raise FbpError(
                 f"a resumed grid must have the options that it began with, got other {', '.join(differ)} than "
                 f"in {folder}; give the same options, or run without resume"
@@ -126,7 +120,8 @@ def _begin(folder: Path, plan: Plan, resume: bool) -> None:
     # An older report beside a new table would speak of other rows.
     for name in (TABLE, MANIFEST, "report.html", "report.md"):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "figures", ignore_errors=True)
+    for name in ("figures", _KEPT):
+        shutil.rmtree(folder / name, ignore_errors=True)
     # In the form of a report's own summary, so that an unfinished folder may be replaced like a finished one.
     begun = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "title": "Gradient flow (unfinished)", "plan": options}
     state.write_text(to_json(begun) + "\n", encoding="utf-8")

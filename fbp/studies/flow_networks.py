@@ -1,18 +1,23 @@
 """Grids of networks that share no program: normalized and residual perceptrons, transformers."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from fbp.config import count_transformer
 from fbp.errors import FbpError, check_count
 from fbp.flow import Cell, Flow, Plan, measure
+from fbp.flow.archive import load_flow, save_flow
 from fbp.memory import check_memory
 from fbp.networks import gpt, mlp, normalization
 from fbp.terminal import Progress
 from fbp.typing import Layer
 
 POSITIONS = ("pre", "post")
+BY_DEPTH: Literal["1/sqrt(depth)"] = "1/sqrt(depth)"
+"""The scale of branches with which their sum stays as large at every depth."""
 
 
 class TransformerCell(NamedTuple):
@@ -34,17 +39,23 @@ class PerceptronPlan:
         plain: depths, activations, initializers, width, seeds.
         norm: "none", "batch", "layer" or "rms", before each activation.
         residual: whether each layer but the first has a residual connection around it.
+        residual_scale: the factor on what is added to the stream, a number or "1/sqrt(depth)".
 
     Raises:
-        FbpError: there is no such norm.
+        FbpError: there is no such norm or scale.
     """
 
     plain: Plan
     norm: str = "none"
     residual: bool = False
+    residual_scale: float | Literal["1/sqrt(depth)"] = 1.0
 
     def __post_init__(self) -> None:
         normalization(self.norm)
+        if self.residual_scale != BY_DEPTH and not math.isfinite(self.residual_scale):
+            raise FbpError(
+                f"residual_scale must be a finite number or {BY_DEPTH}, got {self.residual_scale}; use e.g. 0.1"
+            )
         plan = self.plain
         _check_memory(plan, max(plan.depths) * plan.width**2, 3 * plan.examples * plan.width * max(plan.depths))
 
@@ -65,15 +76,17 @@ class PerceptronPlan:
             for init in plan.initializers:
                 for depth in plan.depths:
                     widths, rule = (plan.width,) * (depth + 1), plan.rule(init)
-                    yield (
-                        Cell(activation, init, depth),
-                        mlp(widths, activation, rule, norm=self.norm, residual=self.residual),
-                    )
+                    scale = depth**-0.5 if self.residual_scale == BY_DEPTH else float(self.residual_scale)
+                    residual = scale if self.residual else False
+                    net = mlp(widths, activation, rule, norm=self.norm, residual=residual)
+                    yield Cell(activation, init, depth), net
 
     def describe(self) -> str:
         """How it was measured."""
         parts = [] if self.norm == "none" else [f"{self.norm} normalization before each activation"]
-        parts += ["residual connections around all layers but the first"] if self.residual else []
+        if self.residual:
+            scale = "" if self.residual_scale == 1 else f", with branches scaled by {self.residual_scale}"
+            parts.append(f"residual connections around all layers but the first{scale}")
         return f"{describe_plan(self.plain)} The networks have {' and '.join(parts)}."
 
 
@@ -166,15 +179,33 @@ def describe_plan(plan: Plan) -> str:
     )
 
 
-def measure_networks(plan: PerceptronPlan | TransformerPlan, progress: Progress) -> dict[AnyCell, Flow]:
+def list_options(plan: AnyPlan) -> dict[str, Any]:
+    """The options of a plan by name.
+
+    Args:
+        plan: the grid.
+    """
+    options = asdict(plan)
+    return options.pop("plain", {}) | options
+
+
+def measure_networks(plan: PerceptronPlan | TransformerPlan, folder: Path, progress: Progress) -> dict[AnyCell, Flow]:
     """Measure one kind after the other, each by a program of its own.
 
     Args:
         plan: what to measure.
+        folder: where each kind is kept once it is measured; what the same plan has left there is not measured again.
         progress: called with a line about what happens next.
     """
+    folder.mkdir(exist_ok=True)
     flows: dict[AnyCell, Flow] = {}
-    for cell, net in plan.networks():
-        progress(f"measuring {cell[0]}, {cell[1]}, depth {cell.depth}")
-        flows[cell] = measure(net, seeds=plan.seeds, seed=plan.seed)
+    networks = list(plan.networks())
+    for number, (cell, net) in enumerate(networks, start=1):
+        path = folder / f"{number}.npz"
+        there = load_flow(net, path)
+        if there is None:
+            progress(f"{number} of {len(networks)}: {cell[0]}, {cell[1]}, depth {cell.depth}")
+            there = measure(net, seeds=plan.seeds, seed=plan.seed)
+            save_flow(there, path)
+        flows[cell] = there
     return flows

@@ -8,7 +8,7 @@ from typing import Any
 
 from fbp.flow import Diagnosis, Flow, Plan
 from fbp.report import Figure, Table, Text, Tile, fixed, interval, number, significant, tiles
-from fbp.studies.flow_networks import AnyCell, AnyPlan, describe_plan
+from fbp.studies.flow_networks import AnyCell, AnyPlan, describe_plan, list_options
 from fbp.studies.flows import flow_figure
 from fbp.studies.frame import Draft
 
@@ -39,7 +39,7 @@ def fill_page(draft: Draft, plan: AnyPlan, flows: Mapping[AnyCell, Flow]) -> Non
     draft.setting = _setting(plan)
     draft.findings += _find(plan, diagnoses)
     draft.results = {
-        "plan": dataclasses.asdict(plan),
+        "plan": list_options(plan),
         "cells": [
             {**cell._asdict(), "sentence": str(d), "agrees": d.agrees, **dataclasses.asdict(d)}
             for cell, d in diagnoses.items()
@@ -59,10 +59,12 @@ def fill_page(draft: Draft, plan: AnyPlan, flows: Mapping[AnyCell, Flow]) -> Non
 
 
 def _setting(plan: AnyPlan) -> dict[str, Any]:
-    fields: dict[str, Any] = dataclasses.asdict(plan)
-    fields = fields.pop("plain", {}) | fields
     words: dict[str, str] = {"seeds": "networks a cell", "examples": "inputs", "bias": "biases, standard deviation"}
-    return {words.get(name, name): value for name, value in fields.items() if value is not None and name != "seed"}
+    return {
+        words.get(name, name): value
+        for name, value in list_options(plan).items()
+        if value is not None and name != "seed"
+    }
 
 
 def _describe(plan: AnyPlan) -> str:
