@@ -68,7 +68,7 @@ def initialization(draft: Draft) -> None:
         Figure(
             "variance",
             "The factor a layer against the variance of the weights, measured at the markers. Bands are 95 % intervals "
-            "over networks, thin black lines are mean-field theory.",
+            "over networks, thin lines are mean-field theory.",
             partial(curves, drawn, "$n Var W$", "factor of $‖dZ‖$ a layer", reference=("stable", 1.0)),
         ),
     )

@@ -17,7 +17,7 @@ from papers_rows import GROUPS, HOLDS, INSIDE, Row, agreement, edge_of_chaos, gr
 from fbp.report import Figure, Table, Text, interval, number
 from fbp.studies import Draft, study
 
-COLUMNS = ("claim", "quantity", "stated", "theory", "measured", "95 % interval", "networks", "verdict")
+COLUMNS = ("claim", "stated", "theory", "measured", "95 % interval", "verdict")
 
 
 @study
@@ -60,8 +60,8 @@ def add_overview(draft: Draft, rows: list[Row]) -> None:
     draft.section(
         "At a glance",
         Text(
-            "$‖δ‖^2$ is the squared norm of the gradient with respect to a pre-activation. A factor a layer is the "
-            "mean over networks and layers of the ratio of $‖δ‖^2$ before a layer to that behind it, which is what "
+            "$‖dZ‖^2$ is the squared norm of the gradient with respect to a pre-activation. A factor a layer is the "
+            "mean over networks and layers of the ratio of $‖dZ‖^2$ before a layer to that behind it, which is what "
             "mean-field theory predicts; a mean of logarithms is lower, and said to be one. **Stated** is the "
             "published figure or the common saying, on which the verdict is, and empty in a derivation; **theory** "
             "is what `fbp.theory` computes for the very setting, at finite depth, and at finite width where that is "
@@ -111,13 +111,11 @@ def table(title: str, rows: tuple[Row, ...]) -> Table:
     """The rows of one section."""
     cells = tuple(
         (
-            f"{row.id} ({row.source})",
-            f"{row.quantity}: {row.setting}",
+            f"**{row.id}** ({row.source}): {row.quantity}; {row.setting}; {row.measured.networks} networks",
             row.stated,
             row.theory,
             row.measured.value,
             interval(row.measured.low, row.measured.high),
-            row.measured.networks,
             row.verdict,
         )
         for row in rows
@@ -126,9 +124,9 @@ def table(title: str, rows: tuple[Row, ...]) -> Table:
 
 
 def remarks(rows: tuple[Row, ...]) -> tuple[Text, ...]:
-    """A sentence for each statement that does not hold in full, where there is more to say than its number."""
+    """A sentence for each claim that does not hold in full, where there is more to say than its number."""
     said = [f"**{row.id}**: {row.finding}" for row in rows if row.verdict != HOLDS and row.finding]
-    return (Text("\n\n".join(said)),) if said else ()
+    return (Text("\n\n".join(dict.fromkeys(said))),) if said else ()
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def residual(draft: Draft) -> None:
         Figure(
             "stream",
             "Gradient norms along the skip path, block by block. "
-            "Bands are 95 % intervals over networks, thin black lines are theory.",
+            "Bands are 95 % intervals over networks, thin lines are theory.",
             lambda: curves(streams, "block (input on the left)", "$log_{10} ‖dZ_l‖ / ‖dZ_L‖$"),
         ),
         Figure(

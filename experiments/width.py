@@ -78,7 +78,7 @@ def width(draft: Draft) -> None:
         ),
         Figure(
             "spread",
-            "Fluctuations over the width, measured at the markers; the thin black line is the law of relu networks.",
+            "Fluctuations over the width, measured at the markers; the thin line is the law of relu networks.",
             partial(draw, spread, ylabel=f"variance of ${LOG_GAIN}$"),
         ),
         Table(

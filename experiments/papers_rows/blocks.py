@@ -34,7 +34,7 @@ def _batch_norm(quick: bool) -> Iterator[Row]:
     measured, norms = jackknife(settled.mean(axis=1)), jackknife(np.sqrt(settled).mean(axis=1))
     yield Row("bn-relu", source, where, FACTOR, 1.4931, expected, measured, 0.02)
     limit = math.sqrt(math.pi / (math.pi - 1))
-    yield Row("bn-norm", source, where, "‖δ‖ factor a layer", limit, math.sqrt(expected), norms, 0.005)
+    yield Row("bn-norm", source, where, "‖dZ‖ factor a layer", limit, math.sqrt(expected), norms, 0.005)
     finding = (
         "Batch normalization does not prevent exploding gradients at initialization, it makes them explode: "
         f"×{norms.value:.2f} in norm a layer, whatever the weights."
@@ -77,20 +77,20 @@ def _residual(quick: bool) -> Iterator[Row]:
     where = f"x + W relu(x), He, n={width}, L={depth}"
     forward = jackknife((flow.q[:, 1:] / flow.q[:, :-1]).mean(axis=1))
     yield double(where, "variance factor a block", 2.0, expected.forward[0], forward, 0.02)
-    yield double(where, "‖δ‖² factor a block", 2.0, expected.backward[0], flow.rate, 0.02)
+    yield double(where, "‖dZ‖² factor a block", 2.0, expected.backward[0], flow.rate, 0.02)
     (flow,) = measure(fbp.Residual(plain("relu", width), 0.0), width, depth, 3, [Setting(HE)], seed=33)
     still = theory.propagation("relu", HE, depth=depth, residual=0.0).backward[0]
     where = f"x + 0 W relu(x), He, n={width}, L={depth}"
-    yield double(where, "‖δ‖² factor a block", 1.0, still, flow.rate, 1e-5)
+    yield double(where, "‖dZ‖² factor a block", 1.0, still, flow.rate, 1e-5)
 
     width, depth = 128, 100
     scaled = fbp.Residual(plain("relu", width), depth**-0.5)
     (flow,) = measure(scaled, width, depth, 12 if quick else 60, [Setting(HE)], examples=16, seed=34)
     expected = theory.propagation("relu", HE, depth=depth, residual=depth**-0.5)
-    where = f"x + L^-1/2 W relu(x), He, n={width}, L={depth}"
+    where = f"x + 1/√L W relu(x), He, n={width}, L={depth}"
     stated, keeps = (1 + 1 / depth) ** depth, partial(Row, "res-scaled", "Zhang et al. 2019", where)
     backward, forward = jackknife(flow.gains), jackknife(flow.q[:, -1] / flow.q[:, 0])
-    yield keeps("‖δ‖² over the network", stated, 10 ** expected.log10_dZ[0], backward, 0.02)
+    yield keeps("‖dZ‖² over the network", stated, 10 ** expected.log10_dZ[0], backward, 0.02)
     yield keeps("variance over the network", stated, expected.q[-1], forward, 0.02)
 
 
@@ -109,7 +109,7 @@ def _pre_norm(quick: bool) -> Iterator[Row]:
     predicted = (expected.log10_dZ[start] - expected.log10_dZ[depth]) / math.log10(depth / start)
     finding = "1 is the limit of large l: the length is 1 + l, so that at this depth the exponent is a little less."
     zeta = jackknife(ends, exponent)
-    yield Row("preln-relu", source, where, "ζ of ‖δ_l‖² ~ l^-ζ", 1.0, predicted, zeta, 0.02, finding=finding)
+    yield Row("preln-relu", source, where, "ζ of $‖dZ_l‖^2$ ~ $l^{-ζ}$", 1.0, predicted, zeta, 0.02, finding=finding)
     growth = jackknife((flow.q[:, -1] - flow.q[:, 0]) / depth)
     slope = (expected.q[-1] - expected.q[0]) / depth
     yield Row("preln-growth", source, where, "variance added a block", 1.0, slope, growth, 0.02)
@@ -118,12 +118,12 @@ def _pre_norm(quick: bool) -> Iterator[Row]:
 def _tanh_blocks() -> Iterator[Row]:
     """Yang & Schoenholz: gradients of unscaled tanh blocks grow like exp(sqrt L); and pre-norm, from two lengths."""
     width, depth, networks, source = 256, 200, 16, f"{DERIVED} after Yang & Schoenholz 2017"
-    for scale, name, stated in ((1.0, "", 15.17), (depth**-0.5, "L^-1/2 ", 0.432)):
+    for scale, name, stated in ((1.0, "", 15.17), (depth**-0.5, "1/√L ", 0.432)):
         block = fbp.Residual(plain("tanh", width), scale)
         (flow,) = measure(block, width, depth, networks, [Setting(1.0)], examples=16, seed=39)
         expected = theory.propagation("tanh", 1.0, depth=depth, residual=scale)
         total = jackknife(flow.factors, lambda x: float(np.sum(np.log(x.mean(axis=0)))))
-        where, what = f"x + {name}W tanh(x), q=1, n={width}, L={depth}", "ln of ‖δ‖² over the network"
+        where, what = f"x + {name}W tanh(x), q=1, n={width}, L={depth}", "ln of ‖dZ‖² over the network"
         yield Row("res-tanh", source, where, what, stated, math.log(10) * expected.log10_dZ[0], total)
     width, depth, start, networks = 200, 64, 16, 40
     block = fbp.Residual(fbp.Serial(fbp.LayerNorm(0.0), plain("tanh", width)))
@@ -139,7 +139,7 @@ def _tanh_blocks() -> Iterator[Row]:
             "preln-tanh",
             f"{DERIVED} after Doshi et al. 2023",
             where,
-            "ζ of ‖δ_l‖² ~ l^-ζ",
+            "ζ of $‖dZ_l‖^2$ ~ $l^{-ζ}$",
             stated,
             predicted,
             exponent,
@@ -159,7 +159,9 @@ def _skip_init(quick: bool) -> Iterator[Row]:
     slope = (expected.q[-1] - expected.q[0]) / depth
     yield Row("bn-skip", source, where, "variance added a block", 1.0, slope, growth, 0.02)
     gains, total = jackknife(flow.gains), 10 ** expected.log10_dZ[0]
-    yield Row("bn-skip-gradient", f"{DERIVED} after {source}", where, "‖δ‖² over the network", None, total, gains, 0.03)
+    yield Row(
+        "bn-skip-gradient", f"{DERIVED} after {source}", where, "‖dZ‖² over the network", None, total, gains, 0.03
+    )
     depth = 100
     net = fbp.Repeat(fbp.Residual(plain("relu", 64), 0.0), depth)
     params = fbp.flow.sample_parameters(net, (64,), 3, seed=30)
@@ -184,7 +186,7 @@ def _skip_init(quick: bool) -> Iterator[Row]:
 
 def _recurrent(quick: bool) -> Iterator[Row]:
     width, steps, networks, source = 128, 10, 20 if quick else 100, "Pascanu et al. 2013"
-    what = "‖δ‖ factor a step"
+    what = "‖dZ‖ factor a step"
     W = fbp.flow.sample_parameters(fbp.Dense(width, "orthogonal"), (width,), networks, seed=36)["W"]
     for scale in (0.9, 1.0, 1.1):
         where = f"orthogonal recurrent matrix times {scale:g}, n={width}, {steps} steps"

@@ -7,7 +7,7 @@ import matplotlib.figure
 import numpy as np
 
 from fbp import theory
-from fbp.report import Curve, canvas, curve_style, curves
+from fbp.report import Curve, canvas, curve_style, curves, mathtext
 from fbp.report.style import MUTED, PALETTE, WIDTH, WRONG, darken, is_narrow
 from papers_rows.row import FAILS, HOLDS, INSIDE, Row
 from papers_rows.tanh import tanh_flows
@@ -55,7 +55,7 @@ def gradients(quick: bool) -> matplotlib.figure.Figure:
         decades = np.log10(field.gradients(logs.shape[1] - 1))
         theory_line = np.append(np.cumsum(decades[::-1])[::-1], 0)
         drawn.append(Curve(f"$σ_w^2$ = {variance:g}", np.arange(logs.shape[1]), median, low, high, theory_line))
-    return curves(drawn, "layer $l$ (input on the left)", "$log_{10} ‖δ_l‖^2 / ‖δ_L‖^2$")
+    return curves(drawn, "layer $l$ (input on the left)", "$log_{10} ‖dZ_l‖^2 / ‖dZ_L‖^2$")
 
 
 def edge_of_chaos(rows: Sequence[Row]) -> matplotlib.figure.Figure:
@@ -77,6 +77,6 @@ def edge_of_chaos(rows: Sequence[Row]) -> matplotlib.figure.Figure:
         axes.errorbar(root, at, xerr=(root - low, high - root), **look, **dots)
     axes.text(1.15, 0.42, "order: gradients vanish", color=MUTED)
     axes.text(2.35, 0.08, "chaos: gradients explode", color=MUTED)
-    axes.set(xlabel="σ_w²", ylabel="σ_b²")
+    axes.set(xlabel=mathtext("$σ_w^2$"), ylabel=mathtext("$σ_b^2$"))
     axes.legend(loc="upper left", bbox_to_anchor=(0.02, 0.72))
     return figure

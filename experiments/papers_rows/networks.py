@@ -15,7 +15,7 @@ HE = math.sqrt(2)
 SIGMA_B = math.sqrt(0.05)
 CRITICAL = theory.mean_field("tanh", float(theory.edge_of_chaos("tanh", SIGMA_B)), SIGMA_B)
 """tanh on the edge of chaos, with these biases."""
-FACTOR = "‖δ‖² factor a layer"
+FACTOR = "‖dZ‖² factor a layer"
 """What `Passage.rate` is called in a row."""
 
 UNIT = "mean_field(1, 1)"

@@ -24,7 +24,7 @@ def plain_networks(quick: bool) -> Iterator[Row]:
 
 def _glorot(quick: bool) -> Iterator[Row]:
     width, depth, source = 1000, 20, "Glorot & Bengio 2010"
-    where = f"W ~ U[±n^-1/2], tanh of small inputs, n={width}, L={depth}"
+    where = f"W ~ U[±1/√n], tanh of small inputs, n={width}, L={depth}"
     block = plain("tanh", width, "inverse_sqrt_uniform")
     # Small inputs keep tanh linear: mean square 1e-8 is as good as 0.
     (flow,) = measure(block, width, depth, 3 if quick else 12, [Setting(q=1e-8)], examples=32, weights=True, seed=1)
@@ -40,7 +40,7 @@ def _lecun(quick: bool) -> Iterator[Row]:
     field = theory.mean_field(name, 1.0)
     starts = [Setting.at(field), Setting()]
     fixed, unit = measure(plain(name, width), width, depth, 3 if quick else 16, starts, seed=2)
-    where = f"1.7159 tanh(2x/3), std n^-1/2, n={width}, L={depth}"
+    where = f"1.7159 tanh(2x/3), std 1/√n, n={width}, L={depth}"
     q = jackknife(fixed.q[:, 5:].mean(axis=1))
     yield Row("lecun-tanh", source, where, "q*", 0.3824, field.q_star, q, 0.02)
     yield Row("lecun-tanh", source, where, "χ₁", 1.0192, field.chi_1, fixed.rate)
@@ -72,7 +72,7 @@ def _rectifiers(quick: bool) -> Iterator[Row]:
     expected = float(theory.propagation("gelu", HE, depth=5).backward.mean())
     where = f"gelu with He's variance, σ_w²=2, n={WIDTH}, q=1, L=5"
     finding = "He's 2 is relu's: under gelu lengths shrink, and gradients with them, the faster the deeper."
-    what = "‖δ‖² factor, mean over layers"
+    what = "‖dZ‖² factor, mean over layers"
     yield Row("he-gelu", "often said", where, what, 1.0, expected, flow.rate, 0.02, finding=finding)
 
 
@@ -96,5 +96,5 @@ def _self_normalizing() -> Iterator[Row]:
     where = f"selu, σ_w²=1, n={WIDTH}, L=20"
     q = jackknife(flow.q[:, 1:].mean(axis=1))
     yield Row("selu", source, where, "q*", 1.0, field.q_star, q, 0.02)
-    finding = "Normal activations are not level gradients: the mean square of δ grows by 7 % a layer."
+    finding = "Normal activations are not level gradients: the mean square of dZ grows by 7 % a layer."
     yield Row("selu-gradient", source, where, "χ₁", 1.0, field.chi_1, flow.rate, finding=finding)

@@ -48,7 +48,7 @@ def _balduzzi(quick: bool) -> Iterator[Row]:
         yield Row("shattering", source, where, what, stated, expected, measured, 0.03, finding=SHATTERED)
     depth = 16
     expected = theory.propagation("relu", HE, depth=depth, residual=depth**-0.5, c_0=0.0).dZ_correlation[0]
-    where = f"x + L^-1/2 W relu(x), He, orthogonal inputs, common cotangent, n={WIDTH}, L={depth}"
+    where = f"x + 1/√L W relu(x), He, orthogonal inputs, common cotangent, n={WIDTH}, L={depth}"
     what = "correlation of two examples' gradients"
     yield Row("shattering-scaled", DERIVED, where, what, None, expected, _correlation(depth, depth**-0.5, networks))
 
@@ -66,7 +66,7 @@ def _softplus(quick: bool) -> Iterator[Row]:
     expected = theory.propagation("softplus", HE, width=width, **options).log10_dZ[0]
     # The part of the gradient along Z, one part in n at the output, shrinks by F'^2 q/q' a layer in place of chi_1.
     where = f"softplus, He, n={width}, L={depth}"
-    what = f"log10 of ‖δ‖² over the network ({limit:.2f} for large n)"
+    what = f"log10 of ‖dZ‖² over the network ({limit:.2f} for large n)"
     yield Row("softplus", DERIVED, where, what, None, expected, gains, 0.05)
 
 

@@ -118,7 +118,7 @@ def _kappa() -> Iterator[Row]:
         measured = jackknife(np.log(flow.gains), lambda x: width / depth * float(np.var(x, ddof=1)))
         finding = (
             f"κ = 3 μ₂/μ₁² - 1 = {field.kappa:.2f} takes the lengths as fixed. For tanh they fluctuate by one "
-            "part in n as well, δ feels it through tanh', and the variance of ln ‖Jv‖² is larger by "
+            "part in n as well, dZ feels it through tanh', and the variance of ln ‖Jv‖² is larger by "
             f"{field.log_variance(depth) / field.kappa - 1:.0%} at any width."
         )
         where = f"{name}{', critical, σ_b²=.05' if name == 'tanh' else ''}, n={width}, L={depth}"

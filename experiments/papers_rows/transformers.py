@@ -145,7 +145,7 @@ def _pass_attention(X: np.ndarray, W_qk: np.ndarray, W_v: np.ndarray) -> float:
 def _collapse(quick: bool) -> Iterator[Row]:
     """The correlation of tokens through x + alpha (mean of tokens) W V: q and r grow by the same."""
     depth, networks = 30, 6 if quick else 24
-    for scale, name in ((1.0, "1"), (depth**-0.5, "L^-1/2")):
+    for scale, name in ((1.0, "1"), (depth**-0.5, "1/√L")):
         q, r = 1.0, 0.0
         for _ in range(depth):
             common = scale**2 * (q + (TOKENS - 1) * r) / TOKENS
@@ -251,7 +251,7 @@ def _fixup(quick: bool) -> Iterator[Row]:
     depths, networks, source = (8, 32) if quick else (8, 64), 6 if quick else 24, "Zhang et al. 2019"
     where = f"two layers a branch, the last 0, relu, n={WIDTH}"
     what = "slope of ln of the change of the output in one step over ln L"
-    for name, stated, scaled in (("the first scaled by L^-1/2", 0.0, True), ("the first not scaled", 1.0, False)):
+    for name, stated, scaled in (("the first scaled by 1/√L", 0.0, True), ("the first not scaled", 1.0, False)):
         changes = np.stack([_step(L, L**-0.5 if scaled else 1.0, networks) for L in depths], axis=1)
         span = math.log(depths[1] / depths[0])
         slope = jackknife(changes, lambda x, span=span: math.log(x[:, 1].mean() / x[:, 0].mean()) / span)

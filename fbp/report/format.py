@@ -3,13 +3,15 @@
 import json
 import math
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fbp.report.document import Table
 from fbp.report.inline import superscript
 from fbp.serialize import plain, strict
 
 _DIGITS = 4
+_LONG = 40
+"""Characters of a cell that is wrapped."""
 _MISSING, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 _TONES = {
     "PASS": "good",
@@ -29,10 +31,16 @@ class Cell(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A table's column: its name, whether it is aligned as numbers, and its cells."""
+    """A table's column.
+
+    Attributes:
+        name: its head.
+        kind: "number" where it is aligned as numbers, "long" where its texts need room, "" elsewhere.
+        cells: below the head.
+    """
 
     name: str
-    numeric: bool
+    kind: Literal["number", "long", ""]
     cells: tuple[Cell, ...]
 
 
@@ -139,7 +147,9 @@ def _column(name: str, values: list[Any]) -> Column:
     # Settings such as 0.1 and 0.01 read best as they were typed; measurements keep their zeros.
     measured = any(math.isfinite(value) and float(f"{value:.{_DIGITS - 2}e}") != value for value in floats)
     numeric = any(isinstance(value, int | float | Decimal) and not isinstance(value, bool) for value in values)
-    return Column(name, numeric, tuple(_cell(value, measured) for value in values))
+    cells = tuple(_cell(value, measured) for value in values)
+    long = any(len(cell.text) > _LONG for cell in cells)
+    return Column(name, "number" if numeric else "long" if long else "", cells)
 
 
 def _cell(value: Any, measured: bool) -> Cell:

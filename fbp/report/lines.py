@@ -24,6 +24,7 @@ _ALIKE = 0.006
 _LEVEL = 0.2
 """Of the height of the axes: curves that keep within so little of it are drawn again, enlarged."""
 _TICKS = 8
+_SMALL = FONT - 1.5
 
 Reference = tuple[str, float] | None
 Window = tuple[float, float]
@@ -249,10 +250,11 @@ def _find_coinciding(curves: Sequence[Curve], log_x: bool, log_y: bool, shown: W
 
 
 def _write_heading(axes: Axes, heading: str, same: Sequence[tuple[str, str]]) -> None:
-    notes = [f"{label}: as {first}" for label, first in same]
+    width = _count_characters(axes)
+    notes = [line for label, first in same for line in _wrap(f"{label}: as {first}", int(width * FONT / _SMALL))]
     if notes:
         small = {
-            "fontsize": FONT - 1.5,
+            "fontsize": _SMALL,
             "color": MUTED,
             "transform": axes.transAxes,
             "va": "bottom",
@@ -261,8 +263,8 @@ def _write_heading(axes: Axes, heading: str, same: Sequence[tuple[str, str]]) ->
         axes.text(0, 1.02, "\n".join(map(mathtext, notes)), **small)
     if heading:
         # Not bold: mathtext would stay as it is beside it.
-        pad = 5 + 1.35 * (FONT - 1.5) * len(notes)
-        lines = _wrap(heading, _count_characters(axes))
+        pad = 5 + 1.35 * _SMALL * len(notes)
+        lines = _wrap(heading, width)
         axes.set_title("\n".join(map(mathtext, lines)), fontsize=FONT, fontweight="normal", pad=pad)
 
 

@@ -87,7 +87,8 @@ class PerceptronPlan:
         if self.residual:
             scale = "" if self.residual_scale == 1 else f", with branches scaled by {self.residual_scale}"
             parts.append(f"residual connections around all layers but the first{scale}")
-        return f"{describe_plan(self.plain)} The networks have {' and '.join(parts)}."
+        read = " They are read along the residual stream: the first layer, and the sum behind each other one."
+        return f"{describe_plan(self.plain)} The networks have {' and '.join(parts)}.{read if self.residual else ''}"
 
 
 @dataclass(frozen=True)

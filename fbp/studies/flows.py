@@ -96,7 +96,7 @@ def flow_figure(name: str, caption: str, flows: Flows) -> Figure:
     several = min(flow.log10.dZ.shape[1] for flow in every) > 1
     reading = "Lines are medians over networks, bands go from 10 % to 90 %" if several else "Each line is one network"
     if has_theory(curve for _, part in drawn for curve in part):
-        reading += ", thin black lines are mean-field theory of infinite width"
+        reading += ", thin lines are mean-field theory of infinite width"
     return Figure(name, f"{caption} {reading}.", draw)
 
 
