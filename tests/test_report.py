@@ -373,9 +373,13 @@ def test_a_column_of_measurements_lines_up():
     assert [cell.text for cell in x.cells] == ["0.1235", "0.5000", "\N{EN DASH}"]
     assert [cell.text for cell in rate.cells] == ["0.1", "0.01", "0.001"]
     assert [cell.tone for cell in verdict.cells] == ["bad", "", "yes"]
-    assert (x.numeric, verdict.numeric) == (True, False)
+    assert (x.kind, verdict.kind) == ("number", "")
     (decades,) = format.columns(Table("t", ("decades",), ((format.fixed(-0.001, 2),), (format.fixed(-16.4712, 2),))))
-    assert ([cell.text for cell in decades.cells], decades.numeric) == (["0.00", "\N{MINUS SIGN}16.47"], True)
+    assert ([cell.text for cell in decades.cells], decades.kind) == (["0.00", "\N{MINUS SIGN}16.47"], "number")
+    claim, short = format.columns(
+        Table("t", ("claim", "short"), (("as long as a sentence that must be wrapped", "x" * 40),))
+    )
+    assert (claim.kind, short.kind) == ("long", "")
 
 
 def test_inline():
