@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from fbp.errors import FbpError
 from fbp.report.write import MANIFEST
-from fbp.terminal import NOTHING_WRITTEN, Progress, explain_interruption, show_progress, start
+from fbp.terminal import NOTHING_WRITTEN, Progress, explain_interruption, make_parser, show_progress, start
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
 # The longest first, so that none of them is left alone at the end.
@@ -104,6 +105,8 @@ def script(*, out: Path = Path("results"), quick: bool = False, resume: bool = F
     resume
         Leave the finished reports that the same command has made.
     """
+    if out.exists() and not out.is_dir():
+        raise FbpError(f"the reports' target must be a folder, got the file {out}; use another name")
     begun, done, failed = time.monotonic(), 0, 0
     names = [name for name in list_studies() if not (resume and is_there(out, name, quick))]
     left = f"finished reports are kept in {out}, and the same command with --resume goes on"
@@ -115,16 +118,12 @@ def script(*, out: Path = Path("results"), quick: bool = False, resume: bool = F
     return 1 if failed else 0
 
 
-if __name__ == "__main__":
-    from cyclopts import App, Parameter
-
-    app = App(
-        name="python experiments",
-        help="All studies.",
-        default_parameter=Parameter(negative=()),
-        help_format="plaintext",
-        result_action="return_value",
-        suppress_keyboard_interrupt=False,
-    )
+def main() -> None:
+    """Run the script as the program."""
+    app = make_parser("python experiments", "All studies.")
     app.default(script)
     start("experiments", lambda words: app(words, exit_on_error=False, print_error=False))
+
+
+if __name__ == "__main__":
+    main()

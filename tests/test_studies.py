@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from fbp.errors import FbpError
 from fbp.report import write
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -79,6 +80,8 @@ def test_a_study_that_fails_is_told_and_the_others_go_on(runner, tmp_path, capsy
     assert runner["script"](out=tmp_path / "out", resume=True) == 1
     assert "1 of 1 failed" in capsys.readouterr().out
     assert not runner["is_there"](tmp_path / "out", "one", quick=True)
+    with pytest.raises(FbpError, match="must be a folder, got the file"):
+        runner["script"](out=tmp_path / "scripts" / "one.py")
     (tmp_path / "out" / "one" / "manifest.json").write_text("{")
     assert not runner["is_there"](tmp_path / "out", "one", quick=False)
 
