@@ -127,7 +127,9 @@ def _find(plan: AnyPlan, diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
             f"measured rate from it is {off:.1%}. Cells share draws, and the width is finite."
         )
     advised = Counter(
-        f"$σ_w^2$ = {d.advice**2:.2f} for {cell[0]}" for cell, d in diagnoses.items() if d.advice is not None
+        f"$σ_w^2$ = {number(significant(d.advice**2))} for {cell[0]}"
+        for cell, d in diagnoses.items()
+        if d.advice is not None
     )
     if advised:
         findings.append(f"What theory advises where gradients vanish or explode: {'; '.join(advised)}.")
@@ -173,7 +175,7 @@ def _table(name: str, diagnoses: Mapping[AnyCell, Diagnosis]) -> Table:
             d.phase,
             fixed(d.verdict.decades, 2),
             None if d.trainable is None or d.trainable > 1e4 else round(d.trainable),
-            None if d.advice is None else fixed(d.advice**2, 2),
+            None if d.advice is None else significant(d.advice**2),
         )
         for cell, d in diagnoses.items()
     )
