@@ -177,6 +177,8 @@ def test_networks_that_leave_the_range_of_their_numbers_are_counted():
     found = verdict(log10)
     assert (found.kind, found.infinite, found.silent) == ("stable", 1, 0)
     assert str(diagnose(log10, None)).endswith("; infinite or NaN values in 1 of 8 networks")
+    log10[1:4, 0] = -np.inf
+    assert (verdict(log10).kind, verdict(log10).infinite, verdict(log10).silent) == ("undecided", 1, 3)
     for net in (fbp.mlp((16,) * 81, "relu", "mean_field(20,0.1)"), fbp.mlp((16,) * 81, "gelu", "mean_field(20)")):
         found = measure(net, seeds=3).diagnosis()
         assert (found.kind, found.verdict.infinite, found.agrees) == ("undecided", 3, None)

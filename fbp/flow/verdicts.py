@@ -111,8 +111,8 @@ class Verdict:
         step: what one of the steps is called.
         networks: how many were measured.
         silent: how many of them let no gradient through; the rate is that of the others, or 0 where these are fewer.
-        infinite: how many of them had infinite or NaN values; the rate is that of the others, or NaN where these are
-            fewer.
+        infinite: how many of them had infinite or NaN values; the rate is that of the others, or NaN where most are
+            left out.
     """
 
     kind: Kind
@@ -127,17 +127,18 @@ class Verdict:
 
     def __str__(self) -> str:
         if math.isnan(self.rate):
-            return f"{self.kind}{self.describe_left_out()}"
+            return "; ".join(filter(None, (self.kind, self.left_out)))
         ends = "in one network" if self.networks == 1 else _describe_interval(self.low, self.high)
         sentence = (
             f"{self.kind}, ×{_describe_factor(self.rate)} a {self.step} {ends}, {self.decades:+.2f} decades in all"
         )
-        return sentence + self.describe_left_out()
+        return "; ".join(filter(None, (sentence, self.left_out)))
 
-    def describe_left_out(self) -> str:
-        """The end of a sentence: how many networks have no rate, and why."""
+    @property
+    def left_out(self) -> str:
+        """How many networks have no rate, and why; empty where all have one."""
         counts = {"no gradient": self.silent, "infinite or NaN values": self.infinite}
-        return "".join(f"; {what} in {count} of {self.networks} networks" for what, count in counts.items() if count)
+        return "; ".join(f"{what} in {count} of {self.networks} networks" for what, count in counts.items() if count)
 
 
 def verdict(log10_norms: ArrayLike, step: str = "layer") -> Verdict:
@@ -163,10 +164,10 @@ def verdict(log10_norms: ArrayLike, step: str = "layer") -> Verdict:
     networks, steps = len(curves), curves.shape[1] - 1
     silent, infinite = _find_left_out(curves)
     counts = (step, networks, int(silent.sum()), int(infinite.sum()))
-    if 2 * infinite.sum() >= networks:
-        return Verdict("undecided", math.nan, math.nan, math.nan, math.nan, *counts)
-    if 2 * silent.sum() >= networks:
+    if 2 * silent.sum() >= networks > 2 * infinite.sum():
         return Verdict("vanishing", 0.0, 0.0, 0.0, -math.inf, *counts)
+    if 2 * (silent | infinite).sum() >= networks:
+        return Verdict("undecided", math.nan, math.nan, math.nan, math.nan, *counts)
     kept = curves[~(silent | infinite)]
     # Backpropagation goes towards the input. Between its ends the curve cancels: a rate agrees with its total.
     with np.errstate(over="ignore"):
@@ -245,11 +246,11 @@ class Diagnosis:
             parts.append(f"in a typical network ‖dZ‖ ×{_describe_factor(typical.rate)} a {step}: {typical.kind}")
         if self.trainable is not None and self.trainable < LONG:
             parts.append(f"trainable to about {self.trainable:.0f} layers")
-        sentence = ", ".join(parts) + typical.describe_left_out()
+        advice = ""
         if self.advice is not None:
             square = self.advice**2
-            sentence += f"; use σ_w² = {square:.2f}" if square >= 1 else f"; use σ_w² = {square:#.3g}"
-        return sentence + (f"; {self.note}" if self.note else "")
+            advice = f"use σ_w² = {square:.2f}" if square >= 1 else f"use σ_w² = {square:#.3g}"
+        return "; ".join(filter(None, (", ".join(parts), typical.left_out, advice, self.note)))
 
     def _describe_theory(self) -> str:
         theory = _describe_factor(self.theory or 0.0)

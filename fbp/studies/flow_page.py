@@ -1,6 +1,7 @@
 """The page of `fbp flow`: which networks vanish, hold and explode, as one picture and in words; then the details."""
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -117,6 +118,11 @@ def _find(plan: AnyPlan, diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
         told = [f"{', '.join(name)} ({depths(name)})" for name in mixed[:_LISTED]]
         more = f" and {len(mixed) - _LISTED} others" if len(mixed) > _LISTED else ""
         findings.append(f"The verdict depends on the depth with {', '.join(told)}{more}.")
+    silent = {cell: d.verdict.left_out for cell, d in diagnoses.items() if d.verdict.left_out}
+    if silent:
+        told = [f"{cell[0]}, {cell[1]} at {cell.depth} ({why})" for cell, why in list(silent.items())[:_LISTED]]
+        more = f" and in {len(silent) - _LISTED} other cells" if len(silent) > _LISTED else ""
+        findings.append(f"Some networks have no rate: {'; '.join(told)}{more}.")
     findings += _find_extremes(diagnoses)
     judged = [d for d in diagnoses.values() if d.agrees is not None and d.theory]
     if judged:
@@ -170,7 +176,7 @@ def _table(name: str, diagnoses: Mapping[AnyCell, Diagnosis]) -> Table:
             cell.depth,
             d.kind,
             significant(d.rate),
-            interval(d.low, d.high, 3) if d.verdict.networks > 1 else None,
+            interval(d.low, d.high, 3) if d.verdict.networks > 1 and not math.isnan(d.rate) else None,
             None if d.theory is None else significant(d.theory),
             d.phase,
             fixed(d.verdict.decades, 2),
