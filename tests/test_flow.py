@@ -371,6 +371,17 @@ def test_the_command_writes_a_folder(tmp_path):
         run_flow(Plan(**options | {"width": 9}), out, resume=True)
 
 
+def test_the_page_says_which_networks_have_no_rate(tmp_path):
+    plan = Plan((80,), ("relu",), ("mean_field(20,0.1)", "zeros"), width=8, seeds=2, examples=4)
+    report = run_flow(plan, tmp_path / "flow")
+    assert (
+        "Some networks have no rate: relu, mean_field(20,0.1) at 80 (infinite or NaN values in 2 of 2 networks); "
+        "relu, zeros at 80 (no gradient in 2 of 2 networks)."
+    ) in report.findings
+    row = next(line for line in (tmp_path / "flow" / "report.md").read_text().splitlines() if "| undecided |" in line)
+    assert "NaN to NaN" not in row
+
+
 def test_biases_of_a_plan_replace_those_of_the_initializers():
     options = {"depths": (3,), "activations": ("tanh",), "width": 8, "seeds": 2}
     own = grid(Plan(**options, initializers=("mean_field(1.2,0.3)",)))["tanh", "mean_field(1.2,0.3)", 3]

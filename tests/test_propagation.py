@@ -235,6 +235,11 @@ def test_a_scaled_residual_network_keeps_its_gradients():
     assert np.all(np.abs(inside[..., 1:] + 2) < 1e-3)
 
 
+def test_lengths_beyond_float64_leave_the_rate():
+    flow = measure(fbp.mlp((16,) * 201, "relu", "mean_field(100)", repeat=True), seeds=2)
+    assert flow.diagnosis().theory == pytest.approx(5000, rel=1e-6)
+
+
 def test_where_no_theory_holds():
     for net, reason in {
         fbp.mlp((8,) * 4, "tanh", "constant(0.1)"): "constant weights",
@@ -248,6 +253,15 @@ def test_where_no_theory_holds():
     }.items():
         flow = measure(net, seeds=2)
         assert reason in flow.stack
+        assert np.isnan(flow.expected()).all()
+    sequences = fbp.Serial(
+        fbp.Dense(8), fbp.BatchNorm(), fbp.Activation("relu"), fbp.Dense(8), fbp.Dense(8), shape=(5, 8)
+    )
+    assert "positions of sequences" in measure(sequences, seeds=2).stack
+    random, equal = jnp.arange(32.0).reshape(4, 8) ** 0.5 % 1, jnp.ones((4, 8))
+    for X, reason in ((random[:2], "at least 4 examples"), (equal, "the correlation 1"), (0 * equal, "mean square 0")):
+        flow = measure(fbp.mlp((8,) * 5, "relu", norm="batch"), X=X, seeds=2)
+        assert reason in flow.diagnosis().note
         assert np.isnan(flow.expected()).all()
     with pytest.raises(FbpError, match="quantity of theory"):
         measure(fbp.mlp((8,) * 4), seeds=2).expected(0, "dW")

@@ -33,7 +33,8 @@ from fbp.report import (
     write,
 )
 from fbp.report.lines import find_level
-from fbp.report.style import INK, MUTED, curve_style, render_figure
+from fbp.report.maps import Tile, tiles
+from fbp.report.style import INK, MUTED, curve_style, render_figure, style
 
 ATTACK = "<script>alert(1)</script>"
 DEPTH = np.arange(1, 9)
@@ -567,3 +568,19 @@ def test_figures_have_a_form_for_phones_and_dark_pages(folder, page):
 
 def test_nine_curves_have_nine_colors():
     assert len({curve_style(rank).color for rank in range(9)}) == 9
+
+
+def test_a_map_fits_on_a_phone():
+    label = "factor of $‖dZ‖^2$ a part of the stream towards the input"
+    with style(narrow=True):
+        figure = tiles([("relu", "he_normal")], ["depth 10"], [[Tile(1.0, "=")]], label)
+    figure.draw_without_rendering()
+    box = figure.axes[1].xaxis.label.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
+def test_a_tile_without_a_factor_has_no_color():
+    figure = tiles([("", "a"), ("", "b")], ["c"], [[Tile(math.nan, "?", 1.0)], [Tile(1.0, "=")]], "factor")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["", "?", "theory 1.000", "= 1.000"]
+    unknown, expected, one = figure.axes[0].patches
+    assert unknown.get_facecolor() == expected.get_facecolor() == one.get_facecolor()

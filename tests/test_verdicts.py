@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 import fbp
 from fbp.activations import activation
+from fbp.errors import FbpError
 from fbp.flow import Plan, diagnose, grid, judge_rate, measure, verdict
+from fbp.flow.prediction import Prediction
+from fbp.theory import mean_field
 
 WORDS = {"vanishing": "vanish", "stable": "keep their size", "exploding": "explode", "undecided": "undecided"}
 
@@ -165,3 +168,46 @@ def test_known_bad_advice_is_not_given():
         assert "use" not in str(flow.diagnosis())
     sick = measure(fbp.mlp((96,) * 31, "relu", "mean_field(1)", repeat=True), seeds=6).diagnosis()
     assert str(sick).endswith("use σ_w² = 2.00")
+
+
+def test_networks_that_leave_the_range_of_their_numbers_are_counted():
+    """Behind an infinite pre-activation relu's slope is 0: no gradient comes, in a network whose gradients explode."""
+    log10 = np.linspace(0.001, 0, 9) + np.zeros((8, 1))
+    log10[0, 4] = np.nan
+    found = verdict(log10)
+    assert (found.kind, found.infinite, found.silent) == ("stable", 1, 0)
+    assert str(diagnose(log10, None)).endswith("; infinite or NaN values in 1 of 8 networks")
+    log10[1:4, 0] = -np.inf
+    assert (verdict(log10).kind, verdict(log10).infinite, verdict(log10).silent) == ("undecided", 1, 3)
+    for net in (fbp.mlp((16,) * 81, "relu", "mean_field(20,0.1)"), fbp.mlp((16,) * 81, "gelu", "mean_field(20)")):
+        found = measure(net, seeds=3).diagnosis()
+        assert (found.kind, found.verdict.infinite, found.agrees) == ("undecided", 3, None)
+        assert str(found) == "undecided (theory 200); infinite or NaN values in 3 of 3 networks"
+        assert str(found.verdict) == "undecided; infinite or NaN values in 3 of 3 networks"
+    flows = grid(Plan((20, 80), ("relu",), ("mean_field(20,0.1)",), width=16, seeds=3, examples=4))
+    assert [flow.verdict().kind for flow in flows.values()] == ["exploding", "undecided"]
+
+
+def test_inputs_are_finite():
+    for more in ({}, {"loss": fbp.HalfSquaredError(), "Y": np.ones((2, 8), np.float32)}):
+        with pytest.raises(FbpError, match="X must be finite"):
+            measure(fbp.mlp((8,) * 4), X=np.full((2, 8), np.nan, np.float32), seeds=2, **more)
+
+
+def test_critical_layers_that_are_dead_or_narrow_get_no_advice():
+    """Theory's sigma_w is the one that they have."""
+    dead = measure(fbp.mlp((3,) * 101, "relu", repeat=True), seeds=6).diagnosis()
+    narrow = diagnose(np.linspace(-9, 0, 100)[None], Prediction(mean_field("relu", 2**0.5), np.ones(99)))
+    for found in (dead, narrow):
+        assert (found.kind, found.phase, found.advice) == ("vanishing", "critical", None)
+
+
+def test_small_advice_keeps_its_digits():
+    steep = measure(fbp.mlp((32,) * 9, "scaled_tanh(10,5)", "lecun_normal"), seeds=4).diagnosis()
+    assert str(steep).endswith("use σ_w² = 0.000400")
+
+
+def test_stable_layers_are_told_from_the_phase_of_deep_ones():
+    found = measure(fbp.mlp((32,) * 4, "relu", "orthogonal(1.4)"), seeds=5).diagnosis()
+    assert found.kind == "stable"
+    assert "(theory 0.980, with depth 0.980: ordered phase)" in str(found)

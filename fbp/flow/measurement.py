@@ -78,7 +78,7 @@ def measure(
         A `Flow`.
 
     Raises:
-        FbpError: a number is out of range, a loss comes without targets, or with a common cotangent.
+        FbpError: a number is out of range, X is not finite, a loss comes without targets, or with a common cotangent.
 
     Example:
         >>> flow = fbp.flow.measure(fbp.mlp((16,) * 9, "relu", "lecun_normal"), seeds=5)
@@ -100,6 +100,8 @@ def measure(
         check_batch(net, batch, Y)
     else:
         _check_examples(net, batch)
+    if not all(jnp.isfinite(x).all() for x in jax.tree.leaves(batch)):
+        raise FbpError("X must be finite, got infinite or NaN values; leave those examples out")
     params = sample_parameters(net, jax.tree.map(lambda x: x.shape[1:], batch), seeds, seed)
     rolled, params = roll_blocks(net, params, batch, axis=1)
     dZ = None
@@ -161,9 +163,9 @@ def read_networks(
     marks = by_scale[0].pop("marks")
     columns = {name: np.stack([each[name] for each in by_scale]) for name in by_scale[0]}
     probed, _ = add_probes(net, params, net.homogeneous)
-    examples = jax.tree.leaves(X)[0].shape[1]
+    batch = jax.tree.leaves(X)[0].shape[1:]
     factors = np.asarray(scales, np.float32)
-    return _build_flow(described or net, probed, list_marks(probed, marks), columns, factors, examples)
+    return _build_flow(described or net, probed, list_marks(probed, marks), columns, factors, batch)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -203,7 +205,7 @@ def _build_flow(
     marks: list[dict[str, Any]],
     columns: dict[str, Any],
     scales: np.ndarray,
-    examples: int,
+    batch: Sequence[int],
 ) -> Flow:
     layers, parts = name_parts(net, marks)
     networks = next(iter(columns.values())).shape[:2]
@@ -221,7 +223,7 @@ def _build_flow(
         log10_dX=columns.get("log10_dX", empty[..., 0]),
         dZ_cosine=get("dZ_cosine"),
         plain=find_plain_run(net),
-        stack=describe_stack(net, examples),
+        stack=describe_stack(net, batch[0], math.prod(batch[1:-1])),
         layers=layers,
         parts=parts,
         branches=len(parts) > 1 and parts != layers,

@@ -163,6 +163,9 @@ class Flow:
         if found.theory is not None or isinstance(self.stack, str):
             return found
         # Residual and normalized networks have a rate by theory, but no phase.
+        stack = self._predict_stack(scale)
+        if isinstance(stack, str):
+            return replace(found, note=stack)
         rate = geometric_mean(self._factors(scale))
         return found if np.isnan(rate) else replace(found, theory=rate, note="")
 
@@ -171,8 +174,8 @@ class Flow:
 
         It starts from what was measured at the ends: the mean square and the correlation of the first layer's outputs,
         and at the last layer (the one before it where the last is narrower) the median of log10 ||dZ||. Batch
-        normalization is that of the batch that was measured. In plain networks the widths count as well, by the
-        gradient along Z (`fbp.theory.propagation`).
+        normalization is that of the batch that was measured, its examples taken as equally alike. In plain networks
+        the widths count as well, by the gradient along Z (`fbp.theory.propagation`).
 
         Args:
             scale: which of `scales`.
@@ -180,8 +183,8 @@ class Flow:
                 "stream_log10_mean_square", "stream_correlation" or "stream_dZ_cosine".
 
         Returns:
-            (L,) or (parts,); NaN where no theory holds (`stack` says why). With Gaussian weights and width n, the mean
-            of ln ||dZ|| of one example is lower by about `log_variance` / 4n a layer.
+            (L,) or (parts,); NaN where no theory holds (`stack` or the note of the diagnosis says why). With Gaussian
+            weights and width n, the mean of ln ||dZ|| of one example is lower by about `log_variance` / 4n a layer.
 
         Raises:
             FbpError: theory has no such quantity.
@@ -192,7 +195,7 @@ class Flow:
         line = np.full(self.values(quantity).shape[2], np.nan)
         kind = quantity.removeprefix("stream_").replace("log10_dZ", "dZ")
         prediction = self._predict_stack(scale, kind in ("correlation", "dZ_cosine"))
-        if prediction is None:
+        if isinstance(prediction, str):
             return line
         stream = quantity in STREAM
         points = prediction.parts if stream else prediction.layers
@@ -241,9 +244,9 @@ class Flow:
             return np.asarray(getattr(self.stream, quantity)[scale], np.float64)
         return np.asarray(self.values({"log10_dZ": "dZ"}.get(quantity, quantity))[scale], np.float64)
 
-    def _predict_stack(self, scale: int, correlations: bool = False) -> StackPrediction | None:
+    def _predict_stack(self, scale: int, correlations: bool = False) -> StackPrediction | str:
         if isinstance(self.stack, str):
-            return None
+            return self.stack
         q = self.stack.q_first or float(np.mean(10.0 ** self._along("log10_mean_square", scale)[:, 0]))
         c = cosine = None
         if correlations or self.stack.mixes_examples:
@@ -299,7 +302,10 @@ class Flow:
 
     def _hidden(self, scale: int) -> np.ndarray:
         along = self.stream.log10_dZ if self.stream is not None and self.branches else self.log10.dZ
-        return self._hidden_columns(np.asarray(along[scale]))
+        lengths = np.asarray(self.log10_mean_square[scale])
+        # Behind an infinite value a slope may be 0, and a gradient look as if it vanished. All NaN: not read.
+        finite = (lengths < np.inf).all(axis=1, keepdims=True) | np.isnan(lengths).all()
+        return self._hidden_columns(np.where(finite, along[scale], np.nan))
 
     def _hidden_columns(self, curves: np.ndarray) -> np.ndarray:
         if isinstance(self.plain, PlainRun):

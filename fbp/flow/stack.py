@@ -28,6 +28,8 @@ from fbp.theory.steps import (
 from fbp.tree import list_layers, list_shared
 from fbp.typing import Layer
 
+ALIKE = 1e-6
+"""1 - c of examples that are equal but for the rounding of float32."""
 _LINEAR = activation("linear")
 _BRANCHES = "branches other than residual blocks of one chain"
 _NORMS = {BatchNorm: "batch", LayerNorm: "layer", RMSNorm: "rms"}
@@ -94,12 +96,13 @@ class _NoTheory(Exception):
     """Why no theory holds."""
 
 
-def describe_stack(net: Layer, batch: int) -> Stack | str:
+def describe_stack(net: Layer, batch: int, positions: int = 1) -> Stack | str:
     """The stream of a plain, residual or normalized network of dense layers.
 
     Args:
         net: a network.
         batch: the examples that batch normalization sees.
+        positions: the rows of an example, as of a sequence.
 
     Returns:
         The stack, or why no theory holds.
@@ -114,7 +117,10 @@ def describe_stack(net: Layer, batch: int) -> Stack | str:
         steps, widths = _list_steps(elements[start + 1 :], width, batch)
     except _NoTheory as reason:
         return f"no theory: {reason}"
-    return Stack(tuple(steps), (width, *widths), begins_dense=isinstance(first, Dense))
+    stack = Stack(tuple(steps), (width, *widths), begins_dense=isinstance(first, Dense))
+    if stack.mixes_examples and positions > 1:
+        return "no theory: batch normalization over the positions of sequences"
+    return stack
 
 
 def _width(first: Layer) -> int:
@@ -266,7 +272,7 @@ def _mixes_examples(step: Step) -> bool:
 
 def predict_stack(
     stack: Stack, scale: float, q: float, c: float | None = None, dZ_cosine: float | None = None
-) -> StackPrediction | None:
+) -> StackPrediction | str:
     """What theory says of a network.
 
     Args:
@@ -277,14 +283,17 @@ def predict_stack(
         dZ_cosine: that of the gradients of two examples at the output.
 
     Returns:
-        The prediction; None where a number is out of its range, as in a batch of fewer than four examples.
+        The prediction, or why there is none where a number is out of its range, as in a batch of fewer than four
+        examples.
     """
     if not 0 < q < math.inf:
-        return None
+        return f"no theory: the first part of the stream has the mean square {q:g}"
+    if stack.mixes_examples and c is not None and 1 - c <= ALIKE:
+        return f"no theory: batch normalization of examples with the correlation {c:g}"
     try:
         return _predict(stack, scale, q, math.nan if c is None else c, math.nan if dZ_cosine is None else dZ_cosine)
-    except FbpError:
-        return None
+    except FbpError as error:
+        return f"no theory: {error}"
 
 
 @lru_cache(maxsize=64)

@@ -111,6 +111,8 @@ class Verdict:
         step: what one of the steps is called.
         networks: how many were measured.
         silent: how many of them let no gradient through; the rate is that of the others, or 0 where these are fewer.
+        infinite: how many of them had infinite or NaN values; the rate is that of the others, or NaN where most are
+            left out.
     """
 
     kind: Kind
@@ -121,20 +123,30 @@ class Verdict:
     step: str = "layer"
     networks: int = 1
     silent: int = 0
+    infinite: int = 0
 
     def __str__(self) -> str:
+        if math.isnan(self.rate):
+            return "; ".join(filter(None, (self.kind, self.left_out)))
         ends = "in one network" if self.networks == 1 else _describe_interval(self.low, self.high)
         sentence = (
             f"{self.kind}, ×{_describe_factor(self.rate)} a {self.step} {ends}, {self.decades:+.2f} decades in all"
         )
-        return sentence + (f"; no gradient in {self.silent} of {self.networks} networks" if self.silent else "")
+        return "; ".join(filter(None, (sentence, self.left_out)))
+
+    @property
+    def left_out(self) -> str:
+        """How many networks have no rate, and why; empty where all have one."""
+        counts = {"no gradient": self.silent, "infinite or NaN values": self.infinite}
+        return "; ".join(f"{what} in {count} of {self.networks} networks" for what, count in counts.items() if count)
 
 
 def verdict(log10_norms: ArrayLike, step: str = "layer") -> Verdict:
     """The verdict on log10 ||dZ_l|| of several seeds.
 
     Args:
-        log10_norms: (seeds, L) for the hidden layers 1..L, L at least 2. A norm of zero is minus infinity.
+        log10_norms: (seeds, L) for the hidden layers 1..L, L at least 2. A norm of zero is minus infinity, one of a
+            network that left the range of its numbers NaN.
         step: what one of the layers is called.
 
     Returns:
@@ -150,16 +162,19 @@ def verdict(log10_norms: ArrayLike, step: str = "layer") -> Verdict:
     """
     curves = _check_curves(log10_norms)
     networks, steps = len(curves), curves.shape[1] - 1
-    silent = np.isneginf(curves).any(axis=1)
-    if 2 * silent.sum() >= networks:
-        return Verdict("vanishing", 0.0, 0.0, 0.0, -math.inf, step, networks, int(silent.sum()))
-    kept = curves[~silent]
+    silent, infinite = _find_left_out(curves)
+    counts = (step, networks, int(silent.sum()), int(infinite.sum()))
+    if 2 * silent.sum() >= networks > 2 * infinite.sum():
+        return Verdict("vanishing", 0.0, 0.0, 0.0, -math.inf, *counts)
+    if 2 * (silent | infinite).sum() >= networks:
+        return Verdict("undecided", math.nan, math.nan, math.nan, math.nan, *counts)
+    kept = curves[~(silent | infinite)]
     # Backpropagation goes towards the input. Between its ends the curve cancels: a rate agrees with its total.
     with np.errstate(over="ignore"):
         low, rate, high = (float(10**x) for x in confidence_interval((kept[:, 0] - kept[:, -1]) / steps))
     ends = (low, high) if len(kept) > 1 else (rate, rate)
     kind = judge_rate(ends[0], rate, ends[1], steps)
-    return Verdict(kind, rate, low, high, float((kept[:, 0] - kept[:, -1]).mean()), step, networks, int(silent.sum()))
+    return Verdict(kind, rate, low, high, float((kept[:, 0] - kept[:, -1]).mean()), *counts)
 
 
 @dataclass(frozen=True)
@@ -172,7 +187,7 @@ class Diagnosis:
         kind: the word for the rate below and its interval, see `judge_rate`, of which it takes the root.
         rate: the mean over networks of ||dZ_l||^2 / ||dZ_{l+1}||^2, whose expectation theory predicts at any depth,
             as a ratio of two layers does not scatter like the norms themselves; of these the geometric mean over
-            layers. Networks that let no gradient through are left out.
+            layers. Networks that let no gradient through, or have infinite values, are left out.
         low: the lower end of its 95 % confidence interval over networks, by the jackknife.
         high: the upper end.
         half_depth: the layers in which ||dZ||^2 halves or doubles at that rate; infinite where it does neither.
@@ -184,7 +199,8 @@ class Diagnosis:
             critical line.
         critical_sigma_w: the weights' sigma_w with chi_1 = 1; None where there is none.
         advice: a sigma_w by which theory makes the logarithm of the rate of these layers less than half of what was
-            measured; None where the rate is stable, or no such sigma_w is known.
+            measured; None where the rate is stable or 0, theory calls these layers critical, or no such sigma_w is
+            known.
         note: why theory says nothing, or names no critical_sigma_w.
     """
 
@@ -205,8 +221,10 @@ class Diagnosis:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether theory lies in the confidence interval; None without theory, and for one network."""
-        return None if self.theory is None or self.verdict.networks == 1 else self.low <= self.theory <= self.high
+        """Whether theory lies in the confidence interval; None without theory or a rate, and for one network."""
+        if self.theory is None or math.isnan(self.rate) or self.verdict.networks == 1:
+            return None
+        return self.low <= self.theory <= self.high
 
     def __str__(self) -> str:
         networks, step = self.verdict.networks, self.verdict.step
@@ -217,8 +235,9 @@ class Diagnosis:
             "undecided": f"undecided by {networks} network{'s' if networks > 1 else ''}",
         }
         ends = "in one network" if networks == 1 else _describe_interval(self.low, self.high)
-        measured = f"‖dZ‖² ×{_describe_factor(self.rate)} a {step} {ends}"
-        parts = [fate[self.kind], f"{measured} ({self._describe_theory()})" if self.theory is not None else measured]
+        measured = f", ‖dZ‖² ×{_describe_factor(self.rate)} a {step} {ends}"
+        parts = ["undecided" if math.isnan(self.rate) else fate[self.kind] + measured]
+        parts[0] += f" ({self._describe_theory()})" if self.theory is not None else ""
         if self.half_depth < LONG and self.kind in ("vanishing", "exploding"):
             word = "half-depth" if self.rate < 1 else "doubling depth"
             parts.append(f"{word} {self.half_depth:.1f} {_plural(step)}")
@@ -227,19 +246,19 @@ class Diagnosis:
             parts.append(f"in a typical network ‖dZ‖ ×{_describe_factor(typical.rate)} a {step}: {typical.kind}")
         if self.trainable is not None and self.trainable < LONG:
             parts.append(f"trainable to about {self.trainable:.0f} layers")
-        sentence = ", ".join(parts)
-        if typical.silent:
-            sentence += f"; no gradient in {typical.silent} of {networks} networks"
+        advice = ""
         if self.advice is not None:
-            sentence += f"; use σ_w² = {self.advice**2:.2f}"
-        return sentence + (f"; {self.note}" if self.note else "")
+            square = self.advice**2
+            advice = f"use σ_w² = {square:.2f}" if square >= 1 else f"use σ_w² = {square:#.3g}"
+        return "; ".join(filter(None, (", ".join(parts), typical.left_out, advice, self.note)))
 
     def _describe_theory(self) -> str:
         theory = _describe_factor(self.theory or 0.0)
         if self.phase is None:
             return f"theory {theory}"
         limit = _describe_factor(self.chi_1 or 0.0)
-        if limit != theory:
+        # "Stable" is said of these layers, a phase of ever more of them.
+        if limit != theory or (self.kind == "stable" and self.phase != "critical"):
             return f"theory {theory}, with depth {limit}: {self.phase} phase"
         return f"theory {theory}, {self.phase} phase"
 
@@ -265,12 +284,13 @@ def diagnose(
     """
     curves = _check_curves(log10_norms)
     typical, steps = verdict(curves, step), curves.shape[1] - 1
-    low, rate, high = (0.0, 0.0, 0.0)
-    if typical.rate:
-        kept = curves[~np.isneginf(curves).any(axis=1)]
+    low, rate, high = (typical.rate,) * 3
+    if typical.rate > 0:
+        silent, infinite = _find_left_out(curves)
+        kept = curves[~(silent | infinite)]
         with np.errstate(over="ignore"):
             low, rate, high = (float(np.exp(x)) for x in _mean_factor(2 * math.log(10) * (kept[:, :-1] - kept[:, 1:])))
-    ends = (low, high) if len(curves) - typical.silent > 1 else (rate, rate)
+    ends = (low, high) if len(curves) - typical.silent - typical.infinite > 1 else (rate, rate)
     kind = judge_rate(math.sqrt(ends[0]), math.sqrt(rate), math.sqrt(ends[1]), steps)
     half = math.log(2) / abs(math.log(rate)) if 0 < rate < math.inf and rate != 1 else math.inf
     measured = Diagnosis(typical, kind, rate, low, high, half, steps, note=note)
@@ -279,9 +299,9 @@ def diagnose(
     field = prediction.field
     fades = field.phase != "critical" and field.chi_1 > 0
     scales = [field.xi_c, 1 / abs(math.log(field.chi_1)) if fades else math.inf]
-    helps = (
-        kind in ("vanishing", "exploding") and advised is not None and _is_nearer(geometric_mean(advised.factors), rate)
-    )
+    # No sigma_w mends what theory does not see: layers that are dead by chance, or narrow.
+    curable = kind in ("vanishing", "exploding") and rate > 0 and field.phase != "critical"
+    helps = curable and advised is not None and _is_nearer(geometric_mean(advised.factors), rate)
     return replace(
         measured,
         theory=geometric_mean(prediction.factors),
@@ -313,6 +333,13 @@ def _check_curves(log10_norms: ArrayLike) -> np.ndarray:
     return curves
 
 
+def _find_left_out(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which networks let no gradient through, and which had infinite or NaN values."""
+    # NaN is in no order.
+    infinite = np.logical_not(np.all(curves < np.inf, axis=1))
+    return np.isneginf(curves).any(axis=1) & ~infinite, np.asarray(infinite)
+
+
 def _mean_factor(logs: np.ndarray) -> Interval:
     """ln of the mean factors over networks, the mean over layers, of logarithms (networks, layers); jackknife."""
     n = len(logs)
@@ -330,9 +357,7 @@ def _mean_factor(logs: np.ndarray) -> Interval:
 
 def _is_nearer(advised: float, measured: float) -> bool:
     """Whether one rate is at most half as far from 1 as another, in their logarithms."""
-    if advised <= 0:
-        return False
-    return measured <= 0 or 2 * abs(math.log(advised)) <= abs(math.log(measured))
+    return advised > 0 and 2 * abs(math.log(advised)) <= abs(math.log(measured))
 
 
 def _describe_factor(factor: float) -> str:

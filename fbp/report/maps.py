@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ class Tile(NamedTuple):
     """A cell of a map.
 
     Attributes:
-        factor: the measured one, at least 0.
+        factor: the measured one, at least 0; NaN where there is none.
         mark: one character before it.
         expected: what theory says; None where it says nothing.
     """
@@ -64,7 +65,8 @@ def tiles(
         )
     limit = math.log10(_FARTHEST)
     color = ScalarMappable(Normalize(-limit, limit), _SHADES)
-    shade = lambda factor: color.to_rgba(np.clip(math.log10(factor) if factor > 0 else -limit, -limit, limit))
+    place = lambda factor: math.log10(factor) if factor > 0 else 0.0 if math.isnan(factor) else -limit
+    shade = lambda factor: color.to_rgba(np.clip(place(factor), -limit, limit))
     heights = _place(rows)
     with style():
         figure = canvas(WIDTH, 1.25 + 0.4 * (heights[-1] + 1))
@@ -86,7 +88,7 @@ def tiles(
         bar = figure.colorbar(color, ax=axes, location="bottom", shrink=0.6, aspect=40, pad=0.02, extend="both")
         marks = (1 / _FARTHEST, 0.7, 0.9, 1, 1.1, 1.4, _FARTHEST) if not is_narrow() else (1 / _FARTHEST, 1, _FARTHEST)
         bar.set_ticks([math.log10(x) for x in marks], labels=[f"{x:g}" for x in marks])
-        bar.set_label(mathtext(label), fontsize=FONT)
+        bar.set_label(mathtext("\n".join(wrap(label, 34)) if is_narrow() else label), fontsize=FONT)
         bar.outline.set_visible(False)
     return figure
 
@@ -120,4 +122,6 @@ def _draw_tile(axes: Any, cell: Tile, column: int, top: float, shade: Any, word:
 
 
 def _describe(factor: float) -> str:
+    if math.isnan(factor):
+        return ""
     return f"{factor:.3f}" if 0.1 <= factor < 10 else f"{factor:.3g}"

@@ -1,6 +1,7 @@
 """The page of `fbp flow`: which networks vanish, hold and explode, as one picture and in words; then the details."""
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -117,6 +118,11 @@ def _find(plan: AnyPlan, diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
         told = [f"{', '.join(name)} ({depths(name)})" for name in mixed[:_LISTED]]
         more = f" and {len(mixed) - _LISTED} others" if len(mixed) > _LISTED else ""
         findings.append(f"The verdict depends on the depth with {', '.join(told)}{more}.")
+    silent = {cell: d.verdict.left_out for cell, d in diagnoses.items() if d.verdict.left_out}
+    if silent:
+        told = [f"{cell[0]}, {cell[1]} at {cell.depth} ({why})" for cell, why in list(silent.items())[:_LISTED]]
+        more = f" and in {len(silent) - _LISTED} other cells" if len(silent) > _LISTED else ""
+        findings.append(f"Some networks have no rate: {'; '.join(told)}{more}.")
     findings += _find_extremes(diagnoses)
     judged = [d for d in diagnoses.values() if d.agrees is not None and d.theory]
     if judged:
@@ -127,7 +133,9 @@ def _find(plan: AnyPlan, diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
             f"measured rate from it is {off:.1%}. Cells share draws, and the width is finite."
         )
     advised = Counter(
-        f"$σ_w^2$ = {d.advice**2:.2f} for {cell[0]}" for cell, d in diagnoses.items() if d.advice is not None
+        f"$σ_w^2$ = {number(significant(d.advice**2))} for {cell[0]}"
+        for cell, d in diagnoses.items()
+        if d.advice is not None
     )
     if advised:
         findings.append(f"What theory advises where gradients vanish or explode: {'; '.join(advised)}.")
@@ -168,12 +176,12 @@ def _table(name: str, diagnoses: Mapping[AnyCell, Diagnosis]) -> Table:
             cell.depth,
             d.kind,
             significant(d.rate),
-            interval(d.low, d.high, 3) if d.verdict.networks > 1 else None,
+            interval(d.low, d.high, 3) if d.verdict.networks > 1 and not math.isnan(d.rate) else None,
             None if d.theory is None else significant(d.theory),
             d.phase,
             fixed(d.verdict.decades, 2),
             None if d.trainable is None or d.trainable > 1e4 else round(d.trainable),
-            None if d.advice is None else fixed(d.advice**2, 2),
+            None if d.advice is None else significant(d.advice**2),
         )
         for cell, d in diagnoses.items()
     )

@@ -78,7 +78,8 @@ def second_moment(activation: str | Nonlinearity, q: ArrayLike) -> Floats:
     q = check_lengths(q)
     activation = elementwise(activation)
     x, weight = normal_nodes(limited(q), activation.kinks)
-    return np.sum(weight * function_of(activation)(np.sqrt(q)[..., None] * x) ** 2, axis=-1)
+    with np.errstate(over="ignore"):
+        return np.sum(weight * function_of(activation)(np.sqrt(q)[..., None] * x) ** 2, axis=-1)
 
 
 def slope_moment(activation: str | Nonlinearity, q: ArrayLike, k: int = 1) -> Floats:

@@ -25,6 +25,9 @@ from fbp.theory.maps import (
     slope_product,
 )
 
+LARGEST = 1e150
+"""A mean square up to which its square is finite."""
+
 
 class Value(NamedTuple):
     """Of one pre-activation.
@@ -123,7 +126,8 @@ class Hidden:
             correlation *= slope_product(self.activation, inner, angle(value.distance)) / slope if slope else 0.0
         elif correlation:
             correlation = math.nan
-        if self.norm == "none" and self.width is not None and value.q > 0 and after.q > 0 and factor > 0:
+        known = value.q > 0 and after.q > 0 and max(value.q, after.q) < LARGEST
+        if self.norm == "none" and self.width is not None and known and factor > 0:
             along, across, scale = radial_moments(self.activation, value.q)
             along *= self.sigma_w**4 * gradient.radial / (after.q * self.width)
             scale = (self.sigma_w**2 * scale) ** 2 * value.q / after.q * gradient.radial
