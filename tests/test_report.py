@@ -380,12 +380,21 @@ def test_a_column_of_measurements_lines_up():
         Table("t", ("claim", "short"), (("as long as a sentence that must be wrapped", "x" * 40),))
     )
     assert (claim.kind, short.kind) == ("long", "")
+    name, again, gain = format.columns(
+        Table("t", ("name", "again", "gain"), (("post-norm, $1/√(2L)$, warm-up", "one", format.significant(2.954e19)),))
+    )
+    assert (name.kind, again.kind, gain.cells[0].text) == ("name", "", "2.95\N{MULTIPLICATION SIGN}10¹⁹")
 
 
 def test_inline():
     assert inline.html("a `b*` **c `d`** <") == ("a <code>b*</code> <strong>c <code>d</code></strong> &lt;")
     assert inline.markdown("1. a_b `c_d` **e_f** <x>") == r"1\. a\_b `c_d` **e\_f** \<x\>"
     assert inline.plain("a `b` **c**") == "a b c"
+    for shown in (inline.html, inline.markdown, inline.plain, inline.mathtext):
+        assert shown("95 % of **3\N{NO-BREAK SPACE}%**, in %").replace("strong", "b") in (
+            "95% of 3%, in %", "95% of **3%**, in %", "95% of <b>3%</b>, in %",
+        )  # fmt: skip
+    assert inline.markdown("`95 %`") == "`95 %`"
     assert inline.paragraphs("\na\nb\n \n\nc\n") == ["a b", "c"]
 
 
