@@ -186,4 +186,6 @@ def test_the_script(tmp_path):
     assert counts[2] == sum(row["verdict"].startswith("within the interval only") for row in rows)
     with (tmp_path / "out" / "data.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == len(rows)
-    assert {path.stem for path in (tmp_path / "out" / "figures").iterdir()} == {"agreement", "gradients", "edge"}
+    assert {path.stem for path in (tmp_path / "out" / "figures").iterdir()} == {
+        *("agreement", "agreement-2", "gradients", "edge")
+    }
