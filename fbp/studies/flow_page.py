@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from fbp.flow import Diagnosis, Flow, Plan
 from fbp.report import Figure, Table, Text, Tile, fixed, interval, number, significant, tiles
 from fbp.studies.flow_networks import AnyCell, AnyPlan, describe_plan, list_options
@@ -20,6 +22,7 @@ _FATES = {
     "undecided": "are **undecided** by these networks",
 }
 _LISTED = 6
+_MOST = 2 / 3
 
 
 def fill_page(draft: Draft, plan: AnyPlan, flows: Mapping[AnyCell, Flow]) -> None:
@@ -37,7 +40,7 @@ def fill_page(draft: Draft, plan: AnyPlan, flows: Mapping[AnyCell, Flow]) -> Non
             draft.progress(f"theory of {cell[0]}, {cell[1]}")
             diagnoses[cell] = flow.diagnosis()
     draft.setting = _setting(plan)
-    draft.findings += _find(plan, diagnoses)
+    draft.findings += [*_find(diagnoses), *_find_jumps(flows, diagnoses), *_compare_with_theory(diagnoses)]
     draft.results = {
         "plan": list_options(plan),
         "cells": [
@@ -60,6 +63,7 @@ def fill_page(draft: Draft, plan: AnyPlan, flows: Mapping[AnyCell, Flow]) -> Non
 
 def _setting(plan: AnyPlan) -> dict[str, Any]:
     words: dict[str, str] = {"seeds": "networks a cell", "examples": "inputs", "bias": "biases, standard deviation"}
+    words |= {"residual_scale": "scale of the branches"}
     return {
         words.get(name, name): value
         for name, value in list_options(plan).items()
@@ -98,7 +102,7 @@ def _tile(d: Diagnosis | None) -> Tile | None:
     return None if d is None else Tile(d.rate, _MARKS[d.kind], d.theory)
 
 
-def _find(plan: AnyPlan, diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
+def _find(diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
     kinds: dict[tuple[str, str], list[str]] = {}
     for cell, d in diagnoses.items():
         kinds.setdefault((cell[0], cell[1]), []).append(d.kind)
@@ -117,7 +121,33 @@ def _find(plan: AnyPlan, diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
         told = [f"{', '.join(name)} ({depths(name)})" for name in mixed[:_LISTED]]
         more = f" and {len(mixed) - _LISTED} others" if len(mixed) > _LISTED else ""
         findings.append(f"The verdict depends on the depth with {', '.join(told)}{more}.")
-    findings += _find_extremes(diagnoses)
+    return findings + _find_extremes(diagnoses)
+
+
+def _find_jumps(flows: Mapping[AnyCell, Flow], diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
+    """Where one step makes most of the change: a mean over all steps then says nothing of the others."""
+    told, step = [], ""
+    for cell, d in diagnoses.items():
+        flow, step = flows[cell], d.verdict.step
+        line = flow.interval("stream_log10_dZ" if flow.branches else "dZ").mean[:-1]
+        changes = line[:-1] - line[1:]
+        total = float(changes.sum())
+        if d.kind not in ("vanishing", "exploding") or len(changes) < 3 or not np.isfinite(total):
+            continue
+        largest = int(np.argmax(changes / total))
+        if (part := changes[largest] / total) > _MOST:
+            told.append(f"{cell[0]}, {cell[1]} at depth {cell.depth} ({part:.0%} from {largest + 2} to {largest + 1})")
+    if not told:
+        return []
+    more = f" and {len(told) - _LISTED} others" if len(told) > _LISTED else ""
+    return [
+        f"One {step} makes most of the change, of which the rate, a mean over all, says nothing: "
+        f"{'; '.join(told[:_LISTED])}{more}."
+    ]
+
+
+def _compare_with_theory(diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
+    findings = []
     judged = [d for d in diagnoses.values() if d.agrees is not None and d.theory]
     if judged:
         inside = sum(bool(d.agrees) for d in judged)
