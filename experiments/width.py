@@ -14,7 +14,8 @@ import numpy as np
 from papers_rows.learning import coordinate_check
 
 import fbp
-from fbp.report import Curve, Figure, Table, Text, curves, interval, number
+from fbp.flow import confidence_interval
+from fbp.report import Curve, Figure, Table, Text, curves, fixed, interval, number, significant
 from fbp.studies import Draft, study
 
 LOG_GAIN = "ln ‖dZ_1‖^2 / ‖dZ_L‖^2"
@@ -31,7 +32,7 @@ def width(draft: Draft) -> None:
     depth, seeds = (10, 60) if draft.quick else (20, 300)
     widths = (16, 32, 64) if draft.quick else (16, 32, 64, 128, 256)
     draft.setting = {"depth": depth, "networks a point": seeds, "widths": widths}
-    rows, halves = [], []
+    rows, found, halves = [], [], []
     for n in widths:
         draft.progress(f"width {n}")
         net = fbp.mlp((n,) * (depth + 1), "relu", "he_normal", repeat=True)
@@ -45,9 +46,12 @@ def width(draft: Draft) -> None:
         halves.append(half)
         law = fbp.theory.relu_log_norm((n,) * (depth - 1))
         ends = interval(variance - half, variance + half, 3)
-        rows.append((n, variance, ends, law.variance, float(gains.mean()), law.mean))
+        low, mean, high = (float(x[0]) for x in confidence_interval(gains[:, None]))
+        spread = significant(variance), ends, significant(law.variance)
+        rows.append((n, *spread, fixed(mean, 2), interval(low, high, 2), fixed(law.mean, 2)))
+        found.append((variance, law.variance, mean, law.mean))
         draft.records += flow.records(width=n)
-    variances, laws = (np.array([row[i] for row in rows]) for i in (1, 3))
+    variances, laws, means, law_means = np.array(found).T
     draft.progress("one step of standard and muP networks")
     check_widths = (64, 128, 256) if draft.quick else (64, 128, 256, 512, 1024)
     changes = coordinate_check(check_widths, 6 if draft.quick else 20)
@@ -58,8 +62,8 @@ def width(draft: Draft) -> None:
         f"relu networks: $n^{{{fit_slope(widths, laws):.2f}}}$ over these widths, $1/n$ for large ones); at width "
         f"{widths[0]}, depth {depth} it is {variances[0]:.2f}, at width {widths[-1]} {variances[-1]:.3f} (law "
         f"{laws[-1]:.3f}).",
-        f"The typical gradient is smaller than the mean one: the mean log-gain is {number(rows[0][4], 3)} at width "
-        f"{widths[0]} (law {number(rows[0][5], 3)}), although He initialization keeps $E ‖dZ‖^2$.",
+        f"The typical gradient is smaller than the mean one: the mean log-gain is {number(means[0], 3)} at width "
+        f"{widths[0]} (law {number(law_means[0], 3)}), although He initialization keeps $E ‖dZ‖^2$.",
         f"One step of gradient descent changes the logits like $n^{{{slopes['standard']:.2f}}}$ in standard "
         f"parametrization and like **$n^{{{slopes['muP']:.2f}}}$ in muP** (theory 1 and 0).",
     ]
@@ -82,7 +86,9 @@ def width(draft: Draft) -> None:
             partial(draw, spread, ylabel=f"variance of ${LOG_GAIN}$"),
         ),
         Table(
-            f"${LOG_GAIN}$ over networks.", ("width", "variance", "95 % interval", "law", "mean", "law"), tuple(rows)
+            f"${LOG_GAIN}$ over networks.",
+            ("width", "variance", "95 % interval", "law", "mean", "95 % interval", "law"),
+            tuple(rows),
         ),
     )
     draft.section(
