@@ -41,7 +41,8 @@ def activation(draft: Draft) -> None:
     draft.findings = [
         f"{len(verdicts)} networks of {depth} layers: {counts['vanishing']} vanishing, {counts['stable']} stable, "
         f"{counts['exploding']} exploding. **Stable**: {', '.join(stable) or 'none'}.",
-        f"No variance suits all: from $1/n$ to $2/n$ the verdict changes for {len(swayed)} of {len(kinds)} activations"
+        ("No variance suits all: from" if swayed else "From")
+        + f" $1/n$ to $2/n$ the verdict changes for {len(swayed)} of {len(kinds)} activations"
         + (f" ({', '.join(swayed)})." if swayed else "."),
         f"The fastest to vanish is **{worst}** ({variance}), ×{slowest.rate:.3f} a layer.",
     ]

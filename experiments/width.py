@@ -55,8 +55,15 @@ def width(draft: Draft) -> None:
     draft.progress("one step of standard and muP networks")
     check_widths = (64, 128, 256) if draft.quick else (64, 128, 256, 512, 1024)
     changes = coordinate_check(check_widths, 6 if draft.quick else 20)
-    slopes = {name: fit_slope(check_widths, np.median(each, axis=0)) for name, each in changes.items()}
-    draft.results = {"variance_slope": fit_slope(widths, variances), "logit_slopes": slopes}
+    x = np.log(check_widths) - np.log(check_widths).mean()
+    # Of each network its own exponent.
+    slopes = {name: confidence_interval((np.log(each) @ x / np.sum(x**2))[:, None]) for name, each in changes.items()}
+    ends = {name: [number(fixed(float(end[0]), 2)) for end in fit] for name, fit in slopes.items()}
+    powers = {name: f"$n^{{{mean}}}$ [{low}, {high}]" for name, (low, mean, high) in ends.items()}
+    draft.results = {
+        "variance_slope": fit_slope(widths, variances),
+        "logit_slopes": {name: fit.mean[0] for name, fit in slopes.items()},
+    }
     draft.findings = [
         f"The variance of the log-gain, ${LOG_GAIN}$, falls like $n^{{{fit_slope(widths, variances):.2f}}}$ (law of "
         f"relu networks: $n^{{{fit_slope(widths, laws):.2f}}}$ over these widths, $1/n$ for large ones); at width "
@@ -64,8 +71,8 @@ def width(draft: Draft) -> None:
         f"{laws[-1]:.3f}).",
         f"The typical gradient is smaller than the mean one: the mean log-gain is {number(means[0], 3)} at width "
         f"{widths[0]} (law {number(law_means[0], 3)}), although He initialization keeps $E ‖dZ‖^2$.",
-        f"One step of gradient descent changes the logits like $n^{{{slopes['standard']:.2f}}}$ in standard "
-        f"parametrization and like **$n^{{{slopes['muP']:.2f}}}$ in muP** (theory 1 and 0).",
+        f"One step of gradient descent changes the logits like {powers['standard']} in standard parametrization and "
+        f"like **{powers['muP']} in muP** (95 % intervals over networks; theory for large widths 1 and 0).",
     ]
 
     spread = [Curve("measured", widths, variances, variances - halves, variances + halves, laws)]

@@ -126,9 +126,9 @@ def _find(diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
 
 def _find_jumps(flows: Mapping[AnyCell, Flow], diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
     """Where one step makes most of the change: a mean over all steps then says nothing of the others."""
-    told, step = [], ""
+    told = []
     for cell, d in diagnoses.items():
-        flow, step = flows[cell], d.verdict.step
+        flow = flows[cell]
         line = flow.interval("stream_log10_dZ" if flow.branches else "dZ").mean[:-1]
         changes = line[:-1] - line[1:]
         total = float(changes.sum())
@@ -141,7 +141,7 @@ def _find_jumps(flows: Mapping[AnyCell, Flow], diagnoses: Mapping[AnyCell, Diagn
         return []
     more = f" and {len(told) - _LISTED} others" if len(told) > _LISTED else ""
     return [
-        f"One {step} makes most of the change, of which the rate, a mean over all, says nothing: "
+        "Most of the change is made in one step, so that the rate, a mean over all, says nothing of the others: "
         f"{'; '.join(told[:_LISTED])}{more}."
     ]
 
