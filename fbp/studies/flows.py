@@ -19,8 +19,8 @@ Flows = Mapping[str, Mapping[str, Flow]]
 """For each panel's title, a flow for each curve's label."""
 _READING = (
     "The verdict is the word for the factor and its interval: stable where 1 lies in it, or where 100 layers would "
-    "change the norm less than tenfold. Theory predicts the mean of $‖dZ‖^2$; the factor is that of a typical network, "
-    "which a finite width puts a little lower."
+    "change the norm less than tenfold. Theory predicts the mean of $‖dZ‖^2$; the factor is that of a typical network "
+    "of finite width."
 )
 
 
