@@ -1,17 +1,26 @@
-"""All studies, two at a time: `python experiments [--quick] [--out DIR]`."""
+"""All studies, two at a time: `python experiments [--quick] [--out DIR] [--resume]`."""
 
+# First, for a Ctrl-C while the rest is imported.
+import fbp.script  # noqa: F401
+
+# isort: split
+import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import version
 from pathlib import Path
 
-from fbp.terminal import start
+from fbp.errors import FbpError
+from fbp.report.write import MANIFEST
+from fbp.terminal import NOTHING_WRITTEN, Progress, explain_interruption, make_parser, show_progress, start
 
-HERE = Path(__file__).parent
+HERE = Path(os.path.relpath(Path(__file__).parent))
 # The longest first, so that none of them is left alone at the end.
 LONGEST = ("grokking", "papers", "transformer", "remedies", "alternative_rules", "activation")
 AT_ONCE = 2
@@ -28,6 +37,11 @@ def list_studies() -> list[str]:
     return [*LONGEST, *(name for name in names if name not in LONGEST)]
 
 
+def make_command(name: str, out: Path, quick: bool) -> list[str]:
+    """What makes the report of a study."""
+    return ["python", str(HERE / f"{name}.py"), "--out", str(out / name), *(["--quick"] if quick else [])]
+
+
 def make_environment(name: str, quick: bool) -> dict[str, str]:
     """The environment of a study."""
     if not quick:
@@ -37,23 +51,49 @@ def make_environment(name: str, quick: bool) -> dict[str, str]:
     return os.environ | unoptimized | {"XLA_FLAGS": f"{flags} {os.environ.get('XLA_FLAGS', '')}"}
 
 
-def run_studies(out: Path, quick: bool) -> Iterator[tuple[str, int, float, str]]:
-    """Run every study; as each is done, its name, status, seconds and last words."""
-
-    def run(name: str) -> tuple[str, int, float, str]:
-        begun = time.monotonic()
-        words = [sys.executable, str(HERE / f"{name}.py"), "--out", str(out / name), *(["--quick"] if quick else [])]
-        environment = make_environment(name, quick)
-        done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-        said = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-        return name, done.returncode, time.monotonic() - begun, said[-1] if said else ""
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for done in as_completed([pool.submit(run, name) for name in list_studies()]):
-            yield done.result()
+def is_there(out: Path, name: str, quick: bool) -> bool:
+    """Whether the folder holds a finished report that the same command has made."""
+    try:
+        command = json.loads((out / name / MANIFEST).read_text(encoding="utf-8"))["command"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return command == shlex.join(make_command(name, out, quick))
 
 
-def script(*, out: Path = Path("results"), quick: bool = False) -> int:
+def run_studies(names: list[str], out: Path, quick: bool, progress: Progress) -> Iterator[tuple[str, int, float, str]]:
+    """Run studies, two at a time; as each is done, its name, status, seconds and last words."""
+    waiting, running = list(names), dict[str, tuple[subprocess.Popen[str], float]]()
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            while waiting or running:
+                while waiting and len(running) < AT_ONCE:
+                    name = waiting.pop(0)
+                    running[name] = begin(name, out, quick, Path(scratch, name)), time.monotonic()
+                    if not waiting or len(running) == AT_ONCE:
+                        progress(f"{len(names) - len(waiting) - len(running)} of {len(names)}: {', '.join(running)}")
+                for name, (process, begun) in list(running.items()):
+                    if process.poll() is not None:
+                        del running[name]
+                        said = Path(scratch, name).read_text(encoding="utf-8").strip().splitlines()
+                        yield name, process.returncode, time.monotonic() - begun, said[-1] if said else ""
+                time.sleep(0.1)
+        finally:
+            for process, _ in running.values():
+                process.send_signal(signal.SIGINT)
+            for process, _ in running.values():
+                process.wait()
+
+
+def begin(name: str, out: Path, quick: bool, said: Path) -> subprocess.Popen[str]:
+    """Start a study, with a file for what it says."""
+    words = [sys.executable, *make_command(name, out, quick)[1:]]
+    environment = make_environment(name, quick)
+    with said.open("w") as file:
+        # In a session of its own: Ctrl-C reaches it by way of this program alone, and once.
+        return subprocess.Popen(words, env=environment, stdout=file, stderr=file, text=True, start_new_session=True)
+
+
+def script(*, out: Path = Path("results"), quick: bool = False, resume: bool = False) -> int:
     """Run all studies, two at a time, each into a folder of its own.
 
     Parameters
@@ -62,25 +102,28 @@ def script(*, out: Path = Path("results"), quick: bool = False) -> int:
         The folder of their folders.
     quick
         Smaller grids, for a first look.
+    resume
+        Leave the finished reports that the same command has made.
     """
-    begun, failed = time.monotonic(), 0
-    for name, status, seconds, said in run_studies(out, quick):
-        print(f"{name:18} {seconds:5.0f} s  {said}", flush=True)
-        failed += status != 0
-    print(f"{failed} failed; {time.monotonic() - begun:.0f} s in all")
+    if out.exists() and not out.is_dir():
+        raise FbpError(f"the reports' target must be a folder, got the file {out}; use another name")
+    begun, done, failed = time.monotonic(), 0, 0
+    names = [name for name in list_studies() if not (resume and is_there(out, name, quick))]
+    left = f"finished reports are kept in {out}, and the same command with --resume goes on"
+    with explain_interruption(lambda: left if done else NOTHING_WRITTEN), show_progress() as progress:
+        for name, status, seconds, said in run_studies(names, out, quick, progress):
+            print(f"{name:18} {seconds:5.0f} s  {said}", flush=True)
+            done, failed = done + 1, failed + (status != 0)
+    print(f"{failed} of {len(names)} failed; {time.monotonic() - begun:.0f} s in all")
     return 1 if failed else 0
 
 
-if __name__ == "__main__":
-    from cyclopts import App, Parameter
-
-    app = App(
-        name="python experiments",
-        help="All studies.",
-        default_parameter=Parameter(negative=()),
-        help_format="plaintext",
-        result_action="return_value",
-        suppress_keyboard_interrupt=False,
-    )
+def main() -> None:
+    """Run the script as the program."""
+    app = make_parser("python experiments", "All studies.")
     app.default(script)
     start("experiments", lambda words: app(words, exit_on_error=False, print_error=False))
+
+
+if __name__ == "__main__":
+    main()

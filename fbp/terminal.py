@@ -7,11 +7,14 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from fbp.errors import FbpError, Status, describe_exception
 from fbp.interrupts import was_interrupted, watch_interruptions
 from fbp.streams import guard_streams
+
+if TYPE_CHECKING:
+    from cyclopts import App
 
 Progress = Callable[[str], None]
 """Takes one line about what happens next."""
@@ -51,6 +54,27 @@ def start(name: str, command: Command) -> NoReturn:
         # Finalizing takes a while, too.
         signal.signal(signal.SIGINT, leave)
     sys.exit(int(status))
+
+
+def make_parser(name: str, help: str) -> "App":
+    """The parser of a script; its one function becomes `app.default`.
+
+    Args:
+        name: as it is called, "python experiments/depth.py".
+        help: what it does.
+    """
+    from cyclopts import App, Parameter
+
+    return App(
+        name=name,
+        help=help,
+        help_epilogue="With --debug an error shows its traceback.",
+        default_parameter=Parameter(negative=()),
+        help_format="plaintext",
+        result_action="return_value",
+        # `run` says what an interruption leaves.
+        suppress_keyboard_interrupt=False,
+    )
 
 
 def run(name: str, command: Command, words: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from fbp.errors import FbpError
 from fbp.report import write
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -39,14 +40,59 @@ def as_users():
     jax.config.update("jax_numpy_rank_promotion", before[1])
 
 
-def test_all_studies_are_run_together(tmp_path):
-    """Without an interpreter's start: a study is a program that is given its folder."""
+def test_all_studies_are_run_together():
     runner = runpy.run_path(str(EXPERIMENTS / "__main__.py"))
     assert sorted(runner["list_studies"]()) == STUDIES
-    fine, broken = ("one", 0, 1.0, "fine"), ("two", 1, 2.0, "")
-    for done, status in (([fine, broken], 1), ([fine], 0)):
-        runner["script"].__globals__["run_studies"] = lambda out, quick, done=done: iter(done)
-        assert runner["script"](out=tmp_path) == status
+
+
+SCRIPTS = {
+    "one": """
+import json, pathlib, shlex, sys
+folder = pathlib.Path(sys.argv[2])
+folder.mkdir(parents=True)
+(folder / "manifest.json").write_text(json.dumps({"command": shlex.join(["python", *sys.argv])}))
+print("report: there")
+""",
+    "two": "import sys; sys.exit('two: it is broken')",
+    "three": "import time; time.sleep(600)",
+}
+
+
+@pytest.fixture
+def runner(tmp_path, monkeypatch):
+    """The names of `python experiments` with scripts of our own."""
+    (tmp_path / "scripts").mkdir()
+    for name, text in SCRIPTS.items():
+        (tmp_path / "scripts" / f"{name}.py").write_text(text)
+    found = runpy.run_path(str(EXPERIMENTS / "__main__.py"))
+    monkeypatch.setitem(found["script"].__globals__, "HERE", tmp_path / "scripts")
+    monkeypatch.setitem(found["script"].__globals__, "list_studies", lambda: ["one", "two"])
+    return found
+
+
+def test_a_study_that_fails_is_told_and_the_others_go_on(runner, tmp_path, capsys):
+    assert runner["script"](out=tmp_path / "out") == 1
+    out, err = capsys.readouterr()
+    assert re.search(r"one +0 s  report: there\n", out)
+    assert re.search(r"two +0 s  two: it is broken\n1 of 2 failed; 0 s in all", out)
+    assert "0 of 2: one, two" in err
+    # The finished one stays, unless another command made it.
+    assert runner["script"](out=tmp_path / "out", resume=True) == 1
+    assert "1 of 1 failed" in capsys.readouterr().out
+    assert not runner["is_there"](tmp_path / "out", "one", quick=True)
+    with pytest.raises(FbpError, match="must be a folder, got the file"):
+        runner["script"](out=tmp_path / "scripts" / "one.py")
+    (tmp_path / "out" / "one" / "manifest.json").write_text("{")
+    assert not runner["is_there"](tmp_path / "out", "one", quick=False)
+
+
+def test_an_interruption_ends_the_studies_that_run(runner, tmp_path):
+    running = runner["run_studies"](["one", "three", "two"], tmp_path / "out", False, lambda _: None)
+    assert next(running)[0] == "one"
+    process, _ = running.gi_frame.f_locals["running"]["three"]
+    with pytest.raises(KeyboardInterrupt):
+        running.throw(KeyboardInterrupt)
+    assert process.returncode
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from fbp.data import Dataset, load
 from fbp.report import Block, Report, Section, check_target, describe_target, plain, write
-from fbp.terminal import Progress, explain_interruption, no_progress, show_progress, start
+from fbp.terminal import Progress, explain_interruption, make_parser, no_progress, show_progress, start
 
 
 @dataclass
@@ -128,18 +128,8 @@ class Study:
 
     def main(self) -> None:
         """Run the study as a script: `python experiments/NAME.py [--quick] [--out DIR]`."""
-        from cyclopts import App, Parameter
-
         name = Path(sys.argv[0]).stem
-        app = App(
-            name=f"python experiments/{name}.py",
-            help=plain(f"{self.title}\n\n{self.question}"),
-            help_epilogue="With --debug an error shows its traceback.",
-            default_parameter=Parameter(negative=()),
-            help_format="plaintext",
-            result_action="return_value",
-            suppress_keyboard_interrupt=False,
-        )
+        app = make_parser(f"python experiments/{name}.py", plain(f"{self.title}\n\n{self.question}"))
 
         @app.default
         def script(*, quick: bool = False, out: Path = Path("results") / name) -> None:
