@@ -15,7 +15,7 @@ import optax
 from papers_rows.learning import median_curve, watch
 
 import fbp
-from fbp.report import Curve, Figure, Table, Text, curves, fixed, panels, plain
+from fbp.report import Curve, Figure, Table, Text, curves, fixed, panels, plain, significant
 from fbp.studies import Draft, study
 
 DEPTH, WIDTH, BATCH = 64, 64, 50
@@ -70,7 +70,13 @@ def remedies(draft: Draft) -> None:
         best = int(np.argmin(np.where(np.isfinite(last), last, np.inf)))
         shown[name] = loss[best], dW[best]
         ends[name] = [float(np.median(x[best])) for x in (loss[:, :, -1], error[:, :, -1], dW[:, :, 0, 0])]
-        rows.append((name, RATES[best], *(fixed(x, places) for x, places in zip(ends[name], (3, 3, 1), strict=True))))
+        rows.append(
+            (
+                name,
+                significant(RATES[best], 1),
+                *(fixed(x, places) for x, places in zip(ends[name], (3, 3, 1), strict=True)),
+            )
+        )
         draft.records += [
             {"network": plain(name), "rate": rate, "seed": seed, "epoch": t, "layer": l + 1}
             | {"loss": float(loss[r, seed, t]), "error": float(error[r, seed, t]), "log10_dW": float(dW[r, seed, t, l])}

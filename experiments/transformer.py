@@ -338,7 +338,7 @@ def add_training(draft: Draft, depth: int, steps: int, seeds: int, batches, seen
         ends[label] = loss[:, -1]
         rows.append(
             (
-                *(label, best, *(fixed(float(f(ends[label])), 3) for f in (np.median, np.min, np.max))),
+                *(label, significant(best, 1), *(fixed(float(f(ends[label])), 3) for f in (np.median, np.min, np.max))),
                 *(significant(float(x), 2) for x in fall[[0, -1]]),
             )
         )
