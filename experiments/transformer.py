@@ -171,10 +171,6 @@ def describe_exponent(found: Estimate) -> str:
     return f"$L^{{{mean}}}$ [{low}, {high}]"
 
 
-def span(*ends: float) -> str:
-    return " to ".join(number(fixed(x, 2)) for x in ends)
-
-
 @study
 def transformer(draft: Draft) -> None:
     """Four transformers at initialization over their depth, and six runs of training."""
@@ -226,7 +222,7 @@ def add_start(draft: Draft, depths, starts: dict[str, dict[int, Start]]) -> None
         queries[name] = Estimate(*(10**x for x in estimate(dW[:, -1, 0] - dW[:, 0, 0])))
         slopes[name] = estimate(np.polyfit(blocks, stream.T, 1)[0])
         powers = (exponents[name], together[name], changes[name])
-        cells = [cell for x in powers for cell in (fixed(x.mean, 2), span(x.low, x.high))]
+        cells = [cell for x in powers for cell in (fixed(x.mean, 2), interval(fixed(x.low, 2), fixed(x.high, 2)))]
         rows.append((name, *cells, significant(ratios[name].mean), interval(ratios[name].low, ratios[name].high, 3)))
         draft.records += [
             {"part": "start", "network": plain(name), "blocks": L, "seed": s, "block": l + 1, "step": 0, "rate": None}

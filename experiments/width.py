@@ -48,8 +48,7 @@ def width(draft: Draft) -> None:
         ends = interval(variance - half, variance + half, 3)
         low, mean, high = (float(x[0]) for x in confidence_interval(gains[:, None]))
         spread = significant(variance), ends, significant(law.variance)
-        around = " to ".join(number(fixed(x, 2)) for x in (low, high))
-        rows.append((n, *spread, fixed(mean, 2), around, fixed(law.mean, 2)))
+        rows.append((n, *spread, fixed(mean, 2), interval(fixed(low, 2), fixed(high, 2)), fixed(law.mean, 2)))
         found.append((variance, law.variance, mean, law.mean))
         draft.records += flow.records(width=n)
     variances, laws, means, law_means = np.array(found).T

@@ -367,6 +367,12 @@ def test_numbers_for_readers(value, shown):
     assert format.number(value) == shown
 
 
+def test_an_interval_stays_on_one_line():
+    assert format.interval(-0.5, 1.25, 2) == "\N{MINUS SIGN}0.50 to 1.2".replace(" ", "\N{NO-BREAK SPACE}")
+    ends = format.fixed(-0.004, 2), format.fixed(0.035, 2)
+    assert format.interval(*ends) == "0.00 to 0.04".replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def test_a_column_of_measurements_lines_up():
     table = Table("t", ("x", "rate", "verdict"), ((0.12345, 0.1, "FAIL"), (0.5, 0.01, "fail"), (None, 0.001, True)))
     x, rate, verdict = format.columns(table)

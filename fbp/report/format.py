@@ -120,13 +120,13 @@ def number(value: int | float | Decimal, digits: int = _DIGITS, keep_zeros: bool
     return text if fixed else f"{text}\N{MULTIPLICATION SIGN}10{superscript(exponent)}"
 
 
-def interval(low: float, high: float, digits: int = _DIGITS) -> str:
+def interval(low: float | Decimal, high: float | Decimal, digits: int = _DIGITS) -> str:
     """The ends of an interval for a reader, on one line.
 
     Args:
         low: the lower end.
         high: the upper end.
-        digits: significant digits of each.
+        digits: significant digits of each; a `Decimal` has its own.
     """
     return f"{number(low, digits, True)} to {number(high, digits, True)}".replace(" ", "\N{NO-BREAK SPACE}")
 
