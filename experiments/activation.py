@@ -12,7 +12,7 @@ from fbp.studies import Draft, add_flows, measure_perceptrons, study
 FAMILIES = {
     "bounded": ("sigmoid", "tanh", "scaled_tanh", "hard_tanh", "erf"),
     "rectified": ("relu", "leaky_relu(0.2)", "elu", "selu", "softplus"),
-    "smooth gates": ("gelu", "silu", "linear"),
+    "gates and linear": ("gelu", "silu", "linear"),
 }
 VARIANCES = {"lecun_normal": "$1/n$", "he_normal": "$2/n$"}
 WIDTH = 128
@@ -41,7 +41,8 @@ def activation(draft: Draft) -> None:
     draft.findings = [
         f"{len(verdicts)} networks of {depth} layers: {counts['vanishing']} vanishing, {counts['stable']} stable, "
         f"{counts['exploding']} exploding. **Stable**: {', '.join(stable) or 'none'}.",
-        f"No variance suits all: from $1/n$ to $2/n$ the verdict changes for {len(swayed)} of {len(kinds)} activations"
+        ("No variance suits all: from" if swayed else "From")
+        + f" $1/n$ to $2/n$ the verdict changes for {len(swayed)} of {len(kinds)} activations"
         + (f" ({', '.join(swayed)})." if swayed else "."),
         f"The fastest to vanish is **{worst}** ({variance}), ×{slowest.rate:.3f} a layer.",
     ]
@@ -50,9 +51,9 @@ def activation(draft: Draft) -> None:
         "Gradient norms over layers",
         flows,
         name="activation",
-        text="Each activation with weights of variance $1/n$ and $2/n$, biases zero. Theory is that of infinite width. "
-        "Where activations have a mean (softplus), the part of the gradient along it, one part in $n$, shrinks more "
-        "slowly than the rest and dominates after many layers.",
+        text="Each activation with weights of variance $1/n$ and $2/n$, biases zero. Theory "
+        "counts the width where activations have a mean (softplus): the part of the gradient along $Z$, one part in "
+        "$n$, shrinks more slowly than the rest.",
         caption="Gradient norms by layer, for each activation and two variances of the weights.",
         table="The factor a layer towards the input.",
         columns=("family", "activation"),

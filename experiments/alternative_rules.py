@@ -24,7 +24,7 @@ import optax
 from papers_rows.learning import median_curve, watch
 
 import fbp
-from fbp.report import Figure, Table, Text, curves, panels
+from fbp.report import Figure, Table, Text, curves, fixed, panels, significant
 from fbp.studies import Draft, study
 
 BATCH = 32
@@ -121,7 +121,8 @@ def ends(run):
 
 def end_table(columns, rows):
     heads = (*columns, "cosine, start", "cosine, end", "loss, end", "training error rate, end")
-    return Table("Cosine with the gradient of $W_1$, and where training ended (medians over seeds).", heads, rows)
+    shown = tuple((*row[:-4], *map(fixed, row[-4:-2], (3, 3)), significant(row[-2]), fixed(row[-1], 3)) for row in rows)
+    return Table("Cosine with the gradient of $W_1$, and where training ended (medians over seeds).", heads, shown)
 
 
 @study

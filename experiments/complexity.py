@@ -70,17 +70,22 @@ def complexity(draft: Draft) -> None:
     ratios = dict(zip(LABELS, (counted / predicted).T, strict=True))
     linear = np.array([activation == "linear" for *_, activation in cases])
     backward = (counted[:, 1] / counted[:, 0] - 1)[linear]
+    units = np.array([m * sum(widths[1:]) for widths, m, _ in cases])
+    left = (counted[:, 0] - predicted[:, 0]) / units
+    arrays = np.array([4 * m * max(widths[1:]) for widths, m, _ in cases])
+    more = ((counted[:, 2] - predicted[:, 2]) / arrays).max()
     ends = {label: interval(x.min(), x.max(), 3) for label, x in (ratios | {"backward": backward}).items()}
     draft.results = {label: {"median": float(np.median(ratio))} for label, ratio in ratios.items()}
     draft.findings = [
         f"Forward, the compiler counts **{np.median(ratios['forward']):.3f}** times $2 m Σ n_l n_{{l-1}}$ "
-        f"(from {ends['forward']}); what the products do not explain is of the order $m Σ n_l$.",
+        f"(from {ends['forward']}); what the products do not explain is {left.min():.1f} to {left.max():.1f} times "
+        "$m Σ n_l$.",
         f"Value and gradient together count {np.median(ratios['gradient']):.3f} times the sum of forward and backward; "
-        f"the backward pass alone is {np.median(backward):.2f} times the forward pass (from {ends['backward']}): **two "
-        "products for one, except in the first layer**, whose $dA$ nobody asks for.",
+        f"in linear networks the backward pass alone is {np.median(backward):.2f} times the forward pass (from "
+        f"{ends['backward']}): **two products for one, except in the first layer**, whose $dA$ nobody asks for.",
         f"Temporary memory is {np.median(ratios['memory']):.2f} times $4 m Σ n_l$ bytes (from {ends['memory']}): "
         "below one, where the compiler keeps activations in the buffers of gradients that are not computed yet; above "
-        "one, where it holds two arrays of a wide layer at once.",
+        + (f"one by at most {more:.1f} arrays of the widest layer." if more > 0 else "one nowhere."),
     ]
 
     lines = []

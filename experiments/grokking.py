@@ -19,13 +19,13 @@ import optax
 from papers_rows.learning import draw_starts
 
 import fbp
-from fbp.report import Curve, Figure, Table, Text, curves, number, panels
+from fbp.report import Curve, Figure, Table, Text, curves, fixed, number, panels, significant
 from fbp.studies import Draft, study
 
 MODULUS, SHOWN = 97, 0.3
 WIDTH, DEPTH, HEADS, BATCH = 64, 1, 4, 512
 RATE, BETA2, WARMUP = 1e-3, 0.98, 10
-KNOWN = 0.99
+KNOWN, LATE = 0.99, 0.8
 LOSS = fbp.SoftmaxCrossEntropy()
 MATRICES = ("tokens.E", "blocks.q.W", "blocks.k.W", "blocks.v.W", "blocks.o.W", "blocks.up.W", "blocks.down.W")
 
@@ -166,25 +166,27 @@ def report(draft: Draft, runs: dict[float, Seen]) -> None:
     """What the runs say."""
     _, interval, *_, last = next(iter(runs.values())).steps
     first = {decay: [find_first(x.steps, x.accuracy[:, :, i]) for i in (0, 1)] for decay, x in runs.items()}
-    rows, known_at, weights, gradients = [], [], [], []
+    rows, known_at, weights, gradients, start = [], [], [], [], 0.0
     for decay, seen in runs.items():
         heart, known = first[decay]
         known_at.append(f"{tell_steps(known, last)} at decay {decay:g}")
         norm, slope = seen.weight[:, :, -1], seen.gradient[:, :, -1]
         peak = norm.argmax(axis=1)
-        begin, most, end = (float(np.median(x)) for x in (norm[:, 0], norm.max(axis=1), norm[:, -1]))
+        start, most, end = (float(np.median(x)) for x in (norm[:, 0], norm.max(axis=1), norm[:, -1]))
         told = f"{number(end, 3)} at decay {decay:g}"
         weights.append(f"{told} (at its largest {number(most, 3)})" if most > 1.005 * end else told)
         if np.isfinite(heart).all():
             then = [slope[run, np.searchsorted(seen.steps, step)] for run, step in enumerate(heart)]
-            ends = (number(float(np.median(x)), 2) for x in (then, slope[:, -1]))
+            # One moment is a matter of chance: gradients leap by decades.
+            late = slope[:, seen.steps >= LATE * last]
+            ends = (number(float(np.median(x)), 2) for x in (then, late))
             gradients.append(f"from {' to '.join(ends)} at decay {decay:g}")
         middle = lambda x: float(np.median(x)) if np.isfinite(x).all() else None
         rows.append(
             (
-                *(decay, middle(heart), middle(known), float(np.median(seen.accuracy[:, -1, 1]))),
-                *(float(np.median(seen.loss[:, -1, i])) for i in (0, 1)),
-                *(begin, most, float(np.median(seen.steps[peak])), end),
+                *(decay, middle(heart), middle(known), fixed(float(np.median(seen.accuracy[:, -1, 1])), 3)),
+                *(significant(float(np.median(seen.loss[:, -1, i])), 2) for i in (0, 1)),
+                *(*map(significant, (start, most)), round(float(np.median(seen.steps[peak]))), significant(end)),
             )
         )
     draft.results = {
@@ -200,13 +202,12 @@ def report(draft: Draft, runs: dict[float, Seen]) -> None:
         f"{KNOWN:.0%} of the sums that are shown are right {by_heart}, at any weight decay, and of the others "
         f"{'; '.join(known_at)} (asked every {interval} steps).",
         *compare_delays(first),
-        f"Weight decay decides how large the weights become: from {number(rows[0][6], 3)} the norm of all parameters "
-        f"goes in {last} steps to {'; '.join(weights)}.",
+        f"The norm of all parameters goes in {last} steps from {number(start, 3)} to {'; '.join(weights)}.",
     ]
     if gradients:
         draft.findings.append(
-            f"From the moment when {KNOWN:.0%} of the sums shown are right to the end, the norm of the gradient over "
-            f"them goes {'; '.join(gradients)}."
+            f"From the moment when {KNOWN:.0%} of the sums shown are right to the last fifth of the steps, the norm of "
+            f"the gradient over them goes {'; '.join(gradients)} (medians)."
         )
     add_figures(draft, runs, rows, last)
 

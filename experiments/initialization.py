@@ -27,7 +27,9 @@ def initialization(draft: Draft) -> None:
     flow = measure_perceptrons(draft, WIDTH, seeds)
     flows = {name: {init: flow(name, init, depth) for init in INITIALIZERS} for name in ACTIVATIONS}
     variances = np.linspace(0.5, 4.0, 8 if draft.quick else 15)
-    options = {"seeds": seeds if draft.quick else seeds // 2, "scales": tuple(np.sqrt(variances))}
+    fewer = seeds if draft.quick else seeds // 2
+    draft.setting["networks a point of the dial"] = fewer
+    options = {"seeds": fewer, "scales": tuple(np.sqrt(variances))}
     dial = {name: flow(name, "lecun_normal", depth, **options) for name in ACTIVATIONS}
 
     def rates(flow):

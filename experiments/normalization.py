@@ -17,7 +17,7 @@ import fbp
 from fbp.report import Curve, Figure, Table, Text, interval, number, panels, significant
 from fbp.studies import Draft, study
 
-WIDTH, EXAMPLES = 128, 64
+WIDTH, EXAMPLES, LARGER = 128, 64, 3.0
 
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -48,10 +48,10 @@ def normalization(draft: Draft) -> None:
     draw = np.random.default_rng(0).standard_normal((EXAMPLES, WIDTH))
     # Half the mean square of the lengths to come: He's variance makes it 1 in the first layer.
     X = jnp.asarray(draw / np.sqrt(2 * np.mean(draw**2, axis=1, keepdims=True)), jnp.float32)
-    drawn, totals, rows = [], {}, []
+    drawn, totals, rows, by = [], {}, [], {}
     for name, parts in NETWORKS.items():
         draft.progress(name)
-        flow = fbp.flow.measure(build(depth, **parts), X=X, seeds=seeds)
+        flow = fbp.flow.measure(build(depth, **parts), X=X, seeds=seeds, scales=(1.0, LARGER))
         batch = EXAMPLES if parts["norm"] == "batch" else None
         theory = fbp.theory.propagation("relu", 2**0.5, depth=depth, batch=batch, **parts)
         # Mean-field theory predicts the mean of ‖dZ‖^2; the interval is that of its root, in decades.
@@ -70,18 +70,22 @@ def normalization(draft: Draft) -> None:
         totals[name] = float(10 ** (2 * (value[0] - behind))), float(10 ** theory.log10_dZ[0])
         # The first layer has inputs of another kind: the rate is that from the last block to the first.
         predicted = float(10 ** (2 * expected[1] / (depth - 1)))
-        found = fbp.flow.diagnose(flow.log10.dZ[0, :, 1 : depth + 1], None)
-        rows.append((name, found.kind, significant(found.rate), interval(found.low, found.high, 3), predicted))
+        found, larger = (fbp.flow.diagnose(flow.log10.dZ[i, :, 1 : depth + 1], None) for i in range(2))
+        by[name] = {"measured": found.rate, "theory": predicted, "larger": larger.rate}
+        ends = interval(found.low, found.high, 3)
+        rates = significant(predicted), significant(larger.rate)
+        rows.append((name, found.kind, significant(found.rate), ends, *rates))
         draft.records += flow.records(network=name)
-    by = {name: (float(rate), predicted) for name, _, rate, _, predicted in rows}
-    draft.results = {name: {"measured": rate, "theory": predicted} for name, (rate, predicted) in by.items()}
+    draft.results = by
     pre, post = totals["residual, pre-LN"], totals["residual, post-LN"]
+    none, batch, layer, rms = (by[name] for name in ("none", "batch norm", "layer norm", "RMS norm"))
     draft.findings = [
-        f"Batch normalization through its own statistics makes $‖dZ‖^2$ **grow ×{by['batch norm'][0]:.3f} a layer** "
-        f"towards the input (theory {by['batch norm'][1]:.3f}): it normalizes the way forward alone.",
-        f"Layer and RMS norm leave a He relu network as it was (×{by['layer norm'][0]:.3f}, "
-        f"×{by['RMS norm'][0]:.3f}, theory {by['layer norm'][1]:.3f}); what they buy is that the scale of the weights "
-        "no longer matters.",
+        f"Batch normalization through its own statistics makes $‖dZ‖^2$ **grow ×{batch['measured']:.3f} a layer** "
+        f"towards the input (theory {batch['theory']:.3f}): it normalizes the way forward alone.",
+        f"Layer and RMS norm change little in a He relu network: ×{layer['measured']:.3f} and ×{rms['measured']:.3f} a "
+        f"layer, ×{none['measured']:.3f} without (theory, of infinite width, {layer['theory']:.3f}). With weights "
+        f"{LARGER:g} times as large it is ×{layer['larger']:.3f} and ×{rms['larger']:.3f}, and "
+        f"×{number(none['larger'], 3)} without.",
         "In residual networks the place of the norm decides: before the branch the whole network changes $‖dZ‖^2$ by "
         f"×{pre[0]:.1f}, after the sum by ×{number(post[0], 2)} (theory ×{pre[1]:.1f} and ×{number(post[1], 2)}).",
     ]
@@ -99,8 +103,9 @@ def normalization(draft: Draft) -> None:
             partial(panels, drawn, "layer $l$ (input on the left)", "$log_{10} ‖dZ_l‖ / ‖dZ_L‖$"),
         ),
         Table(
-            "Factor of $‖dZ‖^2$ a layer, the mean from the last block to the first.",
-            ("network", "verdict", "measured", "95 % interval", "theory"),
+            "Factor of $‖dZ‖^2$ a layer, the mean from the last block to the first, also with larger weights. Theory "
+            "is that of infinite width.",
+            ("network", "verdict", "measured", "95 % interval", "theory", f"weights × {LARGER:g}"),
             tuple(rows),
         ),
     )

@@ -34,7 +34,8 @@ def papers(draft: Draft) -> None:
         "within tolerance": "off by at most the tolerance of the row, which is smaller than the effect it is about",
         "within the interval only": "inside the interval, which is too wide or too far off to say more",
         "does not hold": "outside the interval and off by more than five tolerances",
-        "cotangent": "standard normal, several a network; networks start at $q^*$",
+        "cotangent": "standard normal, several a network, where a row names no other",
+        "start": "at $q^*$, where a row names no other",
     }
     failing = [row for row in rows if not row.holds]
     exact = [row for row in rows if row.verdict == HOLDS]
@@ -44,38 +45,42 @@ def papers(draft: Draft) -> None:
         f"Of {len(rows)} statements **{len(exact)} hold within their tolerance** and **{len(inside)} within the "
         f"interval only**; {len(rows) - len(exact) - len(inside) - len(failing)} are off by a few tolerances, and "
         f"{len(failing)} do not hold as stated.",
-        f"Theory lies inside the 95 % interval in {len(known) - outside(known)} of {len(known)} rows; "
+        f"Theory lies inside the 95 % interval in {len(known) - len(outside(known))} of {len(known)} rows; "
         f"{sum(row.stated is None for row in rows)} rows are derivations, in which theory is what is judged.",
         *map(describe, by_id(failing).values()),
     ]
-    add_overview(draft, rows)
+    add_overview(draft, groups)
     for title, group in groups.items():
         draft.section(title, table(title, group), *remarks(group))
     draft.records += [row.record() for row in rows]
     draft.results = {"rows": [row.record() for row in rows], "not_holding": [row.id for row in failing]}
 
 
-def add_overview(draft: Draft, rows: list[Row]) -> None:
-    """How to read the tables, and all of them at a glance."""
+def add_overview(draft: Draft, groups: dict[str, tuple[Row, ...]]) -> None:
+    """How to read the tables, and all of them at a glance, in two figures that fit on printed pages."""
+    rows = [row for group in groups.values() for row in group]
+    lengths = [len(group) for group in groups.values()]
+    half = min((sum(lengths[:i]) for i in range(1, len(lengths))), key=lambda n: abs(n - len(rows) / 2))
     draft.section(
         "At a glance",
         Text(
             "$‖dZ‖^2$ is the squared norm of the gradient with respect to a pre-activation. A factor a layer is the "
             "mean over networks and layers of the ratio of $‖dZ‖^2$ before a layer to that behind it, which is what "
             "mean-field theory predicts; a mean of logarithms is lower, and said to be one. **Stated** is the "
-            "published figure or the common saying, on which the verdict is, and empty in a derivation; **theory** "
-            "is what `fbp.theory` computes for the very setting, at finite depth, and at finite width where that is "
-            "known. Some rows go beyond it by recursions beside them: kappa and relu's finite-moment, attention with "
-            "equal weights, and rnn-radius by the sampled radii."
+            "published figure, what a published formula gives for the setting, or a common saying, on which the "
+            "verdict is, and empty in a derivation; **theory** is what `fbp.theory` computes for the very setting, at "
+            "finite depth, and at finite width where that is known. Some rows go beyond it by recursions beside them: "
+            "kappa and relu's finite-moment, attention with equal weights, and rnn-radius by the sampled radii."
         ),
         Figure(
             "agreement",
             "Measured against theory: dots are measurements with their 95 % intervals, as deviations from theory "
-            f"in per cent, rings what is stated. Theory lies outside {outside(rows)} intervals; one in twenty "
-            "would by chance, the others show rounding or a finite width. Statements that do not hold lie far from "
-            "both, most of them off the axis (arrows).",
-            lambda: agreement(rows),
+            "in per cent, rings what is stated; arrows point to what is off the axis. Theory lies outside "
+            f"{len(outside(rows))} intervals of this figure and the next, {_farthest(outside(rows)):.1%} off at most; "
+            "one in twenty would by chance, and widths are finite.",
+            lambda: agreement(rows[:half]),
         ),
+        Figure("agreement-2", "The other rows, in the same way.", lambda: agreement(rows[half:])),
         Figure(
             "gradients",
             "tanh with $σ_b^2 = 0.05$: gradients vanish in the ordered phase and explode in the chaotic one, at the "
@@ -102,9 +107,15 @@ def describe(rows: list[Row]) -> str:
     return f"**{rows[0].id}**: {rows[0].finding or 'outside the interval.'} ({numbers[0].upper()}{numbers[1:]}.)"
 
 
-def outside(rows: list[Row]) -> int:
-    """In how many rows theory lies outside the interval."""
-    return sum(not row.measured.low <= row.theory <= row.measured.high for row in rows if row.theory is not None)
+def outside(rows: list[Row]) -> list[Row]:
+    """The rows in which theory lies outside the interval."""
+    return [row for row in rows if row.theory is not None and not row.measured.low <= row.theory <= row.measured.high]
+
+
+def _farthest(rows: list[Row]) -> float:
+    """How far theory is off at most, relative to it; absolute where it is 0."""
+    known = [(row.measured.value, row.theory) for row in rows if row.theory is not None]
+    return max((abs(value - theory) / (abs(theory) or 1.0) for value, theory in known), default=0.0)
 
 
 def table(title: str, rows: tuple[Row, ...]) -> Table:

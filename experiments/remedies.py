@@ -15,7 +15,7 @@ import optax
 from papers_rows.learning import median_curve, watch
 
 import fbp
-from fbp.report import Curve, Figure, Table, Text, curves, fixed, panels, plain
+from fbp.report import Curve, Figure, Table, Text, curves, fixed, panels, plain, significant
 from fbp.studies import Draft, study
 
 DEPTH, WIDTH, BATCH = 64, 64, 50
@@ -70,7 +70,13 @@ def remedies(draft: Draft) -> None:
         best = int(np.argmin(np.where(np.isfinite(last), last, np.inf)))
         shown[name] = loss[best], dW[best]
         ends[name] = [float(np.median(x[best])) for x in (loss[:, :, -1], error[:, :, -1], dW[:, :, 0, 0])]
-        rows.append((name, RATES[best], *(fixed(x, places) for x, places in zip(ends[name], (3, 3, 1), strict=True))))
+        rows.append(
+            (
+                name,
+                significant(RATES[best], 1),
+                *(fixed(x, places) for x, places in zip(ends[name], (3, 3, 1), strict=True)),
+            )
+        )
         draft.records += [
             {"network": plain(name), "rate": rate, "seed": seed, "epoch": t, "layer": l + 1}
             | {"loss": float(loss[r, seed, t]), "error": float(error[r, seed, t]), "log10_dW": float(dW[r, seed, t, l])}
@@ -83,16 +89,17 @@ def remedies(draft: Draft) -> None:
     }
     faint = [name for name in ends if ends[name][2] < FAINT]
     spans = f" Bands span the {seeds} seeds." if seeds > 1 else " One seed."
+    sick = "; ".join(f"**{name}** ({error:.0%})" for name, (_, error, _) in ends.items() if name not in cured)
+    learned = sum(name in cured for name in ends if name not in faint)
+    enough = "A gradient that arrives is not enough: at" if learned < len(ends) - len(faint) else "At"
     draft.findings = [
-        f"These stay above 50 % errors on the training digits for {epochs} epochs (chance is 90 %): "
-        + "; ".join(f"**{name}** ({error:.0%})" for name, (_, error, _) in ends.items() if name not in cured)
-        + ".",
+        f"Above 50 % errors on the training digits stay in {epochs} epochs (chance is 90 %): {sick or 'none'}.",
         "What makes the network learn them: "
-        + "; ".join(f"{name} ({ends[name][1]:.1%} errors)" for name in cured)
+        + ("; ".join(f"{name} ({ends[name][1]:.1%} errors)" for name in cured) or "none of these changes")
         + ".",
-        f"A gradient that arrives is not enough: at the start $‖dW_1‖$ is below $10^{{{FAINT}}}$ in {len(faint)} "
-        f"networks, {sum(name in cured for name in faint)} of which learn; it is larger in {len(ends) - len(faint)}, "
-        f"{sum(name in cured for name in ends if name not in faint)} of which learn.",
+        f"{enough} the start $‖dW_1‖$ is below $10^{{{FAINT}}}$ in {len(faint)} networks, "
+        f"{sum(name in cured for name in faint)} of which learn; it is larger in {len(ends) - len(faint)}, {learned} "
+        "of which learn.",
     ]
 
     losses = [median_curve(name, loss) for name, (loss, _) in shown.items()]

@@ -70,10 +70,12 @@ def residual(draft: Draft) -> None:
     by = {plain(row[0]): row[1:] for row in rows}
     draft.results = {name: {"measured": gain, "theory": theory} for name, (gain, _, _, theory) in by.items()}
     gain, least, most, theory = by["scale 1"]
+    where = "inside" if least <= theory <= most else "below" if theory < least else "above"
     scaled, _, _, scaled_theory = by["scale 1/√L"]
     draft.findings = [
-        f"Unscaled branches double $‖dZ‖^2$ a block: a gain of {number(gain, 3)} over {depth} blocks (95 % interval "
-        f"{interval(least, most, 3)}, theory $2^{{{depth}}}$ = {number(theory, 3)}).",
+        f"Unscaled branches double $‖dZ‖^2$ a block: ×{gain ** (1 / depth):.2f}, over {depth} blocks a gain of "
+        f"{number(gain, 3)} (95 % interval {interval(least, most, 3)}). Theory, $2^{{{depth}}}$ = {number(theory, 3)}, "
+        f"is that of infinite width and lies {where} the interval.",
         f"With $1/√L$ the whole network's gain is **{scaled:.3f}** (theory $(1 + 1/L)^L$ = {scaled_theory:.3f}, and e "
         f"for many blocks); with $1/L$ it is {by['scale 1/L'][0]:.3f}.",
         f"ReZero and Fixup begin as the identity: gains {by['ReZero, 0'][0]:.4f} and {by['Fixup-like'][0]:.4f}. The "
@@ -88,7 +90,7 @@ def residual(draft: Draft) -> None:
             "al. (2020); Zhang, Dauphin & Ma (2019)."
         ),
         Table(
-            "Gain of $‖dZ‖^2$ over the whole network.",
+            "Gain of $‖dZ‖^2$ over the whole network; theory is that of infinite width.",
             ("branch", "measured", "from", "to (95 %)", "theory"),
             tuple((name, *map(significant, rest)) for name, *rest in rows),
         ),

@@ -19,7 +19,7 @@ import optax
 
 import fbp
 from fbp.flow import confidence_interval
-from fbp.report import Curve, Figure, Table, Text, curves, fixed, interval, number, panels, plain
+from fbp.report import Curve, Figure, Table, Text, curves, fixed, interval, number, panels, plain, significant
 from fbp.studies import Draft, study
 
 WIDTH, HEADS, LENGTH, VOCABULARY, SUCCESSORS = 64, 4, 16, 12, 3
@@ -167,7 +167,7 @@ def describe(found: Estimate, digits: int) -> str:
 
 
 def describe_exponent(found: Estimate) -> str:
-    low, mean, high = (f"{x:.2f}".replace("-", "\N{MINUS SIGN}") for x in found)
+    low, mean, high = (number(fixed(x, 2)) for x in found)
     return f"$L^{{{mean}}}$ [{low}, {high}]"
 
 
@@ -222,8 +222,8 @@ def add_start(draft: Draft, depths, starts: dict[str, dict[int, Start]]) -> None
         queries[name] = Estimate(*(10**x for x in estimate(dW[:, -1, 0] - dW[:, 0, 0])))
         slopes[name] = estimate(np.polyfit(blocks, stream.T, 1)[0])
         powers = (exponents[name], together[name], changes[name])
-        cells = [cell for x in powers for cell in (fixed(x.mean, 2), interval(x.low, x.high, 2))]
-        rows.append((name, *cells, ratios[name].mean, interval(ratios[name].low, ratios[name].high, 3)))
+        cells = [cell for x in powers for cell in (fixed(x.mean, 2), interval(fixed(x.low, 2), fixed(x.high, 2)))]
+        rows.append((name, *cells, significant(ratios[name].mean), interval(ratios[name].low, ratios[name].high, 3)))
         draft.records += [
             {"part": "start", "network": plain(name), "blocks": L, "seed": s, "block": l + 1, "step": 0, "rate": None}
             | {f"log10_dW_{w}": float(start.dW[s, l, i]) for i, w in enumerate(WEIGHTS)}
@@ -312,6 +312,7 @@ def add_training(draft: Draft, depth: int, steps: int, seeds: int, batches, seen
     (periods, length), down, ln_v = batches[0].shape[:2], WEIGHTS.index("down"), float(np.log(VOCABULARY))
     at = np.arange(periods) * length
     warm, steps = steps // 2, steps + length
+    middle_and_span = lambda x: (f(x, 0) for f in (np.median, np.min, np.max))
     losses, norms, rows, ends = [], [], [], {}
     for label, (name, is_warm) in RUNS.items():
         draft.progress(f"training: {plain(label)}")
@@ -325,21 +326,17 @@ def add_training(draft: Draft, depth: int, steps: int, seeds: int, batches, seen
         middle = {rate: np.nan_to_num(np.median(loss[:, -1]), nan=np.inf) for rate, (loss, _) in by_rate.items()}
         best = min(RATES, key=middle.__getitem__)
         loss, dW = by_rate[best]
-        losses.append(Curve(label, at, np.median(loss, 0), loss.min(0), loss.max(0)))
-        places = [0, 1, periods // 2, periods - 1]
-        by_step = [
-            Curve(
-                f"step {at[t]}",
-                np.arange(1, depth + 1),
-                *(f(dW[:, t, :, down], 0) for f in (np.median, np.min, np.max)),
-            )
-            for t in places
-        ]
+        places, blocks = [0, 1, periods // 2, periods - 1], np.arange(1, depth + 1)
+        by_step = [Curve(f"step {at[t]}", blocks, *middle_and_span(dW[:, t, :, down])) for t in places]
+        losses.append(Curve(label, at, *middle_and_span(loss)))
         norms.append((label, by_step))
         fall = 10 ** np.median(dW[:, :, 0, down] - dW[:, :, -1, down], axis=0)
         ends[label] = loss[:, -1]
         rows.append(
-            (label, best, *(float(f(loss[:, -1])) for f in (np.median, np.min, np.max)), *map(float, fall[[0, -1]]))
+            (
+                *(label, significant(best, 1), *(fixed(float(f(ends[label])), 3) for f in (np.median, np.min, np.max))),
+                *(significant(float(x), 2) for x in fall[[0, -1]]),
+            )
         )
         draft.records += [
             {"part": "training", "network": plain(label), "blocks": depth, "seed": s, "block": l + 1}

@@ -14,7 +14,8 @@ import numpy as np
 from papers_rows.learning import coordinate_check
 
 import fbp
-from fbp.report import Curve, Figure, Table, Text, curves, interval, number
+from fbp.flow import confidence_interval
+from fbp.report import Curve, Figure, Table, Text, curves, fixed, interval, number, significant
 from fbp.studies import Draft, study
 
 LOG_GAIN = "ln ‖dZ_1‖^2 / ‖dZ_L‖^2"
@@ -31,7 +32,7 @@ def width(draft: Draft) -> None:
     depth, seeds = (10, 60) if draft.quick else (20, 300)
     widths = (16, 32, 64) if draft.quick else (16, 32, 64, 128, 256)
     draft.setting = {"depth": depth, "networks a point": seeds, "widths": widths}
-    rows, halves = [], []
+    rows, found, halves = [], [], []
     for n in widths:
         draft.progress(f"width {n}")
         net = fbp.mlp((n,) * (depth + 1), "relu", "he_normal", repeat=True)
@@ -45,23 +46,33 @@ def width(draft: Draft) -> None:
         halves.append(half)
         law = fbp.theory.relu_log_norm((n,) * (depth - 1))
         ends = interval(variance - half, variance + half, 3)
-        rows.append((n, variance, ends, law.variance, float(gains.mean()), law.mean))
+        low, mean, high = (float(x[0]) for x in confidence_interval(gains[:, None]))
+        spread = significant(variance), ends, significant(law.variance)
+        rows.append((n, *spread, fixed(mean, 2), interval(fixed(low, 2), fixed(high, 2)), fixed(law.mean, 2)))
+        found.append((variance, law.variance, mean, law.mean))
         draft.records += flow.records(width=n)
-    variances, laws = (np.array([row[i] for row in rows]) for i in (1, 3))
+    variances, laws, means, law_means = np.array(found).T
     draft.progress("one step of standard and muP networks")
     check_widths = (64, 128, 256) if draft.quick else (64, 128, 256, 512, 1024)
     changes = coordinate_check(check_widths, 6 if draft.quick else 20)
-    slopes = {name: fit_slope(check_widths, np.median(each, axis=0)) for name, each in changes.items()}
-    draft.results = {"variance_slope": fit_slope(widths, variances), "logit_slopes": slopes}
+    x = np.log(check_widths) - np.log(check_widths).mean()
+    # Of each network its own exponent.
+    slopes = {name: confidence_interval((np.log(each) @ x / np.sum(x**2))[:, None]) for name, each in changes.items()}
+    ends = {name: [number(fixed(float(end[0]), 2)) for end in fit] for name, fit in slopes.items()}
+    powers = {name: f"$n^{{{mean}}}$ [{low}, {high}]" for name, (low, mean, high) in ends.items()}
+    draft.results = {
+        "variance_slope": fit_slope(widths, variances),
+        "logit_slopes": {name: fit.mean[0] for name, fit in slopes.items()},
+    }
     draft.findings = [
         f"The variance of the log-gain, ${LOG_GAIN}$, falls like $n^{{{fit_slope(widths, variances):.2f}}}$ (law of "
         f"relu networks: $n^{{{fit_slope(widths, laws):.2f}}}$ over these widths, $1/n$ for large ones); at width "
         f"{widths[0]}, depth {depth} it is {variances[0]:.2f}, at width {widths[-1]} {variances[-1]:.3f} (law "
         f"{laws[-1]:.3f}).",
-        f"The typical gradient is smaller than the mean one: the mean log-gain is {number(rows[0][4], 3)} at width "
-        f"{widths[0]} (law {number(rows[0][5], 3)}), although He initialization keeps $E ‖dZ‖^2$.",
-        f"One step of gradient descent changes the logits like $n^{{{slopes['standard']:.2f}}}$ in standard "
-        f"parametrization and like **$n^{{{slopes['muP']:.2f}}}$ in muP** (theory 1 and 0).",
+        f"The typical gradient is smaller than the mean one: the mean log-gain is {number(means[0], 3)} at width "
+        f"{widths[0]} (law {number(law_means[0], 3)}), although He initialization keeps $E ‖dZ‖^2$.",
+        f"One step of gradient descent changes the logits like {powers['standard']} in standard parametrization and "
+        f"like **{powers['muP']} in muP** (95 % intervals over networks; theory for large widths 1 and 0).",
     ]
 
     spread = [Curve("measured", widths, variances, variances - halves, variances + halves, laws)]
@@ -82,7 +93,9 @@ def width(draft: Draft) -> None:
             partial(draw, spread, ylabel=f"variance of ${LOG_GAIN}$"),
         ),
         Table(
-            f"${LOG_GAIN}$ over networks.", ("width", "variance", "95 % interval", "law", "mean", "law"), tuple(rows)
+            f"${LOG_GAIN}$ over networks.",
+            ("width", "variance", "95 % interval", "law", "mean", "95 % interval", "law"),
+            tuple(rows),
         ),
     )
     draft.section(

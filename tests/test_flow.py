@@ -412,6 +412,11 @@ def test_networks_without_a_common_program_are_measured(tmp_path, name, cells, s
     assert len(found) == cells
     assert {cell["verdict"]["step"] for cell in found} == {step}
     assert report.figures()[0].name == "map"
+    # With the norm behind the sum nearly all of the change is that of the first norm.
+    jumps = [finding for finding in report.findings if "is made in one step" in finding]
+    assert [re.findall(r"(\w+-norm) at depth (\d) \(99% from 3 to 2\)", finding) for finding in jumps] == (
+        [[("post-norm", "2"), ("post-norm", "3")]] if name == "gpt" else []
+    )
     rows = list(csv.DictReader((tmp_path / "flow" / "data.csv").read_text().splitlines()))
     for (cell, net), row in zip(plan.networks(), found, strict=True):
         flow = measure(net, seeds=3)

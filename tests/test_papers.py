@@ -51,7 +51,7 @@ class TestVerdict:
             (1.0, 1.051, 0.001, "does not hold as stated"),
             (1.0, 1.051, 0.2, "within the interval only (± 20 %)"),
             (1.0, 1.0, 0.08, "within the interval only (± 8 %)"),  # too wide to tell
-            (0.0, 0.03, 0.001, "off by 3 %"),  # absolute where 0 is stated
+            (0.0, 0.03, 0.001, "off by 0.03"),  # absolute where 0 is stated
             (0.0, 0.06, 0.001, "does not hold as stated"),
             (1.0, math.nan, math.nan, "does not hold as stated"),
         ],
@@ -83,6 +83,15 @@ class TestVerdict:
         assert (right.verdict, right.theory_holds, right.record()["finding"]) == (papers.HOLDS, None, "")
         derived = papers.Row("id", "derivation", "setting", "quantity", None, 0.5, measured)
         assert (derived.claim, derived.verdict, derived.record()["stated"]) == (0.5, papers.HOLDS, None)
+
+    @pytest.mark.parametrize(
+        ("source", "stated", "theory"),
+        [("derivation", 0.5, 0.5), ("derivation after He et al. 2015", 0.5, 0.5), ("often said", None, 0.5)],
+    )
+    def test_derivations_alone_state_nothing(self, papers, source, stated, theory):
+        measured = papers.Measured(0.5, 0.49, 0.51, 10)
+        with pytest.raises(AssertionError, match="states no number"):
+            papers.Row("id", source, "setting", "quantity", stated, theory, measured)
 
 
 class TestJackknife:
@@ -177,4 +186,6 @@ def test_the_script(tmp_path):
     assert counts[2] == sum(row["verdict"].startswith("within the interval only") for row in rows)
     with (tmp_path / "out" / "data.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == len(rows)
-    assert {path.stem for path in (tmp_path / "out" / "figures").iterdir()} == {"agreement", "gradients", "edge"}
+    assert {path.stem for path in (tmp_path / "out" / "figures").iterdir()} == {
+        *("agreement", "agreement-2", "gradients", "edge")
+    }

@@ -368,6 +368,12 @@ def test_numbers_for_readers(value, shown):
     assert format.number(value) == shown
 
 
+def test_an_interval_stays_on_one_line():
+    assert format.interval(-0.5, 1.25, 2) == "\N{MINUS SIGN}0.50 to 1.2".replace(" ", "\N{NO-BREAK SPACE}")
+    ends = format.fixed(-0.004, 2), format.fixed(0.035, 2)
+    assert format.interval(*ends) == "0.00 to 0.04".replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def test_a_column_of_measurements_lines_up():
     table = Table("t", ("x", "rate", "verdict"), ((0.12345, 0.1, "FAIL"), (0.5, 0.01, "fail"), (None, 0.001, True)))
     x, rate, verdict = format.columns(table)
@@ -381,12 +387,21 @@ def test_a_column_of_measurements_lines_up():
         Table("t", ("claim", "short"), (("as long as a sentence that must be wrapped", "x" * 40),))
     )
     assert (claim.kind, short.kind) == ("long", "")
+    name, again, gain = format.columns(
+        Table("t", ("name", "again", "gain"), (("post-norm, $1/√(2L)$, warm-up", "one", format.significant(2.954e19)),))
+    )
+    assert (name.kind, again.kind, gain.cells[0].text) == ("name", "", "2.95\N{MULTIPLICATION SIGN}10¹⁹")
 
 
 def test_inline():
     assert inline.html("a `b*` **c `d`** <") == ("a <code>b*</code> <strong>c <code>d</code></strong> &lt;")
     assert inline.markdown("1. a_b `c_d` **e_f** <x>") == r"1\. a\_b `c_d` **e\_f** \<x\>"
     assert inline.plain("a `b` **c**") == "a b c"
+    for shown in (inline.html, inline.markdown, inline.plain, inline.mathtext):
+        assert shown("95 % of **3\N{NO-BREAK SPACE}%**, in %").replace("strong", "b") in (
+            "95% of 3%, in %", "95% of **3%**, in %", "95% of <b>3%</b>, in %",
+        )  # fmt: skip
+    assert inline.markdown("`95 %`") == "`95 %`"
     assert inline.paragraphs("\na\nb\n \n\nc\n") == ["a b", "c"]
 
 

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.figure
 import numpy as np
+from matplotlib.axes import Axes
 
 from fbp import theory
 from fbp.report import Curve, canvas, curve_style, curves, mathtext
@@ -17,7 +19,7 @@ REACH = 7.0
 
 
 def agreement(rows: Sequence[Row]) -> matplotlib.figure.Figure:
-    """For each row, the measured value and the stated one as deviations from theory, in per cent."""
+    """For each row, the measured value and the stated one as per cent off theory, by arrows where off the axis."""
     figure = canvas(WIDTH, 0.8 + 0.15 * len(rows))
     axes = figure.subplots()
     colors = {HOLDS: PALETTE[0], FAILS: WRONG}
@@ -30,11 +32,13 @@ def agreement(rows: Sequence[Row]) -> matplotlib.figure.Figure:
         color = colors.get(row.verdict, PALETTE[4])
         ends = np.clip([low, high], -REACH, REACH)
         axes.plot(ends, [y, y], color=color, linewidth=1.4, solid_capstyle="butt")
-        axes.plot(np.clip(value, -REACH, REACH), y, "o", color=color, markersize=3.6)
+        _place(axes, value, y, "o", color=color, markersize=3.6)
+        if row.stated is None:
+            continue
         if abs(stated) <= REACH:
             axes.plot(stated, y, "o", markerfacecolor="none", markeredgecolor=MUTED, markersize=6, markeredgewidth=0.9)
         else:
-            axes.plot(math.copysign(REACH, stated), y, ">" if stated > 0 else "<", color=WRONG, markersize=5)
+            _place(axes, stated, y, "", color=MUTED, markersize=5)
     axes.axvline(0, color=MUTED, linewidth=1, zorder=0.5)
     first = [y for y, row in enumerate(rows) if y == 0 or rows[y - 1].id != row.id]
     axes.set_yticks(first, [rows[y].id for y in first], fontsize=8)
@@ -44,6 +48,12 @@ def agreement(rows: Sequence[Row]) -> matplotlib.figure.Figure:
     axes.plot([], [], "o", markerfacecolor="none", markeredgecolor=MUTED, label="stated")
     figure.legend(loc="outside lower center", ncols=1 if is_narrow() else 4)
     return figure
+
+
+def _place(axes: Axes, value: float, y: float, marker: str, **look: Any) -> None:
+    """A mark at its place, or at the edge an arrow that points to it."""
+    arrow = ">" if value > 0 else "<"
+    axes.plot(np.clip(value, -REACH, REACH), y, marker if abs(value) <= REACH else arrow, **look)
 
 
 def gradients(quick: bool) -> matplotlib.figure.Figure:

@@ -13,7 +13,7 @@ LIMIT = 5
 """Off by up to this many tolerances a statement holds approximately."""
 HOLDS, INSIDE, NEAR, FAILS = "within tolerance", "within the interval only", "off by", "does not hold as stated"
 DERIVED = "derivation"
-"""The source of a row whose number is not printed anywhere: theory is what is compared."""
+"""What the source of a row begins with where nobody states its number: theory is what is compared."""
 
 
 class Measured(NamedTuple):
@@ -34,8 +34,8 @@ class Row:
         source: author and year; "often said", or "derivation" and whom it follows.
         setting: what was varied within the claim, and the network.
         quantity: what the numbers are.
-        stated: the published figure, or what is commonly said; None for a derivation by `fbp.theory`, which is
-            compared itself.
+        stated: the published figure, what a published formula gives for the setting, or what is commonly said; None
+            for a derivation by `fbp.theory`, which is compared itself, and for nothing else.
         theory: the same by `fbp.theory`, or by a recursion beside the row; None where there is none.
         measured: over sampled networks.
         tolerance: the relative error within which the statement holds, smaller than the effect that it is about;
@@ -55,11 +55,16 @@ class Row:
     at_most: bool = False
     finding: str = ""
 
+    def __post_init__(self) -> None:
+        derived = self.source.startswith(DERIVED)
+        assert derived == (self.stated is None), f"{self.id}: a derivation states no number, all else does"
+        assert not derived or self.theory is not None, f"{self.id}: a derivation must have a number of theory"
+
     @property
     def claim(self) -> float:
         """The number on which the verdict is: what is stated, or in a derivation what theory says."""
         claim = self.theory if self.stated is None else self.stated
-        assert claim is not None, f"{self.id} must have a number, got neither; give what is stated"
+        assert claim is not None
         return claim
 
     @property
@@ -112,14 +117,15 @@ def judge(stated: float, measured: Measured, tolerance: float, at_most: bool = F
     if off <= tolerance and blur <= LIMIT * tolerance:
         return HOLDS
     if inside:
-        return f"{INSIDE} (± {_percent(blur)})"
-    return f"{NEAR} {_percent(off)}" if off <= LIMIT * tolerance else FAILS
+        return f"{INSIDE} (± {_round_up(blur, stated)})"
+    return f"{NEAR} {_round_up(off, stated)}" if off <= LIMIT * tolerance else FAILS
 
 
-def _percent(part: float) -> str:
-    # Rounded up: what is said of a statement is not better than what was seen.
+def _round_up(part: float, stated: float) -> str:
+    # Up: what is said of a statement is not better than what was seen. Of 0 there are no per cent.
     step = 0.1 if part < 0.095 else 1.0
-    return f"{math.ceil(100 * part / step - 1e-9) * step:g} %"
+    percent = math.ceil(100 * part / step - 1e-9) * step
+    return f"{percent:g} %" if stated else f"{percent / 100:g}"
 
 
 def jackknife(

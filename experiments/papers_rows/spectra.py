@@ -9,8 +9,9 @@ import fbp
 from fbp import theory
 from fbp.initializers import Distribution
 from papers_rows.networks import CRITICAL, HE, Setting, draw_normal, jacobian_moments, measure, plain
-from papers_rows.row import DERIVED, Row, jackknife
+from papers_rows.row import Row, jackknife
 
+PENNINGTON = "Pennington 2017, 2018"
 SECOND_MOMENT = "E λ² of squared singular values"
 NO_ISOMETRY = (
     "Orthogonal weights give no dynamical isometry with relu: half of the units are shut, whatever the weights, and "
@@ -33,7 +34,7 @@ def spectra(quick: bool) -> Iterator[Row]:
 
 
 def _moments(quick: bool) -> Iterator[Row]:
-    width, depth, source = 400, 10, "Pennington 2017, 2018"
+    width, depth, source = 400, 10, PENNINGTON
     settings = {"relu": Setting(HE), "tanh": Setting.at(CRITICAL), "linear": Setting()}
     published: dict[str, tuple[Distribution, int, dict[str, float | None]]] = {
         "gaussian": ("normal", 4 if quick else 40, {"relu": 20, "tanh": 13.42, "linear": None}),
@@ -66,11 +67,16 @@ def _finite() -> Iterator[Row]:
     params = fbp.flow.sample_parameters(fbp.Repeat(plain("linear", width), depth), (width,), networks, seed=24)
     X = draw_normal(np.random.default_rng(25), (networks, width))
     linear, relu = theory.linear_second_moment(depth, width), _relu_second_moment(depth, width)
-    for name, sigma_w, limit, exact in (("linear", 1.0, depth + 1, linear), ("relu", HE, 2 * depth + 1, relu)):
+    finding = (
+        f"The stated number is the limit of infinite width; at n = {width // depth} L the moment is {linear:.2f} "
+        f"(linear) and {relu:.2f} (relu)."
+    )
+    # L + 1 for linear layers, and one more than Var / mean^2 = 2 L for relu.
+    cases = ("linear", 1.0, depth + 1, linear, "Saxe et al. 2013"), ("relu", HE, 2 * depth + 1, relu, PENNINGTON)
+    for name, sigma_w, limit, exact, source in cases:
         moments = jacobian_moments(fbp.Repeat(plain(name, width), depth), params, X, sigma_w)
-        finding = f"This is the limit of infinite width; at n = 10 L the moment is {exact:.2f}."
         second, where = jackknife(moments[:, 1]), f"{name}, gaussian, n={width}, L={depth}"
-        yield Row("finite-moment", DERIVED, where, SECOND_MOMENT, limit, exact, second, finding=finding)
+        yield Row("finite-moment", source, where, SECOND_MOMENT, limit, exact, second, finding=finding)
 
 
 def _relu_second_moment(depth: int, width: int) -> float:
@@ -121,6 +127,7 @@ def _kappa() -> Iterator[Row]:
             "part in n as well, dZ feels it through tanh', and the variance of ln ‖Jv‖² is larger by "
             f"{field.log_variance(depth) / field.kappa - 1:.0%} at any width."
         )
+        finding = finding if name == "tanh" else ""
         where = f"{name}{', critical, σ_b²=.05' if name == 'tanh' else ''}, n={width}, L={depth}"
         expected, what = field.log_variance(depth), "n Var ln ‖Jv‖² a layer"
         yield Row("kappa", "Hanin & Nica 2018", where, what, stated, expected, measured, 0.03, finding=finding)

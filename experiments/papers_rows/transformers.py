@@ -256,7 +256,8 @@ def _fixup(quick: bool) -> Iterator[Row]:
         span = math.log(depths[1] / depths[0])
         slope = jackknife(changes, lambda x, span=span: math.log(x[:, 1].mean() / x[:, 0].mean()) / span)
         setting = f"{where}, {name}, L={depths[0]} and {depths[1]}"
-        yield Row("fixup-step", source if scaled else DERIVED, setting, what, stated, stated, slope, 0.03)
+        origin, claim = (source, stated) if scaled else (DERIVED, None)
+        yield Row("fixup-step", origin, setting, what, claim, stated, slope, 0.03)
     net, depth = _fixup_net(32, 32**-0.5), 32
     params = fbp.flow.sample_parameters(net, (WIDTH,), 3, seed=66)
     X = draw_normal(np.random.default_rng(66), (3, 1, WIDTH))

@@ -6,12 +6,17 @@ from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
 from fbp.report.document import Table
+from fbp.report.inline import plain as strip_marks
 from fbp.report.inline import superscript
 from fbp.serialize import plain, strict
 
 _DIGITS = 4
+_LARGE = 1e6
+"""What is shown with so many significant digits needs a power of ten from here on."""
 _LONG = 40
 """Characters of a cell that is wrapped."""
+_NAME = 28
+"""Characters of the name of a row, up to which it stays on one line."""
 _MISSING, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 _TONES = {
     "PASS": "good",
@@ -35,12 +40,13 @@ class Column(NamedTuple):
 
     Attributes:
         name: its head.
-        kind: "number" where it is aligned as numbers, "long" where its texts need room, "" elsewhere.
+        kind: "number" where it is aligned as numbers, "long" where its texts need room, "name" where the first one's
+            are short, "" elsewhere.
         cells: below the head.
     """
 
     name: str
-    kind: Literal["number", "long", ""]
+    kind: Literal["number", "long", "name", ""]
     cells: tuple[Cell, ...]
 
 
@@ -61,7 +67,7 @@ def fixed(value: float, places: int) -> Decimal | float:
 
 
 def significant(value: float, digits: int = 3) -> Decimal | float:
-    """A value for a table's cell that is shown with so many significant digits, without powers of ten.
+    """A value for a table's cell that is shown with so many significant digits, without powers of ten up to a million.
 
     Args:
         value: the number.
@@ -70,10 +76,14 @@ def significant(value: float, digits: int = 3) -> Decimal | float:
     Example:
         >>> fbp.report.number(fbp.report.significant(77201.3)), fbp.report.number(fbp.report.significant(0.99961))
         ('77200', '1.00')
+        >>> fbp.report.number(fbp.report.significant(2.95e19))
+        '2.95×10¹⁹'
     """
     if not math.isfinite(value) or not value:
         return value
     rounded = float(f"{value:.{digits - 1}e}")
+    if abs(rounded) >= _LARGE:
+        return Decimal(f"{value:.{digits - 1}e}")
     return Decimal(f"{rounded:.{max(0, digits - 1 - math.floor(math.log10(abs(rounded))))}f}")
 
 
@@ -93,7 +103,8 @@ def number(value: int | float | Decimal, digits: int = _DIGITS, keep_zeros: bool
         '1.3×10⁻⁶'
     """
     if isinstance(value, int | Decimal):
-        return str(value).replace("-", _MINUS)
+        mantissa, _, power = str(value).partition("E")
+        return mantissa.replace("-", _MINUS) + (f"\N{MULTIPLICATION SIGN}10{superscript(int(power))}" if power else "")
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else f"{_MINUS}∞"
     if value == 0:
@@ -109,13 +120,13 @@ def number(value: int | float | Decimal, digits: int = _DIGITS, keep_zeros: bool
     return text if fixed else f"{text}\N{MULTIPLICATION SIGN}10{superscript(exponent)}"
 
 
-def interval(low: float, high: float, digits: int = _DIGITS) -> str:
+def interval(low: float | Decimal, high: float | Decimal, digits: int = _DIGITS) -> str:
     """The ends of an interval for a reader, on one line.
 
     Args:
         low: the lower end.
         high: the upper end.
-        digits: significant digits of each.
+        digits: significant digits of each; a `Decimal` has its own.
     """
     return f"{number(low, digits, True)} to {number(high, digits, True)}".replace(" ", "\N{NO-BREAK SPACE}")
 
@@ -139,17 +150,18 @@ def describe(value: Any) -> str:
 def columns(table: Table) -> tuple[Column, ...]:
     """The columns of a table, ready for a page."""
     cells = [[x if isinstance(x, Decimal) else plain(x) for x in row] for row in table.rows]
-    return tuple(_column(name, [row[index] for row in cells]) for index, name in enumerate(table.columns))
+    return tuple(_column(name, [row[index] for row in cells], index == 0) for index, name in enumerate(table.columns))
 
 
-def _column(name: str, values: list[Any]) -> Column:
+def _column(name: str, values: list[Any], first: bool) -> Column:
     floats = [value for value in values if isinstance(value, float)]
     # Settings such as 0.1 and 0.01 read best as they were typed; measurements keep their zeros.
     measured = any(math.isfinite(value) and float(f"{value:.{_DIGITS - 2}e}") != value for value in floats)
     numeric = any(isinstance(value, int | float | Decimal) and not isinstance(value, bool) for value in values)
     cells = tuple(_cell(value, measured) for value in values)
-    long = any(len(cell.text) > _LONG for cell in cells)
-    return Column(name, "number" if numeric else "long" if long else "", cells)
+    longest = max((len(strip_marks(cell.text)) for cell in cells), default=0)
+    is_name = first and longest <= _NAME
+    return Column(name, "number" if numeric else "long" if longest > _LONG else "name" if is_name else "", cells)
 
 
 def _cell(value: Any, measured: bool) -> Cell:

@@ -1,7 +1,8 @@
 """Prose with `code`, **bold** and $mathematics$, for HTML, Markdown, figures and the terminal.
 
 Mathematics is written in Unicode, with `_` and `^` for indices and exponents: $σ_w^2$, $‖dZ_{l-1}‖^2$, $10^{-39}$. A
-Greek letter with an index of one character needs no dollars. As in Pandoc, a dollar before a space opens nothing.
+Greek letter with an index of one character needs no dollars. As in Pandoc, a dollar before a space opens nothing. A
+per cent sign stands right behind its number, however it was typed.
 """
 
 import re
@@ -16,6 +17,7 @@ _SPAN = re.compile(
     r"|\*\*(?P<bold>(?:`[^`]*`|[^`])+?)\*\*"
 )
 _SCRIPT = re.compile(r"([_^])(?:\{([^{}]*)\}|(.))")
+_PERCENT = re.compile(r"(?<=\d)[ \N{NO-BREAK SPACE}]%")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _SPECIAL = re.compile(r"[\\`*_{}\[\]<>#|~$&]")
 _LIST_START = re.compile(r"^(\d+|)([.)+=-])(?=\s|$|[=-])")
@@ -85,7 +87,7 @@ def superscript(exponent: int) -> str:
 def _render(text: str, words: _Mark, code: _Mark, bold: _Mark, math: _Mark) -> str:
     parts, end = [], 0
     for span in _SPAN.finditer(text):
-        parts.append(words(text[end : span.start()]))
+        parts.append(words(_PERCENT.sub("%", text[end : span.start()])))
         if span["code"] is not None:
             parts.append(code(span["code"]))
         elif span["bold"] is not None:
@@ -93,7 +95,7 @@ def _render(text: str, words: _Mark, code: _Mark, bold: _Mark, math: _Mark) -> s
         else:
             parts.append(math(span["math"] or span["index"]))
         end = span.end()
-    return "".join([*parts, words(text[end:])])
+    return "".join([*parts, words(_PERCENT.sub("%", text[end:]))])
 
 
 def _is_symbol(letters: str) -> bool:

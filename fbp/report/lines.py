@@ -251,7 +251,7 @@ def _find_coinciding(curves: Sequence[Curve], log_x: bool, log_y: bool, shown: W
 
 def _write_heading(axes: Axes, heading: str, same: Sequence[tuple[str, str]]) -> None:
     width = _count_characters(axes)
-    notes = [line for label, first in same for line in _wrap(f"{label}: as {first}", int(width * FONT / _SMALL))]
+    notes = [line for label, first in same for line in wrap(f"{label}: as {first}", int(width * FONT / _SMALL))]
     if notes:
         small = {
             "fontsize": _SMALL,
@@ -264,7 +264,7 @@ def _write_heading(axes: Axes, heading: str, same: Sequence[tuple[str, str]]) ->
     if heading:
         # Not bold: mathtext would stay as it is beside it.
         pad = 5 + 1.35 * _SMALL * len(notes)
-        lines = _wrap(heading, width)
+        lines = wrap(heading, width)
         axes.set_title("\n".join(map(mathtext, lines)), fontsize=FONT, fontweight="normal", pad=pad)
 
 
@@ -273,8 +273,13 @@ def _count_characters(axes: Axes) -> int:
     return int(axes.get_position().width * axes.figure.bbox.width / axes.figure.dpi * 72 / (0.55 * FONT))
 
 
-def _wrap(heading: str, width: int) -> list[str]:
-    """Lines of so many characters, which break no formula."""
+def wrap(heading: str, width: int) -> list[str]:
+    """Lines of so many characters, which break no formula.
+
+    Args:
+        heading: a line of prose.
+        width: characters.
+    """
     lines = [""]
     for word in re.findall(r"(?:\$[^$]*\$|\S)+", heading):
         if lines[-1] and len(plain(f"{lines[-1]} {word}")) > width:

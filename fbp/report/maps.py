@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from textwrap import wrap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +12,15 @@ from matplotlib.patches import Rectangle
 
 from fbp.errors import FbpError
 from fbp.report.inline import mathtext
+from fbp.report.lines import wrap
 from fbp.report.style import FONT, MUTED, WIDTH, canvas, is_narrow, style
 
 _SHADES = LinearSegmentedColormap.from_list("factors", ("#2166ac", "#8fc3e0", "#f7f7f7", "#f6b08a", "#b2182b"))
 _FARTHEST = 2.0
 """The factor, and one over it, from which on tiles have the darkest colors."""
 _UPPER = 0.62
+_LABEL = 40
+"""Characters of a line below the colors that a phone shows."""
 
 
 class Tile(NamedTuple):
@@ -88,7 +90,8 @@ def tiles(
         bar = figure.colorbar(color, ax=axes, location="bottom", shrink=0.6, aspect=40, pad=0.02, extend="both")
         marks = (1 / _FARTHEST, 0.7, 0.9, 1, 1.1, 1.4, _FARTHEST) if not is_narrow() else (1 / _FARTHEST, 1, _FARTHEST)
         bar.set_ticks([math.log10(x) for x in marks], labels=[f"{x:g}" for x in marks])
-        bar.set_label(mathtext("\n".join(wrap(label, 34)) if is_narrow() else label), fontsize=FONT)
+        lines = wrap(label, _LABEL) if is_narrow() else [label]
+        bar.set_label("\n".join(map(mathtext, lines)), fontsize=FONT)
         bar.outline.set_visible(False)
     return figure
 

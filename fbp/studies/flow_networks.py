@@ -176,7 +176,8 @@ def describe_plan(plan: Plan) -> str:
         f"inputs of mean square 1 in random directions go forward through {plan.seeds} random networks of each kind, "
         "and a standard normal cotangent of the output comes back, independent between examples. Norms are over the "
         "batch and carried with their power of two. **Rates** are those of $‖dZ‖^2$ from one layer to the one before, "
-        "the mean over layers and networks, with 95 % intervals over networks; theory is that of infinite width."
+        "the mean over layers and networks, with 95 % intervals over networks; theory is mean-field theory of the mean "
+        "of $‖dZ‖^2$, which in plain networks counts one effect of the width: the gradient along $Z$."
     )
 
 

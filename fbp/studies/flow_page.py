@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from fbp.flow import Diagnosis, Flow, Plan
 from fbp.report import Figure, Table, Text, Tile, fixed, interval, number, significant, tiles
 from fbp.studies.flow_networks import AnyCell, AnyPlan, describe_plan, list_options
@@ -21,6 +23,7 @@ _FATES = {
     "undecided": "are **undecided** by these networks",
 }
 _LISTED = 6
+_MOST = 2 / 3
 
 
 def fill_page(draft: Draft, plan: AnyPlan, flows: Mapping[AnyCell, Flow]) -> None:
@@ -38,7 +41,7 @@ def fill_page(draft: Draft, plan: AnyPlan, flows: Mapping[AnyCell, Flow]) -> Non
             draft.progress(f"theory of {cell[0]}, {cell[1]}")
             diagnoses[cell] = flow.diagnosis()
     draft.setting = _setting(plan)
-    draft.findings += _find(plan, diagnoses)
+    draft.findings += [*_find(diagnoses), *_find_jumps(flows, diagnoses), *_compare_with_theory(diagnoses)]
     draft.results = {
         "plan": list_options(plan),
         "cells": [
@@ -61,6 +64,7 @@ def fill_page(draft: Draft, plan: AnyPlan, flows: Mapping[AnyCell, Flow]) -> Non
 
 def _setting(plan: AnyPlan) -> dict[str, Any]:
     words: dict[str, str] = {"seeds": "networks a cell", "examples": "inputs", "bias": "biases, standard deviation"}
+    words |= {"residual_scale": "scale of the branches"}
     return {
         words.get(name, name): value
         for name, value in list_options(plan).items()
@@ -99,7 +103,7 @@ def _tile(d: Diagnosis | None) -> Tile | None:
     return None if d is None else Tile(d.rate, _MARKS[d.kind], d.theory)
 
 
-def _find(plan: AnyPlan, diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
+def _find(diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
     kinds: dict[tuple[str, str], list[str]] = {}
     for cell, d in diagnoses.items():
         kinds.setdefault((cell[0], cell[1]), []).append(d.kind)
@@ -123,7 +127,33 @@ def _find(plan: AnyPlan, diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
         told = [f"{cell[0]}, {cell[1]} at {cell.depth} ({why})" for cell, why in list(silent.items())[:_LISTED]]
         more = f" and in {len(silent) - _LISTED} other cells" if len(silent) > _LISTED else ""
         findings.append(f"Some networks have no rate: {'; '.join(told)}{more}.")
-    findings += _find_extremes(diagnoses)
+    return findings + _find_extremes(diagnoses)
+
+
+def _find_jumps(flows: Mapping[AnyCell, Flow], diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
+    """Where one step makes most of the change: a mean over all steps then says nothing of the others."""
+    told = []
+    for cell, d in diagnoses.items():
+        flow = flows[cell]
+        line = flow.interval("stream_log10_dZ" if flow.branches else "dZ").mean[:-1]
+        changes = line[:-1] - line[1:]
+        total = float(changes.sum())
+        if d.kind not in ("vanishing", "exploding") or len(changes) < 3 or not np.isfinite(total):
+            continue
+        largest = int(np.argmax(changes / total))
+        if (part := changes[largest] / total) > _MOST:
+            told.append(f"{cell[0]}, {cell[1]} at depth {cell.depth} ({part:.0%} from {largest + 2} to {largest + 1})")
+    if not told:
+        return []
+    more = f" and {len(told) - _LISTED} others" if len(told) > _LISTED else ""
+    return [
+        "Most of the change is made in one step, so that the rate, a mean over all, says nothing of the others: "
+        f"{'; '.join(told[:_LISTED])}{more}."
+    ]
+
+
+def _compare_with_theory(diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
+    findings = []
     judged = [d for d in diagnoses.values() if d.agrees is not None and d.theory]
     if judged:
         inside = sum(bool(d.agrees) for d in judged)

@@ -17,6 +17,11 @@ from fbp.studies.frame import Draft
 
 Flows = Mapping[str, Mapping[str, Flow]]
 """For each panel's title, a flow for each curve's label."""
+_READING = (
+    "The verdict is the word for the factor and its interval: stable where 1 lies in it, or where 100 layers would "
+    "change the norm less than tenfold. Theory predicts the mean of $‖dZ‖^2$; the factor is that of a typical network "
+    "of finite width."
+)
 
 
 def measure_perceptrons(draft: Draft, width: int, seeds: int, data: Dataset | None = None) -> Callable[..., Flow]:
@@ -70,7 +75,9 @@ def add_flows(
         labels: further columns of the records, the same in every row.
     """
     said: tuple[Block, ...] = (Text(text),) if text else ()
-    draft.section(title, *said, flow_figure(name, caption, flows), _verdict_table(table, flows, columns))
+    draft.section(
+        title, *said, flow_figure(name, caption, flows), _verdict_table(f"{table} {_READING}", flows, columns)
+    )
     draft.records += flow_records(flows, **labels)
     draft.results.setdefault("verdicts", []).extend(
         {**labels, "panel": plain(panel), "curve": plain(label), **dataclasses.asdict(flow.verdict())}
@@ -96,7 +103,7 @@ def flow_figure(name: str, caption: str, flows: Flows) -> Figure:
     several = min(flow.log10.dZ.shape[1] for flow in every) > 1
     reading = "Lines are medians over networks, bands go from 10 % to 90 %" if several else "Each line is one network"
     if has_theory(curve for _, part in drawn for curve in part):
-        reading += ", thin lines are mean-field theory of infinite width"
+        reading += ", thin lines are mean-field theory"
     return Figure(name, f"{caption} {reading}.", draw)
 
 

@@ -179,9 +179,7 @@ def _measure(draft: Draft, data: Dataset) -> None:
         by_depth,
         name="depth",
         text="For each curve, many networks are drawn and one batch of digits is sent forward and backward. The "
-        "norm is that of $dZ_l$ over the batch. The verdict is the word for the factor of one layer, towards the "
-        "input, and for its interval: **stable** where 1 lies in the interval, or where 100 layers would change the "
-        "norm less than tenfold.",
+        "norm is that of $dZ_l$ over the batch.",
         caption="Gradient norms over layers, for networks of several depths.",
         table="Depth, and the factor a layer.",
         columns=("network", "depth"),
