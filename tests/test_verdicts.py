@@ -211,3 +211,19 @@ def test_stable_layers_are_told_from_the_phase_of_deep_ones():
     found = measure(fbp.mlp((32,) * 4, "relu", "orthogonal(1.4)"), seeds=5).diagnosis()
     assert found.kind == "stable"
     assert "(theory 0.980, with depth 0.980: ordered phase)" in str(found)
+
+
+def test_a_step_that_makes_most_of_the_change_is_told_apart():
+    """Level but for one step by 100 in ||dZ||: the rate is a mean, and the sentence says of what."""
+    noise = np.random.default_rng(0).normal(0, 1e-3, (5, 11))
+    curves = np.r_[[2.0] * 4, [0.0] * 7] + noise
+    found = diagnose(curves, None, first=3)
+    assert found.kind == "exploding"
+    assert found.jump == pytest.approx((7, 1.0, 1e4, 1.0), rel=0.02)
+    sentence = str(found)
+    assert "100% of that in one step, 7 to 6 (×1e+04; ×1 elsewhere)" in sentence
+    assert "doubling depth" not in sentence
+    # Equal steps, two steps, and a level curve have none.
+    assert diagnose(np.linspace(2, 0, 11) + noise, None).jump is None
+    assert diagnose(curves[:, 3:6], None).jump is None
+    assert diagnose(0 * curves + noise, None).jump is None

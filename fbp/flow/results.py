@@ -2,20 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from fbp.backprop import GradientNorms
-from fbp.errors import FbpError, unknown_name
+from fbp.errors import unknown_name
+from fbp.flow.intervals import Interval, Mean, confidence_interval, geometric_mean, interval_of_logs
 from fbp.flow.prediction import PlainRun, Prediction, predict
 from fbp.flow.stack import Stack, StackPrediction, predict_stack
-from fbp.flow.verdicts import Diagnosis, Interval, Verdict, confidence_interval, diagnose, geometric_mean, verdict
+from fbp.flow.verdicts import Diagnosis, Verdict, diagnose, verdict
 
 NORMS = GradientNorms._fields
 OTHERS = ("log10_mean_square", "correlation", "saturated", "dead", "cosine", "noise")
-Mean = Literal["log", "arithmetic"]
 
 
 class Stream(NamedTuple):
@@ -159,7 +158,8 @@ class Flow:
         """
         prediction, note = self._predict(scale)
         advised = self._predict_advised(scale, prediction)
-        found = diagnose(self._hidden(scale), prediction, note, self._step, advised)
+        first = self.plain.start + 1 if isinstance(self.plain, PlainRun) else 1
+        found = diagnose(self._hidden(scale), prediction, note, self._step, advised, first)
         if found.theory is not None or isinstance(self.stack, str):
             return found
         # Residual and normalized networks have a rate by theory, but no phase.
@@ -311,32 +311,3 @@ class Flow:
         if isinstance(self.plain, PlainRun):
             return curves[:, self.plain.start : self.plain.stop]
         return curves[:, :-1] if curves.shape[1] > 2 else curves
-
-
-def interval_of_logs(log10: ArrayLike, mean: Mean = "log", power: int = 2) -> Interval:
-    """The mean over seeds of positive quantities that are known by their logarithms, as a logarithm.
-
-        "log": E log10 x        "arithmetic": log10 (E x^power)^(1/power), which mean-field theory predicts
-
-    Args:
-        log10: log10 x, (seeds, L).
-        mean: which mean.
-        power: 2 for a norm, 1 for a mean square.
-
-    Returns:
-        The interval. The lower end of an arithmetic mean is minus infinity where the seeds differ too much.
-
-    Raises:
-        FbpError: mean is neither word.
-    """
-    x = np.asarray(log10, np.float64)
-    if mean == "log":
-        return confidence_interval(x)
-    if mean != "arithmetic":
-        raise FbpError(f"mean must be 'log' or 'arithmetic', got {mean!r}; use 'log', for which few seeds suffice")
-    # Relative to the largest, so that no power under- or overflows.
-    top = x.max(axis=0)
-    top = np.where(np.isfinite(top), top, 0.0)
-    relative = confidence_interval(10 ** (power * (x - top)))
-    with np.errstate(divide="ignore"):
-        return Interval(*(np.log10(np.maximum(end, 0)) / power + top for end in relative))

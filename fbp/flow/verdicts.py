@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fbp.errors import FbpError
+from fbp.flow.intervals import confidence_interval, geometric_mean, mean_factors
 from fbp.flow.prediction import Prediction
 from fbp.theory.mean_field import Phase
 
@@ -21,48 +22,8 @@ LEVEL = 100
 """Layers: a rate by which the norm changes less than tenfold over so many is level."""
 CLOSE = 20
 """Layers: an interval by whose ends the norm changes less than tenfold over so many is narrow."""
-
-
-class Interval(NamedTuple):
-    """A mean over networks and the ends of its confidence interval, each (L,).
-
-    Attributes:
-        low: the lower end.
-        mean: the mean.
-        high: the upper end.
-    """
-
-    low: np.ndarray
-    mean: np.ndarray
-    high: np.ndarray
-
-
-def confidence_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
-    """The mean over the first axis, with the interval mean +- t s / sqrt(n); Student (1908).
-
-    Args:
-        values: (networks, L).
-        confidence: the probability that the interval covers the expectation, in (0, 1).
-
-    Returns:
-        The interval; infinitely wide for one network. Where a value is minus infinity the mean is.
-
-    Raises:
-        FbpError: confidence is not between 0 and 1.
-    """
-    from scipy.stats import t
-
-    if not 0 < confidence < 1:
-        raise FbpError(f"confidence must be a probability between 0 and 1, got {confidence}; use 0.95")
-    x = np.asarray(values, np.float64)
-    n = len(x)
-    with np.errstate(invalid="ignore"):
-        mean = x.mean(axis=0)
-        half = np.full_like(mean, np.inf)
-        if n > 1:
-            half = float(t.ppf(0.5 + confidence / 2, n - 1)) * x.std(axis=0, ddof=1) / n**0.5
-        half = np.where(np.isneginf(mean), 0.0, half)
-    return Interval(mean - half, mean, mean + half)
+MOST = 2 / 3
+"""Of a change: a single step that makes so much of it is told apart from the others."""
 
 
 def judge_rate(low: float, rate: float, high: float, steps: int) -> Kind:
@@ -177,6 +138,22 @@ def verdict(log10_norms: ArrayLike, step: str = "layer") -> Verdict:
     return Verdict(kind, rate, low, high, float((kept[:, 0] - kept[:, -1]).mean()), *counts)
 
 
+class Jump(NamedTuple):
+    """A single step that makes most of the change, so that the mean over all steps says nothing of the others.
+
+    Attributes:
+        layer: the layer, or part of the stream, from which it leads to the one before.
+        share: its part of ln of the change over the network.
+        factor: of ||dZ||^2 by it.
+        elsewhere: the mean factor of the other steps.
+    """
+
+    layer: int
+    share: float
+    factor: float
+    elsewhere: float
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """A verdict beside mean-field theory. Rates are factors of ||dZ||^2 a layer, towards the input.
@@ -202,6 +179,7 @@ class Diagnosis:
             measured; None where the rate is stable or 0, theory calls these layers critical, or no such sigma_w is
             known.
         note: why theory says nothing, or names no critical_sigma_w.
+        jump: where gradients vanish or explode, the step that makes most of the change; None where there is none.
     """
 
     verdict: Verdict
@@ -218,6 +196,7 @@ class Diagnosis:
     critical_sigma_w: float | None = None
     advice: float | None = None
     note: str = ""
+    jump: Jump | None = None
 
     @property
     def agrees(self) -> bool | None:
@@ -238,7 +217,12 @@ class Diagnosis:
         measured = f", ‖dZ‖² ×{_describe_factor(self.rate)} a {step} {ends}"
         parts = ["undecided" if math.isnan(self.rate) else fate[self.kind] + measured]
         parts[0] += f" ({self._describe_theory()})" if self.theory is not None else ""
-        if self.half_depth < LONG and self.kind in ("vanishing", "exploding"):
+        if self.jump is not None:
+            at, share, factor, elsewhere = self.jump
+            parts.append(
+                f"{share:.0%} of that in one step, {at} to {at - 1} (×{factor:.3g}; ×{elsewhere:.4g} elsewhere)"
+            )
+        elif self.half_depth < LONG and self.kind in ("vanishing", "exploding"):
             word = "half-depth" if self.rate < 1 else "doubling depth"
             parts.append(f"{word} {self.half_depth:.1f} {_plural(step)}")
         typical = self.verdict
@@ -269,6 +253,7 @@ def diagnose(
     note: str = "",
     step: str = "layer",
     advised: Prediction | None = None,
+    first: int = 1,
 ) -> Diagnosis:
     """The diagnosis of log10 ||dZ_l|| of several seeds.
 
@@ -278,6 +263,7 @@ def diagnose(
         note: why theory says nothing.
         step: what one of the layers is called.
         advised: what theory says of them with the prediction's critical sigma_w.
+        first: the number of the first of them.
 
     Raises:
         FbpError: there are fewer than two layers.
@@ -285,15 +271,18 @@ def diagnose(
     curves = _check_curves(log10_norms)
     typical, steps = verdict(curves, step), curves.shape[1] - 1
     low, rate, high = (typical.rate,) * 3
+    each = np.empty(0)
     if typical.rate > 0:
         silent, infinite = _find_left_out(curves)
         kept = curves[~(silent | infinite)]
         with np.errstate(over="ignore"):
-            low, rate, high = (float(np.exp(x)) for x in _mean_factor(2 * math.log(10) * (kept[:, :-1] - kept[:, 1:])))
+            each, whole = mean_factors(2 * math.log(10) * (kept[:, :-1] - kept[:, 1:]))
+            low, rate, high = (float(np.exp(x)) for x in whole)
     ends = (low, high) if len(curves) - typical.silent - typical.infinite > 1 else (rate, rate)
     kind = judge_rate(math.sqrt(ends[0]), math.sqrt(rate), math.sqrt(ends[1]), steps)
     half = math.log(2) / abs(math.log(rate)) if 0 < rate < math.inf and rate != 1 else math.inf
-    measured = Diagnosis(typical, kind, rate, low, high, half, steps, note=note)
+    jump = _find_jump(each, first) if kind in ("vanishing", "exploding") else None
+    measured = Diagnosis(typical, kind, rate, low, high, half, steps, note=note, jump=jump)
     if prediction is None:
         return measured
     field = prediction.field
@@ -314,16 +303,6 @@ def diagnose(
     )
 
 
-def geometric_mean(factors: np.ndarray) -> float:
-    """The factor a layer that gives the same total; 0 where one of them is.
-
-    Args:
-        factors: of each layer.
-    """
-    with np.errstate(divide="ignore"):
-        return float(np.exp(np.mean(np.log(factors))))
-
-
 def _check_curves(log10_norms: ArrayLike) -> np.ndarray:
     curves = np.asarray(log10_norms, np.float64)
     if curves.ndim != 2 or not len(curves) or curves.shape[1] < 2:
@@ -340,19 +319,16 @@ def _find_left_out(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.isneginf(curves).any(axis=1) & ~infinite, np.asarray(infinite)
 
 
-def _mean_factor(logs: np.ndarray) -> Interval:
-    """ln of the mean factors over networks, the mean over layers, of logarithms (networks, layers); jackknife."""
-    n = len(logs)
-    top = logs.max(axis=0)
-    total = np.exp(logs - top).sum(axis=0)
-    whole = float(np.mean(np.log(total / n) + top))
-    if n == 1:
-        return Interval(*np.array([-np.inf, whole, np.inf]))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        left_out = np.mean(np.log((total - np.exp(logs - top)) / (n - 1)) + top, axis=1)
-    if not np.isfinite(left_out).all():
-        return Interval(*np.array([-np.inf, whole, np.inf]))
-    return confidence_interval(n * whole - (n - 1) * left_out)
+def _find_jump(each: np.ndarray, first: int) -> Jump | None:
+    """The step that makes most of the change, of ln of the factors of all, where there are at least three."""
+    total = float(each.sum())
+    if len(each) < 3 or not math.isfinite(total) or total == 0:
+        return None
+    at = int(np.argmax(each / total))
+    share = float(each[at] / total)
+    with np.errstate(over="ignore"):
+        factors = np.exp(each[at]), np.exp((total - each[at]) / (len(each) - 1))
+    return Jump(first + at + 1, share, *map(float, factors)) if share > MOST else None
 
 
 def _is_nearer(advised: float, measured: float) -> bool:

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from fbp.flow import Diagnosis, Flow, Plan
 from fbp.report import Figure, Table, Text, Tile, fixed, interval, number, significant, tiles
 from fbp.studies.flow_networks import AnyCell, AnyPlan, describe_plan, list_options
@@ -23,7 +21,6 @@ _FATES = {
     "undecided": "are **undecided** by these networks",
 }
 _LISTED = 6
-_MOST = 2 / 3
 
 
 def fill_page(draft: Draft, plan: AnyPlan, flows: Mapping[AnyCell, Flow]) -> None:
@@ -41,7 +38,7 @@ def fill_page(draft: Draft, plan: AnyPlan, flows: Mapping[AnyCell, Flow]) -> Non
             draft.progress(f"theory of {cell[0]}, {cell[1]}")
             diagnoses[cell] = flow.diagnosis()
     draft.setting = _setting(plan)
-    draft.findings += [*_find(diagnoses), *_find_jumps(flows, diagnoses), *_compare_with_theory(diagnoses)]
+    draft.findings += [*_find(diagnoses), *_find_jumps(diagnoses), *_compare_with_theory(diagnoses)]
     draft.results = {
         "plan": list_options(plan),
         "cells": [
@@ -130,19 +127,14 @@ def _find(diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
     return findings + _find_extremes(diagnoses)
 
 
-def _find_jumps(flows: Mapping[AnyCell, Flow], diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
-    """Where one step makes most of the change: a mean over all steps then says nothing of the others."""
-    told = []
-    for cell, d in diagnoses.items():
-        flow = flows[cell]
-        line = flow.interval("stream_log10_dZ" if flow.branches else "dZ").mean[:-1]
-        changes = line[:-1] - line[1:]
-        total = float(changes.sum())
-        if d.kind not in ("vanishing", "exploding") or len(changes) < 3 or not np.isfinite(total):
-            continue
-        largest = int(np.argmax(changes / total))
-        if (part := changes[largest] / total) > _MOST:
-            told.append(f"{cell[0]}, {cell[1]} at depth {cell.depth} ({part:.0%} from {largest + 2} to {largest + 1})")
+def _find_jumps(diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
+    """Where one step makes most of the change."""
+    told = [
+        f"{cell[0]}, {cell[1]} at depth {cell.depth} ({d.jump.share:.0%} from {d.jump.layer} to {d.jump.layer - 1}, "
+        f"×{number(d.jump.factor, 3)}; ×{number(d.jump.elsewhere, 3)} elsewhere)"
+        for cell, d in diagnoses.items()
+        if d.jump is not None
+    ]
     if not told:
         return []
     more = f" and {len(told) - _LISTED} others" if len(told) > _LISTED else ""
