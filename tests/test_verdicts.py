@@ -221,9 +221,20 @@ def test_a_step_that_makes_most_of_the_change_is_told_apart():
     assert found.kind == "exploding"
     assert found.jump == pytest.approx((7, 1.0, 1e4, 1.0), rel=0.02)
     sentence = str(found)
+    assert sentence.startswith("gradients explode by one step, ‖dZ‖² ×2.5")
+    assert found.word == "exploding by one step"
     assert "100% of that in one step, 7 to 6 (×1e+04; ×1 elsewhere)" in sentence
     assert "doubling depth" not in sentence
     # Equal steps, two steps, and a level curve have none.
     assert diagnose(np.linspace(2, 0, 11) + noise, None).jump is None
     assert diagnose(curves[:, 3:6], None).jump is None
+    # The others grow, too: no word of one step.
+    steep = diagnose(curves + np.linspace(1, 0, 11), None)
+    assert (steep.word, steep.jump.elsewhere) == ("exploding", pytest.approx(10**0.2, rel=0.01))
     assert diagnose(0 * curves + noise, None).jump is None
+
+
+def test_no_gradient_has_no_interval():
+    silent = np.array([[-np.inf, -3.0, 0.0]] * 4)
+    assert str(verdict(silent)) == "vanishing; no gradient in 4 of 4 networks"
+    assert str(diagnose(silent, None)) == "gradients vanish, ‖dZ‖² ×0 a layer; no gradient in 4 of 4 networks"

@@ -87,7 +87,7 @@ class Verdict:
     infinite: int = 0
 
     def __str__(self) -> str:
-        if math.isnan(self.rate):
+        if math.isnan(self.rate) or self.rate == 0:
             return "; ".join(filter(None, (self.kind, self.left_out)))
         ends = "in one network" if self.networks == 1 else _describe_interval(self.low, self.high)
         sentence = (
@@ -199,6 +199,15 @@ class Diagnosis:
     jump: Jump | None = None
 
     @property
+    def word(self) -> str:
+        """The kind; "exploding by one step" and the like where the other steps would be stable by themselves."""
+        if self.jump is None:
+            return self.kind
+        elsewhere = math.sqrt(self.jump.elsewhere)
+        alone = judge_rate(elsewhere, elsewhere, elsewhere, self.steps) == "stable"
+        return f"{self.kind} by one step" if alone else self.kind
+
+    @property
     def agrees(self) -> bool | None:
         """Whether theory lies in the confidence interval; None without theory or a rate, and for one network."""
         if self.theory is None or math.isnan(self.rate) or self.verdict.networks == 1:
@@ -214,8 +223,9 @@ class Diagnosis:
             "undecided": f"undecided by {networks} network{'s' if networks > 1 else ''}",
         }
         ends = "in one network" if networks == 1 else _describe_interval(self.low, self.high)
-        measured = f", ‖dZ‖² ×{_describe_factor(self.rate)} a {step} {ends}"
-        parts = ["undecided" if math.isnan(self.rate) else fate[self.kind] + measured]
+        measured = f", ‖dZ‖² ×{_describe_factor(self.rate)} a {step}" + (f" {ends}" if self.rate else "")
+        by = self.word.removeprefix(self.kind)
+        parts = ["undecided" if math.isnan(self.rate) else fate[self.kind] + by + measured]
         parts[0] += f" ({self._describe_theory()})" if self.theory is not None else ""
         if self.jump is not None:
             at, share, factor, elsewhere = self.jump
@@ -229,7 +239,7 @@ class Diagnosis:
         if typical.kind != self.kind and "undecided" not in (typical.kind, self.kind):
             parts.append(f"in a typical network ‖dZ‖ ×{_describe_factor(typical.rate)} a {step}: {typical.kind}")
         if self.trainable is not None and self.trainable < LONG:
-            parts.append(f"trainable to about {self.trainable:.0f} layers")
+            parts.append(f"trainable to about {_count_layers(self.trainable)}")
         advice = ""
         if self.advice is not None:
             square = self.advice**2
@@ -346,6 +356,10 @@ def _describe_factor(factor: float) -> str:
 
 def _describe_interval(low: float, high: float) -> str:
     return f"[{_describe_factor(low)}, {_describe_factor(high)}]"
+
+
+def _count_layers(number: float) -> str:
+    return "1 layer" if round(number) <= 1 else f"{number:.0f} layers"
 
 
 def _plural(step: str) -> str:

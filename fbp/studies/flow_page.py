@@ -19,6 +19,8 @@ _FATES = {
     "stable": "**keep their size**",
     "exploding": "**explode**",
     "undecided": "are **undecided** by these networks",
+    "vanishing by one step": "**vanish by one step**",
+    "exploding by one step": "**explode by one step**",
 }
 _LISTED = 6
 
@@ -103,7 +105,7 @@ def _tile(d: Diagnosis | None) -> Tile | None:
 def _find(diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
     kinds: dict[tuple[str, str], list[str]] = {}
     for cell, d in diagnoses.items():
-        kinds.setdefault((cell[0], cell[1]), []).append(d.kind)
+        kinds.setdefault((cell[0], cell[1]), []).append(d.word)
     findings = []
     several = len({cell.depth for cell in diagnoses}) > 1
     where = " at every depth" if several else ""
@@ -114,7 +116,7 @@ def _find(diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
     mixed = [name for name, seen in kinds.items() if len(set(seen)) > 1]
     if mixed:
         depths = lambda name: "; ".join(
-            f"{d.kind} at {cell.depth}" for cell, d in diagnoses.items() if (cell[0], cell[1]) == name
+            f"{d.word} at {cell.depth}" for cell, d in diagnoses.items() if (cell[0], cell[1]) == name
         )
         told = [f"{', '.join(name)} ({depths(name)})" for name in mixed[:_LISTED]]
         more = f" and {len(mixed) - _LISTED} others" if len(mixed) > _LISTED else ""
@@ -175,7 +177,7 @@ def _list_names(names: Sequence[tuple[str, str]]) -> str:
 def _find_extremes(diagnoses: Mapping[AnyCell, Diagnosis]) -> list[str]:
     told = []
     for kind, pick, word in (("vanishing", min, "fastest to vanish"), ("exploding", max, "fastest to explode")):
-        own = {cell: d for cell, d in diagnoses.items() if d.kind == kind}
+        own = {cell: d for cell, d in diagnoses.items() if d.word == kind}
         if own:
             cell = pick(own, key=lambda cell: own[cell].rate)
             d = own[cell]
