@@ -4,7 +4,6 @@
 import fbp.script  # noqa: F401
 
 # isort: split
-import json
 import os
 import shlex
 import signal
@@ -17,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fbp.errors import FbpError
-from fbp.report.write import MANIFEST
 from fbp.terminal import NOTHING_WRITTEN, Progress, explain_interruption, make_parser, show_progress, start
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
@@ -53,9 +51,11 @@ def make_environment(name: str, quick: bool) -> dict[str, str]:
 
 def is_there(out: Path, name: str, quick: bool) -> bool:
     """Whether the folder holds a finished report that the same command has made."""
+    from fbp.report.rerun import read_manifest
+
     try:
-        command = json.loads((out / name / MANIFEST).read_text(encoding="utf-8"))["command"]
-    except (OSError, ValueError, KeyError, TypeError):
+        command = read_manifest(out / name)["command"]
+    except FbpError:
         return False
     return command == shlex.join(make_command(name, out, quick))
 

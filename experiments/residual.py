@@ -8,6 +8,7 @@ import fbp.script
 
 # isort: split
 import numpy as np
+from papers_rows.estimates import locate
 
 import fbp
 from fbp.report import Curve, Figure, Table, Text, curves, interval, number, plain, significant
@@ -70,12 +71,11 @@ def residual(draft: Draft) -> None:
     by = {plain(row[0]): row[1:] for row in rows}
     draft.results = {name: {"measured": gain, "theory": theory} for name, (gain, _, _, theory) in by.items()}
     gain, least, most, theory = by["scale 1"]
-    where = "inside" if least <= theory <= most else "below" if theory < least else "above"
     scaled, _, _, scaled_theory = by["scale 1/√L"]
     draft.findings = [
         f"Unscaled branches double $‖dZ‖^2$ a block: ×{gain ** (1 / depth):.2f}, over {depth} blocks a gain of "
         f"{number(gain, 3)} (95 % interval {interval(least, most, 3)}). Theory, $2^{{{depth}}}$ = {number(theory, 3)}, "
-        f"is that of infinite width and lies {where} the interval.",
+        f"is that of infinite width and lies {locate(theory, least, most)} the interval.",
         f"With $1/√L$ the whole network's gain is **{scaled:.3f}** (theory $(1 + 1/L)^L$ = {scaled_theory:.3f}, and e "
         f"for many blocks); with $1/L$ it is {by['scale 1/L'][0]:.3f}.",
         f"ReZero and Fixup begin as the identity: gains {by['ReZero, 0'][0]:.4f} and {by['Fixup-like'][0]:.4f}. The "

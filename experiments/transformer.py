@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from papers_rows.estimates import Estimate, describe_power, estimate, fit_exponents, locate
 
 import fbp
 from fbp.flow import confidence_interval
@@ -137,28 +138,9 @@ def train(net: fbp.Network, params, X, Y, rates, X_seen, Y_seen):
     return jax.lax.map(lambda params: jax.lax.scan(period, (params, rule.init(params)), (X, Y, rates))[1], params)
 
 
-class Estimate(NamedTuple):
-    """A mean over networks with its 95 % interval."""
-
-    low: float
-    mean: float
-    high: float
-
-
-def estimate(values) -> Estimate:
-    return Estimate(*(float(end[0]) for end in confidence_interval(np.reshape(values, (-1, 1)))))
-
-
-def fit_exponents(depths, values) -> Estimate:
-    """The exponent of a power of the depth, fitted to the logarithms (depths, networks) of each network."""
-    x = np.log(depths) - np.log(depths).mean()
-    return estimate(x @ np.asarray(values, np.float64) / np.sum(x**2))
-
-
 def judge(found: Estimate, bound: float) -> str:
     """Whether the published exponent lies in the interval."""
-    where = "inside" if found.low <= bound <= found.high else "below" if bound < found.low else "above"
-    return f"{number(bound, 2)} lies {where} the interval"
+    return f"{number(bound, 2)} lies {locate(bound, found.low, found.high)} the interval"
 
 
 def describe(found: Estimate, digits: int) -> str:
@@ -166,9 +148,7 @@ def describe(found: Estimate, digits: int) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def describe_exponent(found: Estimate) -> str:
-    low, mean, high = (number(fixed(x, 2)) for x in found)
-    return f"$L^{{{mean}}}$ [{low}, {high}]"
+describe_exponent = partial(describe_power, "L")
 
 
 @study

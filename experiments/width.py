@@ -11,10 +11,10 @@ from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
+from papers_rows.estimates import describe_power, estimate, fit_exponents
 from papers_rows.learning import coordinate_check
 
 import fbp
-from fbp.flow import confidence_interval
 from fbp.report import Curve, Figure, Table, Text, curves, fixed, interval, number, significant
 from fbp.studies import Draft, study
 
@@ -46,7 +46,7 @@ def width(draft: Draft) -> None:
         halves.append(half)
         law = fbp.theory.relu_log_norm((n,) * (depth - 1))
         ends = interval(variance - half, variance + half, 3)
-        low, mean, high = (float(x[0]) for x in confidence_interval(gains[:, None]))
+        low, mean, high = estimate(gains)
         spread = significant(variance), ends, significant(law.variance)
         rows.append((n, *spread, fixed(mean, 2), interval(fixed(low, 2), fixed(high, 2)), fixed(law.mean, 2)))
         found.append((variance, law.variance, mean, law.mean))
@@ -55,14 +55,11 @@ def width(draft: Draft) -> None:
     draft.progress("one step of standard and muP networks")
     check_widths = (64, 128, 256) if draft.quick else (64, 128, 256, 512, 1024)
     changes = coordinate_check(check_widths, 6 if draft.quick else 20)
-    x = np.log(check_widths) - np.log(check_widths).mean()
-    # Of each network its own exponent.
-    slopes = {name: confidence_interval((np.log(each) @ x / np.sum(x**2))[:, None]) for name, each in changes.items()}
-    ends = {name: [number(fixed(float(end[0]), 2)) for end in fit] for name, fit in slopes.items()}
-    powers = {name: f"$n^{{{mean}}}$ [{low}, {high}]" for name, (low, mean, high) in ends.items()}
+    slopes = {name: fit_exponents(check_widths, np.log(each).T) for name, each in changes.items()}
+    powers = {name: describe_power("n", fit) for name, fit in slopes.items()}
     draft.results = {
         "variance_slope": fit_slope(widths, variances),
-        "logit_slopes": {name: fit.mean[0] for name, fit in slopes.items()},
+        "logit_slopes": {name: fit.mean for name, fit in slopes.items()},
     }
     draft.findings = [
         f"The variance of the log-gain, ${LOG_GAIN}$, falls like $n^{{{fit_slope(widths, variances):.2f}}}$ (law of "

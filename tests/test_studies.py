@@ -50,7 +50,8 @@ SCRIPTS = {
 import json, pathlib, shlex, sys
 folder = pathlib.Path(sys.argv[2])
 folder.mkdir(parents=True)
-(folder / "manifest.json").write_text(json.dumps({"command": shlex.join(["python", *sys.argv])}))
+manifest = {"schema": "fbp.manifest", "schema_version": 1, "device": "cpu", "versions": {}}
+(folder / "manifest.json").write_text(json.dumps(manifest | {"command": shlex.join(["python", *sys.argv])}))
 print("report: there")
 """,
     "two": "import sys; sys.exit('two: it is broken')",

@@ -86,8 +86,9 @@ def superscript(exponent: int) -> str:
 
 def _render(text: str, words: _Mark, code: _Mark, bold: _Mark, math: _Mark) -> str:
     parts, end = [], 0
+    prose = lambda part: words(_PERCENT.sub("%", part))
     for span in _SPAN.finditer(text):
-        parts.append(words(_PERCENT.sub("%", text[end : span.start()])))
+        parts.append(prose(text[end : span.start()]))
         if span["code"] is not None:
             parts.append(code(span["code"]))
         elif span["bold"] is not None:
@@ -95,7 +96,7 @@ def _render(text: str, words: _Mark, code: _Mark, bold: _Mark, math: _Mark) -> s
         else:
             parts.append(math(span["math"] or span["index"]))
         end = span.end()
-    return "".join([*parts, words(_PERCENT.sub("%", text[end:]))])
+    return "".join([*parts, prose(text[end:])])
 
 
 def _is_symbol(letters: str) -> bool:

@@ -51,7 +51,7 @@ def rerun(folder: Path) -> Repetition:
     Raises:
         FbpError: there is no manifest, its command is not one of fbp's, or the command fails.
     """
-    then, results, table = _read_manifest(folder), _read_results(folder), _read(folder, TABLE)
+    then, results, table = read_manifest(folder), _read_results(folder), _read(folder, TABLE)
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "again"
         again = [*_arguments(then["command"]), "--out", str(out)]
@@ -99,7 +99,15 @@ def _read_results(folder: Path) -> Any:
     return _read_json(folder, _RESULT).get("results")
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished report.
+
+    Args:
+        folder: a report's folder.
+
+    Raises:
+        FbpError: there is none, or it is damaged.
+    """
     manifest = _read_json(folder, MANIFEST)
     received = [manifest.get(key) for key in ("schema", "schema_version")]
     if received != [MANIFEST_SCHEMA, MANIFEST_VERSION]:

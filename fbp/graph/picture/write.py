@@ -17,7 +17,6 @@ from fbp.graph.picture.plan import make_plan
 from fbp.graph.picture.svg import render_svg
 from fbp.serialize import to_json
 
-ENDINGS = (".html", ".svg", ".json")
 _NOTEBOOK_HEIGHT = 520
 
 
@@ -26,16 +25,11 @@ def write(graph: Any, path: str | os.PathLike[str], depth: int | None) -> Path:
     target = Path(path)
     if depth is not None and (not isinstance(depth, int) or isinstance(depth, bool) or depth < 0):
         raise FbpError(f"depth must be a number of levels, got {depth!r}; use 0 for closed boxes")
-    renderers: dict[str, Callable[[], str]] = {
-        ".svg": lambda: svg(graph, depth),
-        ".html": lambda: page(graph, depth),
-        ".json": lambda: to_json(describe(graph)) + "\n",
-    }
     if target.suffix.lower() not in ENDINGS:
         raise FbpError(
             f"a picture must end in .svg, .html or .json, got {target.name!r}; a browser turns .svg into other formats"
         )
-    text = renderers[target.suffix.lower()]()
+    text = _RENDERERS[target.suffix.lower()](graph, depth)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         replace_text(target, text)
@@ -64,3 +58,11 @@ def notebook(graph: Any) -> str:
         f'<iframe srcdoc="{escape(page(graph))}" sandbox="allow-scripts" title="Computation graph of '
         f'{escape(graph.name)}" style="width:100%;height:{_NOTEBOOK_HEIGHT}px;border:1px solid #8a929b"></iframe>'
     )
+
+
+_RENDERERS: dict[str, Callable[[Any, int | None], str]] = {
+    ".html": page,
+    ".svg": svg,
+    ".json": lambda graph, _: to_json(describe(graph)) + "\n",
+}
+ENDINGS = tuple(_RENDERERS)
